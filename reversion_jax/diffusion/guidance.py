@@ -1,0 +1,31 @@
+"""Classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def combine(unconditional: jax.Array, conditional: jax.Array, scale: float | jax.Array) -> jax.Array:
+    """unconditional + scale (conditional - unconditional); scale 1 is plain conditioning."""
+    return unconditional + scale * (conditional - unconditional)
+
+
+def guided_denoiser(
+    predict: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    unconditional: jax.Array,
+    conditional: jax.Array,
+    scale: float | jax.Array,
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A sampler's denoiser out of a model, evaluating both halves in one batch.
+
+    predict: (latents [N, H, W, C], timesteps [N], context [N, L, D]) -> noise [N, H, W, C].
+    unconditional, conditional: text states [N, L, D]; the first are of the negative (or empty) prompt.
+    """
+    context = jnp.concatenate([unconditional, conditional])
+
+    def denoise(latents: jax.Array, timesteps: jax.Array) -> jax.Array:
+        noise = predict(jnp.concatenate([latents] * 2), jnp.concatenate([timesteps] * 2), context)
+        return combine(*jnp.split(noise, 2), scale)
+
+    return denoise

@@ -1,0 +1,46 @@
+"""Reading and writing the config.json files of diffusers and transformers."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def read(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any], *, strict: bool) -> Any:
+    """Builds the config dataclass `cls` from a config.json's values.
+
+    `fixed` holds what Stable Diffusion 1.x implies and this code relies on: a key that is present must have
+    that value. `strict` also refuses keys nobody here has heard of, unless switched off (null or false).
+    Raises ValueError naming the offending key.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+    given = {}
+    for key, value in values.items():
+        said = f"{cls.__name__}: {key}={json.dumps(value)}"
+        if key in defaults and value is not None:
+            kind = type(defaults[key])
+            if isinstance(value, list) is not (kind is tuple):
+                raise ValueError(f"{said} is not supported (Stable Diffusion 1.5 has {defaults[key]!r})")
+            given[key] = kind(value)
+        elif key in fixed:
+            if value != fixed[key]:
+                raise ValueError(f"{said} is not Stable Diffusion 1.x, which has {json.dumps(fixed[key])}")
+        elif strict and not key.startswith("_") and value is not None and value is not False:
+            raise ValueError(f"{said} is unknown to Stable Diffusion 1.x")
+    return cls(**given)
+
+
+def write(config: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of a config dataclass: its fields and the fixed values, tuples as lists."""
+    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+    return {**fixed, **fields}
+
+
+def check_blocks(config: Any, key: str, supported: tuple[str, ...]) -> None:
+    """Raises ValueError unless `config.key` gives each of the block_out_channels a supported block type."""
+    blocks, name = getattr(config, key), type(config).__name__
+    unknown = [block for block in blocks if block not in supported]
+    if unknown:
+        raise ValueError(f"{name}: {key} has {unknown[0]!r}; supported: {', '.join(supported)}")
+    if len(blocks) != len(config.block_out_channels):
+        raise ValueError(f"{name}: {key} and block_out_channels differ in length")

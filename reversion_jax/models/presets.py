@@ -1,0 +1,59 @@
+"""Whole models as values: Stable Diffusion 1.5 and the embedded miniature."""
+
+import dataclasses
+
+from reversion_jax.models.clip import CLIPTextConfig
+from reversion_jax.models.unet import UNetConfig
+from reversion_jax.models.vae import VAEConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The three networks of one latent diffusion model."""
+
+    text: CLIPTextConfig
+    unet: UNetConfig
+    vae: VAEConfig
+
+    def __post_init__(self):
+        text, unet, vae = self.text, self.unet, self.vae
+        if unet.cross_attention_dim != text.hidden_size:
+            sizes = f"cross_attention_dim={unet.cross_attention_dim}, text hidden_size={text.hidden_size}"
+            raise ValueError(f"UNet and text encoder do not fit: {sizes}")
+        if not unet.in_channels == unet.out_channels == vae.latent_channels:
+            sizes = f"in_channels={unet.in_channels}, out_channels={unet.out_channels}"
+            raise ValueError(f"UNet and VAE do not fit: {sizes}, latent_channels={vae.latent_channels}")
+
+
+SD15 = ModelConfig(CLIPTextConfig(), UNetConfig(), VAEConfig())
+
+MINIATURE = ModelConfig(
+    text=CLIPTextConfig(
+        vocab_size=741,  # what the captions need, see miniature/vocabulary.py
+        bos_token_id=739,
+        eos_token_id=740,
+        pad_token_id=740,
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_position_embeddings=32,
+        projection_dim=128,
+    ),
+    unet=UNetConfig(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=128,
+        norm_num_groups=16,
+    ),
+    vae=VAEConfig(
+        sample_size=64,
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+    ),
+)

@@ -1,0 +1,194 @@
+"""Stable Diffusion 1.x's autoencoder: images in [-1, 1] <-> scaled latents, an eighth as wide."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from reversion_jax.models import json_config
+from reversion_jax.models.layers import (
+    Conv1x1,
+    Conv3x3,
+    Dense,
+    Downsample,
+    GroupNorm,
+    ResnetBlock,
+    Upsample,
+    attention,
+)
+
+_EPSILON = 1e-6  # of every normalisation in the VAE
+_FIXED = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "in_channels": 3,
+    "mid_block_add_attention": True,
+    "out_channels": 3,
+    "use_post_quant_conv": True,
+    "use_quant_conv": True,
+}
+# Says when other tools must leave fp16; our callers choose their dtype.
+_IGNORED = ("force_upcast",)
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of a VAE, by diffusers' names; the defaults are Stable Diffusion 1.5's."""
+
+    sample_size: int = 512
+    latent_channels: int = 4
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",) * 4
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",) * 4
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+
+    def __post_init__(self):
+        json_config.check_blocks(self, "down_block_types", ("DownEncoderBlock2D",))
+        json_config.check_blocks(self, "up_block_types", ("UpDecoderBlock2D",))
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent pixel, along one axis."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "VAEConfig":
+        """Reads diffusers' vae/config.json; ValueError names what is not Stable Diffusion 1.x."""
+        values = {k: v for k, v in values.items() if k not in _IGNORED}
+        return json_config.read(cls, values, _FIXED, strict=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The config.json that diffusers.AutoencoderKL loads."""
+        return json_config.write(self, _FIXED)
+
+
+class VAE(nn.Module):
+    """Encoder and decoder. Latents on either side are already multiplied by the scaling factor."""
+
+    config: VAEConfig
+    dtype: Dtype = jnp.float32
+
+    def setup(self):
+        channels = self.config.latent_channels
+        self.encoder = _Encoder(self.config, self.dtype)
+        self.decoder = _Decoder(self.config, self.dtype)
+        self.quant_conv = Conv1x1(2 * channels, dtype=self.dtype)
+        self.post_quant_conv = Conv1x1(channels, dtype=self.dtype)
+
+    def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The posterior's mean and standard deviation, [N, H, W, 3] -> two float32 [N, H/8, W/8, C]."""
+        moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
+        mean, log_variance = jnp.split(moments, 2, axis=-1)
+        std = jnp.exp(0.5 * jnp.clip(log_variance, -30, 20))
+        return self.config.scaling_factor * mean, self.config.scaling_factor * std
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Scaled latents -> images, not clipped, [N, H/8, W/8, C] -> float32 [N, H, W, 3]."""
+        x = self.post_quant_conv(latents / self.config.scaling_factor)
+        return self.decoder(x).astype(jnp.float32)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images -> reconstructions from the posterior's mean; its use is `init`."""
+        return self.decode(self.encode(images)[0])
+
+
+class _Encoder(nn.Module):
+    config: VAEConfig
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        last = len(c.block_out_channels) - 1
+        x = Conv3x3(c.block_out_channels[0], dtype=self.dtype, name="conv_in")(x)
+        for i, width in enumerate(c.block_out_channels):
+            block = _Block(
+                c, self.dtype, width, c.layers_per_block, "down" if i < last else "", name=f"down_blocks_{i}"
+            )
+            x = block(x)
+        x = _MidBlock(c, self.dtype, name="mid_block")(x)
+        return _out(c, self.dtype, 2 * c.latent_channels, x)
+
+
+class _Decoder(nn.Module):
+    config: VAEConfig
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        last = len(c.block_out_channels) - 1
+        x = Conv3x3(c.block_out_channels[-1], dtype=self.dtype, name="conv_in")(x)
+        x = _MidBlock(c, self.dtype, name="mid_block")(x)
+        for i, width in enumerate(reversed(c.block_out_channels)):
+            block = _Block(
+                c, self.dtype, width, c.layers_per_block + 1, "up" if i < last else "", name=f"up_blocks_{i}"
+            )
+            x = block(x)
+        return _out(c, self.dtype, 3, x)
+
+
+class _Block(nn.Module):
+    config: VAEConfig
+    dtype: Dtype
+    channels: int
+    layers: int
+    resample: str  # "down", "up" or "" after the layers
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(self.layers):
+            x = _resnet(self.config, self.dtype, self.channels, f"resnets_{i}")(x)
+        if self.resample == "down":
+            # Unlike the UNet's, only right and bottom are padded.
+            x = Downsample((0, 1), self.dtype, name="downsamplers_0")(x)
+        elif self.resample == "up":
+            x = Upsample(self.dtype, name="upsamplers_0")(x)
+        return x
+
+
+class _MidBlock(nn.Module):
+    config: VAEConfig
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        x = _resnet(self.config, self.dtype, channels, "resnets_0")(x)
+        x = _Attention(self.config, self.dtype, name="attentions_0")(x)
+        return _resnet(self.config, self.dtype, channels, "resnets_1")(x)
+
+
+class _Attention(nn.Module):
+    config: VAEConfig
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        project = functools.partial(Dense, c, dtype=self.dtype)
+        hidden = _norm(self.config, self.dtype, "group_norm")(x).reshape(n, h * w, c)
+        query, key, value = (project(name=name)(hidden) for name in ("query", "key", "value"))
+        hidden = project(name="proj_attn")(attention(query, key, value, heads=1))
+        return x + hidden.reshape(n, h, w, c)
+
+
+def _norm(c: VAEConfig, dtype: Dtype, name: str) -> nn.GroupNorm:
+    return GroupNorm(num_groups=c.norm_num_groups, epsilon=_EPSILON, dtype=dtype, name=name)
+
+
+def _resnet(c: VAEConfig, dtype: Dtype, channels: int, name: str) -> ResnetBlock:
+    return ResnetBlock(channels, c.norm_num_groups, _EPSILON, dtype, name=name)
+
+
+def _out(c: VAEConfig, dtype: Dtype, channels: int, x: jax.Array) -> jax.Array:
+    # Called inside the encoder's or decoder's compact method, so the names land there.
+    x = nn.silu(_norm(c, dtype, "conv_norm_out")(x))
+    return Conv3x3(channels, dtype=dtype, name="conv_out")(x)

@@ -1,0 +1,46 @@
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+# Before anything imports Hugging Face's libraries: no test may use the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from reversion_jax.weights import folder
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def sd_tiny() -> Path:
+    """A tiny Stable Diffusion with recorded outputs, kept beside the repository where there is one."""
+    folder = Path(__file__).parents[2] / "shared" / "fixtures" / "sd_tiny"
+    if not folder.is_dir():
+        pytest.skip("no shared/fixtures/sd_tiny beside the repository")
+    return folder
+
+
+class Recorded(NamedTuple):
+    """The tiny model of recorded/, and what PyTorch made of it."""
+
+    folder: Path
+    model: folder.StableDiffusion
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory) -> Recorded:
+    here = Path(__file__).parent / "recorded"
+    shapes = json.loads((here / "shapes.json").read_text())
+    written = tiny.write_folder(tmp_path_factory.mktemp("recorded"), tiny.torch_weights(shapes, seed=1))
+    with np.load(here / "reference.npz") as arrays:
+        inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in_")}
+        outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out_")}
+    return Recorded(written, folder.load(written), inputs, outputs)

@@ -1,0 +1,95 @@
+"""Schedule, guidance and sampler by their own mathematics; parity with diffusers is in test_recorded.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from reversion_jax.diffusion import guidance
+from reversion_jax.diffusion.samplers import ddim
+from reversion_jax.diffusion.schedule import Schedule
+
+
+def test_sd15_alphas():
+    alphas = Schedule().alphas_cumprod
+    assert alphas.shape == (1000,)
+    assert alphas.dtype == np.float32
+    # Published figures of the scaled linear schedule's ends.
+    np.testing.assert_allclose(alphas[[0, 999]], [0.99915, 0.00466], rtol=1e-3)
+    assert (np.diff(alphas) < 0).all()
+    with pytest.raises(ValueError, match="read-only"):
+        alphas[0] = 1
+
+
+def test_linear_betas():
+    schedule = Schedule(beta_schedule="linear", beta_start=0.1, beta_end=0.3, num_train_timesteps=3)
+    np.testing.assert_allclose(schedule.alphas_cumprod, [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7], rtol=1e-6)
+
+
+def test_add_noise_over_any_leading_axes():
+    schedule = Schedule()
+    latents, noise = tiny.noise(0, (2, 3, 4, 4, 4)), tiny.noise(1, (2, 3, 4, 4, 4))
+    timesteps = np.array([[0, 10, 999], [5, 500, 7]])
+    found = schedule.add_noise(latents, noise, timesteps)
+    alpha = schedule.alphas_cumprod[500]
+    wanted = np.sqrt(alpha) * latents[1, 1] + np.sqrt(1 - alpha) * noise[1, 1]
+    np.testing.assert_allclose(found[1, 1], wanted, rtol=1e-5)
+
+
+def test_absent_scheduler_keys_are_the_classes_defaults():
+    assert Schedule.from_json({"_class_name": "PNDMScheduler"}).set_alpha_to_one is False
+    ddim_default = Schedule.from_json({"_class_name": "DDIMScheduler"})
+    assert ddim_default.set_alpha_to_one is True
+    assert (ddim_default.beta_schedule, ddim_default.steps_offset) == ("linear", 0)
+
+
+def test_levels():
+    levels = Schedule().levels(4)
+    alphas = Schedule().alphas_cumprod
+    assert levels.timesteps.tolist() == [751, 501, 251, 1]
+    np.testing.assert_array_equal(levels.alphas, alphas[[751, 501, 251, 1]])
+    np.testing.assert_array_equal(levels.next_alphas, alphas[[501, 251, 1, 0]])
+    assert Schedule(set_alpha_to_one=True).levels(4).next_alphas[-1] == 1
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1000, 1001])
+def test_levels_beyond_the_schedule(steps):
+    with pytest.raises(ValueError, match="steps="):
+        Schedule().levels(steps)
+
+
+def test_ddim_with_the_true_noise_recovers_the_latents():
+    schedule = Schedule(set_alpha_to_one=True)
+    clean, noise = tiny.noise(0, (2, 4, 4, 4)), tiny.noise(1, (2, 4, 4, 4))
+    start = schedule.add_noise(clean, noise, np.full(2, schedule.levels(7).timesteps[0]))
+    found = jax.jit(lambda x: ddim(lambda x, t: jnp.asarray(noise), x, schedule, 7))(start)
+    np.testing.assert_allclose(found, clean, atol=1e-4)
+
+
+def test_ddim_clips_only_if_told():
+    def denoiser(x, timesteps):
+        return jnp.zeros_like(x)
+
+    start = jnp.full((1, 2, 2, 1), 3.0)
+    assert ddim(denoiser, start, Schedule(clip_sample=True, set_alpha_to_one=True), 2).max() <= 1
+    assert ddim(denoiser, start, Schedule(set_alpha_to_one=True), 2).max() > 3
+
+
+def test_guidance_combines_the_halves_of_one_batch():
+    batches = []
+
+    def predict(latents, timesteps, context):
+        batches.append(latents.shape[0])
+        return latents * context.mean((1, 2))[:, None, None, None] + timesteps[:, None, None, None]
+
+    latents = tiny.noise(0, (2, 4, 4, 1))
+    denoise = guidance.guided_denoiser(predict, jnp.ones((2, 3, 5)), jnp.full((2, 3, 5), 2.0), 7.5)
+    np.testing.assert_allclose(denoise(latents, jnp.array([1.0, 2.0]))[1], latents[1] * (1 + 7.5) + 2, atol=1e-5)
+    assert batches == [4]
+
+
+def test_guidance_of_one_is_plain_conditioning():
+    a, b = tiny.noise(0, (3,)), tiny.noise(1, (3,))
+    np.testing.assert_allclose(guidance.combine(a, b, 1.0), b, rtol=1e-5)
+    np.testing.assert_allclose(guidance.combine(a, b, 0.0), a)

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import linen as nn
+
+from reversion_jax.models import layers
+from reversion_jax.models.clip import CLIPTextEncoder
+from reversion_jax.models.unet import UNet
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_equals_jax_nn(causal):
+    query, key, value = (tiny.noise(i, (2, 6, 24)) for i in range(3))
+    split = [x.reshape(2, 6, 3, 8) for x in (query, key, value)]
+    wanted = jax.nn.dot_product_attention(*split, is_causal=causal).reshape(2, 6, 24)
+    np.testing.assert_allclose(layers.attention(query, key, value, 3, causal), wanted, atol=1e-6)
+
+
+def test_attention_over_a_context_of_another_length():
+    found = layers.attention(tiny.noise(0, (2, 5, 8)), tiny.noise(1, (2, 3, 8)), jnp.ones((2, 3, 8)), heads=2)
+    np.testing.assert_allclose(found, np.ones((2, 5, 8)), atol=1e-6)
+
+
+def test_group_norm_equals_flax():
+    x = tiny.noise(0, (2, 3, 5, 12)) + np.arange(12)
+    variables = {"params": {"scale": 1 + tiny.noise(1, (12,)), "bias": tiny.noise(2, (12,))}}
+    found = layers.GroupNorm(num_groups=4, epsilon=1e-3).apply(variables, x)
+    wanted = nn.GroupNorm(num_groups=4, epsilon=1e-3, use_fast_variance=False).apply(variables, x)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_group_norm_keeps_its_digits_under_a_large_mean():
+    norm = layers.GroupNorm(num_groups=2, epsilon=1e-6)
+    x = tiny.noise(0, (1, 8, 8, 4))
+    variables = norm.init(jax.random.key(0), x)
+    # E[x^2] - E[x]^2 would be off by a few per cent here.
+    np.testing.assert_allclose(norm.apply(variables, x + 1000), norm.apply(variables, x), atol=2e-3)
+
+
+def test_timestep_embedding():
+    found = layers.timestep_embedding(jnp.array([0, 10]), 4)
+    wanted = [[1, 1, 0, 0], [np.cos(10), np.cos(0.1), np.sin(10), np.sin(0.1)]]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_upsample_repeats_and_crops():
+    up = layers.Upsample()
+    x = tiny.noise(0, (1, 2, 3, 1))
+    kernel = np.zeros((3, 3, 1, 1), np.float32)
+    kernel[1, 1] = 1
+    variables = {"params": {"conv": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}}
+    wanted = x.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(up.apply(variables, x), wanted)
+    np.testing.assert_allclose(up.apply(variables, x, (3, 5)), wanted[:, :3, :5])
+
+
+def test_bfloat16_stays_near_float32(recorded):
+    config, params, x = recorded.model.config, recorded.model.params, recorded.inputs
+    unet = tiny.quick_jit(UNet(config.unet, jnp.bfloat16).apply)
+    found = unet({"params": params["unet"]}, tiny.nhwc(x["latents"]), x["timesteps"], x["states"])
+    assert found.dtype == jnp.float32
+    assert tiny.error(tiny.nchw(found), recorded.outputs["unet"]) < 0.05
+    text = tiny.quick_jit(CLIPTextEncoder(config.text, jnp.bfloat16).apply)(
+        {"params": params["text_encoder"]}, x["ids"]
+    )
+    assert text.dtype == jnp.bfloat16
+    assert tiny.error(np.asarray(text, np.float32), recorded.outputs["text"]) < 0.05
+
+
+def test_placeholder_ids_are_harmless(recorded):
+    """Ids beyond the table give finite embeddings and gradients, as rows are spliced in after the look-up."""
+    text = CLIPTextEncoder(recorded.model.config.text)
+    variables = {"params": recorded.model.params["text_encoder"]}
+    ids = np.array([[598, 600, 605, 599]])
+    embeddings = text.apply(variables, ids, method="embed")
+    assert np.isfinite(embeddings).all()
+    assert embeddings.shape == (1, 4, 32)
+
+    def loss(row):
+        spliced = jnp.where((ids >= 600)[..., None], row[None, None], text.apply(variables, ids, method="embed"))
+        return text.apply(variables, spliced, method="encode").sum() ** 2
+
+    assert np.isfinite(jax.grad(loss)(jnp.ones(32))).all()

@@ -1,0 +1,87 @@
+"""Against diffusers' and transformers' living PyTorch classes, where they are installed."""
+
+import numpy as np
+import pytest
+import tiny
+
+from reversion_jax.models import presets
+from reversion_jax.weights import folder, names
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+torch_tiny = pytest.importorskip("torch_tiny")
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    shapes = torch_tiny.shapes(tmp_path_factory.mktemp("empty"))
+    return folder.load(tiny.write_folder(tmp_path_factory.mktemp("parity"), tiny.torch_weights(shapes, seed=2)))
+
+
+@pytest.fixture(scope="module")
+def saved(ours, tmp_path_factory):
+    """Our model as our `save` writes it, so that every comparison is also one of the export."""
+    path = tmp_path_factory.mktemp("saved")
+    folder.save(path, ours, np.float32)
+    return path
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return tiny.inputs(seed=90)
+
+
+@pytest.fixture(scope="module")
+def theirs(saved, inputs):
+    return torch_tiny.outputs(torch_tiny.pipeline(saved), inputs)
+
+
+@pytest.mark.parametrize("name", tiny.OUTPUTS)
+def test_equals_pytorch(name, ours, theirs, inputs):
+    assert tiny.error(tiny.output(name, ours, inputs), theirs[name]) < 1e-5
+
+
+def test_pipeline_reads_prompts_as_we_do(ours, saved, inputs):
+    from reversion_jax.tokenizer import Tokenizer
+
+    pipe = torch_tiny.pipeline(saved)
+    prompts = ["photo of cat on top of dog", "A dog, on a photo!"]
+    tokenizer = Tokenizer.load(saved / "tokenizer", vocab_size=600, length=tiny.LENGTH)
+    x = {**inputs, "ids": tokenizer(prompts), "negative_ids": tokenizer(["", "cat"])}
+    latents = torch.from_numpy(inputs["latents"])
+    arguments = {"latents": latents, "guidance_scale": 7.5, "num_inference_steps": 4, "output_type": "latent"}
+    with torch.no_grad():
+        wanted = pipe(prompts, negative_prompt=["", "cat"], **arguments).images.numpy()
+    assert tiny.error(tiny.output("sampled", ours, x), wanted) < 1e-5
+
+
+def test_half_precision_export_loads(ours, tmp_path):
+    folder.save(tmp_path, ours, np.float16)
+    unet = torch_tiny.pipeline(tmp_path).unet
+    kernel = ours.params["unet"]["conv_in"]["kernel"]
+    np.testing.assert_allclose(unet.conv_in.weight.detach().numpy().transpose(2, 3, 1, 0), kernel, rtol=1e-3)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
+def test_sd15_has_pytorchs_names_and_shapes(part):
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        if part == "text_encoder":
+            model = CLIPTextModel(CLIPTextConfig(**_without_class(presets.SD15.text.to_json())))
+        elif part == "unet":
+            model = UNet2DConditionModel.from_config(presets.SD15.unet.to_json())
+        else:
+            model = AutoencoderKL.from_config(presets.SD15.vae.to_json())
+    theirs = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    found = {}
+    for path, shape in folder.parameter_shapes(presets.SD15)[part].items():
+        candidates = set(names.torch_names(path)) & theirs.keys()
+        assert len(candidates) == 1, path
+        found[candidates.pop()] = names.to_torch(path, np.broadcast_to(0, shape)).shape
+    assert found == theirs
+
+
+def _without_class(values):
+    return {key: value for key, value in values.items() if key not in ("architectures", "model_type")}

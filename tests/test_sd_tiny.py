@@ -1,0 +1,94 @@
+"""Against the shared fixture, recorded with the last releases that also ran Flax: 77 tokens, PNDM's files."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax.traverse_util import flatten_dict
+
+from reversion_jax.diffusion.samplers import ddim
+from reversion_jax.models.clip import CLIPTextEncoder
+from reversion_jax.models.unet import UNet
+from reversion_jax.models.vae import VAE
+from reversion_jax.tokenizer import Tokenizer
+from reversion_jax.weights import folder, names
+
+
+@pytest.fixture(scope="module")
+def model(sd_tiny):
+    return folder.load(sd_tiny / "torch_sd_tiny")
+
+
+@pytest.fixture(scope="module")
+def reference(sd_tiny):
+    with np.load(sd_tiny / "reference.npz") as arrays:
+        return dict(arrays)
+
+
+def assert_close(found, wanted, tolerance):
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
+
+
+def test_text(model, reference):
+    found = CLIPTextEncoder(model.config.text).apply({"params": model.params["text_encoder"]}, reference["input_ids"])
+    assert_close(found, reference["text_last_hidden_state_torch"], 1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["unet", "unet_rect"])
+def test_unet(prefix, model, reference):
+    latents, timesteps, states = (reference[f"{prefix}_{name}"] for name in ("latents", "timesteps", "hidden_states"))
+    unet = tiny.quick_jit(UNet(model.config.unet).apply)
+    found = unet({"params": model.params["unet"]}, tiny.nhwc(latents), timesteps, states)
+    assert_close(tiny.nchw(found), reference[f"{prefix}_noise_pred_torch"], 2e-5)
+
+
+def test_vae(model, reference):
+    vae, scale = VAE(model.config.vae), model.config.vae.scaling_factor
+    variables = {"params": model.params["vae"]}
+    mean, std = vae.apply(variables, tiny.nhwc(reference["vae_image"]), method="encode")
+    assert_close(tiny.nchw(mean) / scale, reference["vae_mean_torch"], 1e-5)
+    assert_close(2 * np.log(tiny.nchw(std) / scale), reference["vae_logvar_torch"], 1e-5)
+    decoded = vae.apply(variables, scale * tiny.nhwc(reference["vae_latents"]), method="decode")
+    assert_close(tiny.nchw(decoded), reference["vae_decoded_torch"], 1e-5)
+
+
+def test_schedule(model, reference):
+    schedule = model.schedule
+    np.testing.assert_allclose(schedule.alphas_cumprod, reference["sched_alphas_cumprod"], rtol=1e-6)
+    noised = schedule.add_noise(reference["sched_samples"], reference["sched_noise"], reference["sched_timesteps"])
+    assert_close(noised, reference["sched_add_noise"], 2e-6)
+
+
+def test_ddim(model, reference):
+    for steps in (5, 50):
+        assert model.schedule.levels(steps).timesteps.tolist() == reference[f"ddim_timesteps_{steps}"].tolist()
+    outputs = jnp.asarray(reference["ddim_step_model_outputs"])
+    timesteps = jnp.asarray(model.schedule.levels(5).timesteps)
+    found = ddim(lambda x, t: outputs[jnp.argmax(timesteps == t[0])], reference["ddim_step_start"], model.schedule, 5)
+    assert tiny.error(found, reference["ddim_step_samples_torch"][-1]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["", "tricky_"])
+def test_tokenizer(kind, sd_tiny, reference):
+    tokenizer = Tokenizer.load(sd_tiny / "torch_sd_tiny" / "tokenizer", vocab_size=1000, length=77)
+    found = tokenizer([str(prompt) for prompt in reference[f"{kind}prompts"]])
+    assert found.tolist() == reference[f"{kind}input_ids"].tolist()
+
+
+def test_tokenizer_with_a_placeholder(sd_tiny, reference):
+    path = sd_tiny / "torch_sd_tiny" / "tokenizer"
+    tokenizer = Tokenizer.load(path, {"<cat-toy>": 1}, vocab_size=1000, length=77)
+    found = tokenizer([str(prompt) for prompt in reference["ti_prompts"]])
+    assert found.tolist() == reference["ti_input_ids"].tolist()
+
+
+def test_names_of_every_parameter(sd_tiny, model):
+    table = json.loads((sd_tiny / "name_map.json").read_text())
+    for part, rows in table.items():
+        ours = flatten_dict(model.params[part], sep="/")
+        assert {path: list(array.shape) for path, array in ours.items()} == {path: shape for path, shape, *_ in rows}
+        for path, _, torch_name, torch_shape in rows:
+            assert names.torch_names(path)[0] == torch_name
+            assert list(names.to_torch(path, ours[path]).shape) == torch_shape

@@ -1,0 +1,111 @@
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from reversion_jax.tokenizer import Tokenizer
+
+V = 600
+START, END = 194 + 14, 194 + 15
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tiny.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(path):
+    return Tokenizer.load(path, {"<R>": 2, "<R-inv>": 1}, vocab_size=V, length=77)
+
+
+def words(tokenizer, text):
+    """Ids without start, end and padding."""
+    ids = tokenizer(text)[0].tolist()
+    start, end = tokenizer.backend.bos_token_id, tokenizer.backend.eos_token_id
+    assert ids[0] == start
+    stop = ids.index(end)
+    assert set(ids[stop:]) == {end}
+    return ids[1:stop]
+
+
+@pytest.mark.parametrize("text", ["", "photo of Cat", "a cat's dog, 12 on-top\n of!", "cat " * 30])
+def test_plain_text_as_transformers_pads_it(text, path, tokenizer):
+    from transformers import CLIPTokenizer
+
+    arguments = {"padding": "max_length", "truncation": True, "max_length": tiny.LENGTH}
+    wanted = CLIPTokenizer.from_pretrained(path)(text, **arguments)["input_ids"]
+    found = tokenizer(text)
+    assert found.dtype == "int32"
+    assert found.tolist() == [wanted]
+
+
+def test_length_is_the_shorter_of_both(path):
+    assert Tokenizer.load(path, vocab_size=V, length=77).length == tiny.LENGTH
+    assert Tokenizer.load(path, vocab_size=V, length=5)("cat dog cat dog").shape == (1, 5)
+
+
+def test_placeholders_expand_to_their_rows(tokenizer):
+    cat, dog = tokenizer.word_ids("cat")[0], tokenizer.word_ids("dog")[0]
+    assert words(tokenizer, "cat <R> dog") == [cat, V, V + 1, dog]
+    assert words(tokenizer, "dog <R-inv> cat") == [dog, V + 2, cat]
+    assert words(tokenizer, "<R><R-inv><R>") == [V, V + 1, V + 2, V, V + 1]
+    assert tokenizer.placeholder_ids("<R>") == [V, V + 1]
+    assert tokenizer.placeholder_ids("<R-inv>") == [V + 2]
+
+
+@pytest.mark.parametrize("before", ["", ",", "cat", "(", "\n"])
+@pytest.mark.parametrize("after", ["", ",", ".", "'s", "dog", "-"])
+def test_placeholders_glued_to_other_text(before, after, tokenizer):
+    wanted = [*tokenizer.word_ids(before), V, V + 1, *tokenizer.word_ids(after)]
+    assert words(tokenizer, f"{before}<R>{after}") == wanted
+
+
+def test_other_spellings_are_ordinary_text(tokenizer):
+    assert max(words(tokenizer, "<r> <R -inv> R>")) < V
+
+
+def test_order_of_the_names_does_not_matter_for_finding_them(path):
+    tokenizer = Tokenizer.load(path, {"<R": 1, "<R>": 1}, vocab_size=V, length=77)
+    assert words(tokenizer, "<R> <R <R>") == [V + 1, V, V + 1]
+
+
+def test_ids_to_words(tokenizer):
+    ids = [*tokenizer.word_ids("cat <R> dog"), V + 2]
+    assert tokenizer.ids_to_words(ids) == ["cat", "<R>", "<R>", "dog", "<R-inv>"]
+
+
+def test_special_ids(tokenizer):
+    assert tokenizer.special_ids == (tokenizer.backend.bos_token_id, tokenizer.backend.eos_token_id)
+
+
+def test_truncated(tokenizer):
+    assert tokenizer.length == 12
+    assert tokenizer.truncated("cat " * 10) is None
+    assert tokenizer.truncated("cat " * 10 + "dog, on top") == "dog, on top"
+    assert tokenizer.truncated("cat " * 8 + "<R>") is None
+    assert tokenizer.truncated("cat " * 9 + "<R> dog") == "<R> dog"
+    assert tokenizer.truncated("<R>, " + "Cat " * 10) == "Cat Cat Cat "
+    assert words(tokenizer, "cat " * 40) == tokenizer.word_ids("cat") * 10
+
+
+def test_what_does_not_fit_is_refused(path, tmp_path):
+    with pytest.raises(ValueError, match="only 100"):
+        Tokenizer.load(path, vocab_size=100, length=77)
+    with pytest.raises(ValueError, match="no tokenizer in"):
+        Tokenizer.load(tmp_path, vocab_size=V, length=77)
+    with pytest.raises(ValueError, match="at least one row"):
+        Tokenizer.load(path, {"<R>": 0}, vocab_size=V, length=77)
+
+
+def test_needs_no_torch_and_says_nothing(path):
+    program = f"""
+import sys
+sys.modules["torch"] = None  # importing it fails
+from reversion_jax.tokenizer import Tokenizer
+assert "transformers" not in sys.modules
+print(Tokenizer.load({str(path)!r}, vocab_size=600, length=77)("cat").shape)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(1, 12)\n", "")

@@ -1,0 +1,239 @@
+"""A tiny Stable Diffusion with SD 1.5's kinds of blocks: config, weights from a seed, tokenizer, outputs."""
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from reversion_jax.diffusion.guidance import guided_denoiser
+from reversion_jax.diffusion.samplers import ddim
+from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.models.clip import CLIPTextConfig, CLIPTextEncoder
+from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.unet import UNet, UNetConfig
+from reversion_jax.models.vae import VAE, VAEConfig
+from reversion_jax.weights.folder import WEIGHT_FILES, StableDiffusion
+
+LENGTH = 12
+# Compiles quickly rather than well: test_recorded.py compiles a network for every mistake.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+START, END = "<|startoftext|>", "<|endoftext|>"
+WORDS = ("cat", "dog", "on", "top", "of", "photo")
+
+# Every normalisation has several channels to a group: with one, it would cancel the time embedding.
+CONFIG = ModelConfig(
+    text=CLIPTextConfig(
+        vocab_size=600,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=LENGTH,
+        projection_dim=32,
+    ),
+    unet=UNetConfig(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(32, 64),
+        cross_attention_dim=32,
+        norm_num_groups=8,
+    ),
+    vae=VAEConfig(
+        sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32),
+        norm_num_groups=4,
+    ),
+)
+
+
+def noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Zero mean, unit variance, uniform; from raw bits, the one stream that NumPy promises to keep."""
+    bits = np.random.PCG64(seed).random_raw(math.prod(shape))
+    return ((bits / 2**64 - 0.5) * math.sqrt(12)).reshape(shape).astype(np.float32)
+
+
+def torch_weights(shapes: dict[str, dict[str, list[int]]], seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """Weights for {part: {PyTorch's name: shape}}, such that every one of them matters."""
+    weights = {}
+    for part, named in shapes.items():
+        weights[part] = {}
+        for i, (name, shape) in enumerate(sorted(named.items())):
+            x = noise(seed * 1000 + i, tuple(shape))
+            if name.endswith("bias"):
+                x *= 0.1
+            elif len(shape) == 1:
+                x = 1 + 0.1 * x
+            elif "embedding.weight" in name:
+                x *= 0.4
+            else:
+                # Small convolutions make small variances, in which the normalisations' epsilons show.
+                x *= (0.3 if len(shape) == 4 else 1) / math.sqrt(math.prod(shape[1:]))
+            weights[part][name] = x
+    return weights
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """CLIP's file format with the bytes and WORDS for a vocabulary."""
+    # Printable ASCII stands for itself in byte-level BPE; the tests write nothing else.
+    letters = [chr(i) for i in range(33, 127)]
+    merges = []
+    for word in WORDS:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+    merges = list(dict.fromkeys(merges))
+    tokens = [*letters, *(f"{c}</w>" for c in letters), *("".join(pair) for pair in merges), START, END]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
+    specials = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, **specials}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def write_folder(folder: Path, weights: dict[str, dict[str, np.ndarray]]) -> Path:
+    """A diffusers folder made without our `save`."""
+    configs = {"text_encoder": CONFIG.text, "unet": CONFIG.unet, "vae": CONFIG.vae}
+    for part, config in configs.items():
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / part / "config.json").write_text(json.dumps(config.to_json()))
+        save_file(weights[part], folder / part / f"{WEIGHT_FILES[part]}.safetensors", {"format": "pt"})
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(Schedule().to_json()))
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    write_tokenizer(folder / "tokenizer")
+    return folder
+
+
+def inputs(seed: int) -> dict[str, np.ndarray]:
+    """What the comparisons are fed; NCHW, as PyTorch has it. Odd sizes make the way up crop."""
+    ids = np.random.PCG64(seed).random_raw(2 * LENGTH).reshape(2, LENGTH) % 598
+    ids[:, 0], ids[:, -2:] = 598, 599
+    ids[:, 4] = 7  # the row that the gradient is for
+    return {
+        "ids": ids.astype(np.int32),
+        "negative_ids": ids[::-1].astype(np.int32),
+        "latents": noise(seed + 1, (2, 4, 8, 8)),
+        "wide_latents": noise(seed + 2, (1, 4, 10, 7)),
+        "noise": noise(seed + 3, (2, 4, 8, 8)),
+        "timesteps": np.array([7, 843], np.int32),
+        "states": noise(seed + 4, (2, LENGTH, 32)),
+        "image": np.tanh(noise(seed + 5, (1, 3, 16, 24))),
+        "scaled_latents": noise(seed + 6, (1, 4, 8, 12)),
+    }
+
+
+OUTPUTS = (
+    "text",
+    "unet",
+    "unet_wide",
+    "vae_mean",
+    "vae_std",
+    "vae_decoded",
+    "trajectory",
+    "sampled",
+    "row_grad",
+)
+
+
+def output(name: str, model: StableDiffusion, x: dict[str, np.ndarray], fresh: bool = False) -> np.ndarray:
+    """One of OUTPUTS, which are compared with PyTorch's, from `inputs`; NCHW. `fresh` traces anew."""
+    calls = (_calls.__wrapped__ if fresh else _calls)(model.config)
+    text, unet, vae = (model.params[part] for part in ("text_encoder", "unet", "vae"))
+    if name == "text":
+        return np.asarray(calls["text"](text, x["ids"]))
+    if name == "unet":
+        return nchw(calls["unet"](unet, nhwc(x["latents"]), x["timesteps"], x["states"]))
+    if name == "unet_wide":
+        return nchw(calls["unet"](unet, nhwc(x["wide_latents"]), x["timesteps"][1:], x["states"][1:]))
+    if name in ("vae_mean", "vae_std"):
+        return nchw(calls["encode"](vae, nhwc(x["image"]))[name == "vae_std"])
+    if name == "vae_decoded":
+        return nchw(calls["decode"](vae, nhwc(x["scaled_latents"])))
+    if name == "trajectory":
+        return nchw(calls["trajectory"](nhwc(x["latents"]), x["states"]))
+    if name == "sampled":
+        return nchw(calls["sample"](text, unet, x["ids"], x["negative_ids"], nhwc(x["latents"])))
+    if name == "row_grad":
+        row = text["text_model"]["embeddings"]["token_embedding"]["embedding"][7]
+        pairs = nhwc(x["latents"]), nhwc(x["noise"]), x["timesteps"]
+        return np.asarray(calls["grad"](row, text, unet, x["ids"], *pairs))
+    raise ValueError(name)
+
+
+@functools.cache
+def _calls(config: ModelConfig):
+    text, unet, vae = CLIPTextEncoder(config.text), UNet(config.unet), VAE(config.vae)
+
+    def predict(params, latents, timesteps, states):
+        return unet.apply({"params": params}, latents, timesteps, states)
+
+    def encode_text(params, ids):
+        return text.apply({"params": params}, ids)
+
+    def sample(text_params, unet_params, ids, negative_ids, latents):
+        denoiser = guided_denoiser(
+            functools.partial(predict, unet_params),
+            encode_text(text_params, negative_ids),
+            encode_text(text_params, ids),
+            7.5,
+        )
+        return ddim(denoiser, latents, Schedule(), 4)
+
+    def trajectory(latents, states):
+        # Guided sampling alone, with a formula for a network.
+        def formula(latents, timesteps, states):
+            return (
+                jnp.tanh(latents) + states.mean((1, 2))[:, None, None, None] * (timesteps / 1000)[:, None, None, None]
+            )
+
+        return ddim(guided_denoiser(formula, states[::-1], states, 7.5), latents, Schedule(), 10)
+
+    def loss(row, text_params, unet_params, ids, latents, target, timesteps):
+        embeddings = text.apply({"params": text_params}, ids, method="embed")
+        embeddings = jnp.where((ids == 7)[..., None], row[None, None], embeddings)
+        states = text.apply({"params": text_params}, embeddings, method="encode")
+        noisy = Schedule().add_noise(latents, target, timesteps)
+        return jnp.mean((predict(unet_params, noisy, timesteps, states) - target) ** 2)
+
+    calls = {
+        "text": encode_text,
+        "unet": predict,
+        "encode": lambda params, x: vae.apply({"params": params}, x, method="encode"),
+        "decode": lambda params, x: vae.apply({"params": params}, x, method="decode"),
+        "sample": sample,
+        "trajectory": trajectory,
+        "grad": jax.grad(loss),
+    }
+    return {name: quick_jit(call) for name, call in calls.items()}
+
+
+def nhwc(x: np.ndarray) -> np.ndarray:
+    return np.transpose(x, (0, 2, 3, 1))
+
+
+def nchw(x: np.ndarray) -> np.ndarray:
+    return np.transpose(np.asarray(x), (0, 3, 1, 2))
+
+
+def error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Relative error in the Euclidean norm."""
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
