@@ -1,0 +1,142 @@
+"""Exemplar folders: a few pictures of one relation, each with its templates.
+
+Laid out as in the ReVersion Benchmark:
+
+    inside/0.jpg … 8.jpg
+    inside/text.json     {"0.jpg": ["bottle {} basket", "a photo of bottle {} basket"], …}
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+CAPTIONS = "text.json"
+_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # not all of Pillow's: some start other programs
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+Template = str | Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exemplars:
+    """Pictures in text.json's order: images float32 [N, H, W, 3] in [-1, 1], with templates and names."""
+
+    images: np.ndarray
+    templates: tuple[tuple[Template, ...], ...]
+    names: tuple[str, ...]
+
+
+def read_folder(
+    path: str | os.PathLike, resolution: int, check: Callable[[Template], object] | None = None
+) -> Exemplars:
+    """Reads an exemplar folder, each whole picture resized to resolution × resolution pixels.
+
+    Bicubic, no crop, no flip (either can break a relation); EXIF orientation applied, transparency put on
+    white. `check` is called with every template; its ValueError comes back with the file and index in front.
+    Other errors, one line each, naming the file: FileNotFoundError for a missing folder, text.json or
+    picture, ValueError for what cannot be read. A picture that text.json does not name is left out with a
+    warning.
+    """
+    folder = Path(path)
+    captions = _read_captions(folder)
+    for name, templates in captions.items():
+        for index, template in enumerate(templates):
+            try:
+                if not isinstance(template, str | dict):
+                    raise ValueError(f"template {template!r} is neither a string nor an object")
+                if check is not None:
+                    check(template)
+            except ValueError as error:
+                raise ValueError(f"{folder / CAPTIONS}, {name}[{index}]: {error}") from error
+    files = {file.name for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES}
+    if unnamed := sorted(name for name in files - set(captions) if not name.startswith(".")):
+        warnings.warn(f"{folder}: left out, not in {CAPTIONS}: {', '.join(unnamed)}", stacklevel=2)
+    images = np.stack([_read_picture(folder / name, resolution) for name in captions])
+    return Exemplars(images, tuple(tuple(templates) for templates in captions.values()), tuple(captions))
+
+
+def write_folder(path: str | os.PathLike, images: np.ndarray, templates: Sequence[Sequence[Template]]) -> None:
+    """Writes images uint8 [N, H, W, 3] as 0.png … and their templates, for `read_folder` to read back.
+
+    The folder appears whole or not at all. FileExistsError where anything but an empty folder stands there.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"exemplars are uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
+    if not 1 <= len(images) == len(templates) or not all(templates):
+        raise ValueError(f"{len(images)} pictures, {len(templates)} lists: want one or more, each with templates")
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder: name another")
+    captions = {f"{index}.png": list(own) for index, own in enumerate(templates)}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as beside:
+        draft = Path(beside) / folder.name
+        draft.mkdir()
+        for name, image in zip(captions, images, strict=True):
+            Image.fromarray(image).save(draft / name)
+        text = json.dumps(captions, indent=2, ensure_ascii=False) + "\n"
+        (draft / CAPTIONS).write_text(text, encoding="utf-8")
+        draft.replace(folder)
+
+
+def _read_captions(folder: Path) -> dict[str, list[Template]]:
+    """text.json, checked down to the lists: picture names and what stands for each."""
+    file = folder / CAPTIONS
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of exemplars")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: missing; it maps each picture's name to a list of templates")
+    try:
+        captions = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_duplicates)
+    except ValueError as error:
+        raise ValueError(f"{file}: not readable as JSON: {error}") from error
+    if not isinstance(captions, dict) or not captions:
+        raise ValueError(f'{file}: want at least one exemplar, as in {{"0.jpg": ["cat {{}} stone"]}}')
+    for name, templates in captions.items():
+        if not isinstance(templates, list) or not templates:
+            raise ValueError(f"{file}, {name}: want a list of one or more templates, not {templates!r}")
+        if name != Path(name).name:
+            raise ValueError(f"{file}, {name}: name a picture in this folder, without a path")
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: missing, although {CAPTIONS} names it")
+    return captions
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
+    # JSON keeps the last of two equal keys and loses the captions of the first.
+    names = [name for name, _ in pairs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{repeated[0]!r} stands there more than once")
+    return dict(pairs)
+
+
+def _read_picture(file: Path, resolution: int) -> np.ndarray:
+    """One picture as float32 [H, W, 3] in [-1, 1]."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns where a small file unpacks to a picture of gigabytes.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    raise ValueError(f"mode {opened.mode!r}: save it with 8 bits a channel")
+                picture = _on_white(ImageOps.exif_transpose(opened))
+    except _UNREADABLE as error:
+        raise ValueError(f"{file}: unreadable picture: {error}") from error
+    picture = picture.resize((resolution, resolution), Image.Resampling.BICUBIC)
+    return np.asarray(picture, np.float32) / 127.5 - 1.0
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")

@@ -1,0 +1,192 @@
+"""Relation templates: "a photo of cat {} stone, on the beach" and the prompts made of them.
+
+A template is a string whose `{}` marks the relation, or the explicit form, which leaves nothing to guess:
+{"text": "a photo of {subject} {} {object}, at night", "subject": "cat", "object": "stone"}.
+
+    direct    a photo of cat <R> stone, on the beach
+    inverse   a photo of stone <R-inv> <R> cat, on the beach      (Inv-ReVersion §3.2)
+    natural   a photo of cat carved into stone, on the beach
+"""
+
+import dataclasses
+import re
+import string
+from collections.abc import Mapping
+
+from reversion_jax.inversion import words
+
+RELATION = "<R>"
+INVERSE = "<R-inv>"
+
+Template = str | Mapping[str, str]
+
+_EXPLICIT = '{"text": "… {subject} {} {object} …", "subject": "…", "object": "…"}'
+
+# A known prefix is [article] [adjectives] medium "of"; its own "of" is the only one that needs no guess.
+_ADJECTIVES = (
+    "good|nice|great|beautiful|bad|blurry|cropped|dark|bright|clear|colou?r|colou?rful|close-up|closeup|cool"
+    "|weird|detailed|realistic|vintage|black and white|black-and-white|(?:low|high)[ -]resolution|oil"
+    "|watercolou?r|acrylic|pencil|charcoal|ink|digital|3d|studio|professional"
+)
+_MEDIA = (
+    "photo|photograph|picture|image|painting|drawing|sketch|illustration|rendering|rendition|render"
+    "|depiction|close-up|closeup|snapshot|cartoon|watercolou?r"
+)
+_PREFIX = re.compile(rf"(?:(?:an?|the) )?(?:(?:{_ADJECTIVES}) )*(?:{_MEDIA}) of(?: |$)", re.IGNORECASE)
+# The object ends at the first comma, or at the sentence's last full stop.
+_SUFFIX = re.compile(r",.*|[.!?]+$")
+
+_DETERMINER = re.compile("an?|the|my|your|his|her|its|our|their|this|that|these|those|some|one")
+# What opens a clause besides the packaged prepositions: an entity with such a word may end before it.
+_CLAUSE_WORD = re.compile(
+    "of|and|or|but|nor|as|than|while|during|until|till|since|except|despite|per|versus|plus|minus|astride"
+    "|next|because|if|where|when|whenever|who|whom|whose|which|is|are|was|were|be|been|being|am|has|have|had"
+    "|having|do|does|did|can|could|will|would|shall|should|may|might|must|today|tonight|now|here|there"
+    "|together|outdoors|indoors|away|again"
+)
+# A word in -ing with a vowel before it ("glowing", not "ring") is a verb, but for these nouns.
+_PARTICIPLE = re.compile("[a-z]*[aeiouy][a-z]*ing")
+_NOUN_IN_ING = re.compile(
+    "awning|bedding|building|carving|ceiling|clothing|crossing|drawing|dressing|duckling|dumpling|earring"
+    "|engraving|evening|frosting|gosling|herring|icing|landing|lightning|lining|morning|painting|pudding"
+    "|railing|sapling|seedling|sibling|starling|stocking|topping|wedding"
+)
+# Marks that end a phrase: sentence punctuation, brackets, long dashes, a sign standing alone ("stone | 4k").
+_MARK = re.compile(r"[.;:!?](?=\s|$)|[()\[\]–—]|(?<!\S)[^\w\s]+(?!\S)")
+
+
+@dataclasses.dataclass(frozen=True)
+class RelationPrompt:
+    """A template in its explicit form: `text` has the fields {subject}, {} and {object}, each once."""
+
+    text: str
+    subject: str
+    object: str
+
+    def fill(self, relation: str) -> str:
+        """The prompt with `relation` in place of `{}`."""
+        return self.text.format(relation, subject=self.subject, object=self.object)
+
+
+def direct(template: Template) -> str:
+    """The prompt "E_A <R> E_B". ValueError unless a string has one `{}`, or the explicit form its fields."""
+    return natural(template, RELATION)
+
+
+def natural(template: Template, relation: str) -> str:
+    """The prompt with plain words for the relation, such as "carved into". Errors as in `direct`."""
+    if not relation.strip():
+        raise ValueError(f"no words for the relation of {template!r}: give at least one")
+    if isinstance(template, Mapping):
+        return parse(template).fill(relation)
+    return _with_one_slot(template).replace("{}", relation)
+
+
+def inverse(template: Template) -> str:
+    """The prompt "E_B <R-inv> <R> E_A": entities swapped, prefix and ending kept (Inv-ReVersion §3.2).
+
+    ValueError where prefix, entities and ending cannot be told apart with certainty; see `parse`.
+    """
+    prompt = parse(template)
+    swapped = dataclasses.replace(prompt, subject=prompt.object, object=prompt.subject)
+    return swapped.fill(f"{INVERSE} {RELATION}")
+
+
+def parse(template: Template) -> RelationPrompt:
+    """Splits a template into its text, subject and object.
+
+    A known prefix ("a photo of"), and everything from the first comma on, are text. ValueError, which says
+    how to mend it, where that leaves more than one reading; the explicit form has only one.
+    """
+    if isinstance(template, Mapping):
+        return _parse_explicit(template)
+    before, after = (side.strip() for side in _with_one_slot(template).split("{}"))
+    if "," in before:
+        raise ValueError(f"comma before {{}} in {template!r}: what is the subject? Use {_EXPLICIT}")
+    prefix = _PREFIX.match(before)
+    suffix = _SUFFIX.search(after)
+    subject = before[prefix.end() :] if prefix else before
+    object_ = after[: suffix.start()].strip() if suffix else after
+    for role, entity in (("subject", subject), ("object", object_)):
+        if fault := _fault(entity):
+            raise ValueError(
+                f"{role} {entity!r} of {template!r} {fault}: set what follows the object off with a comma, "
+                f"or use {_EXPLICIT}"
+            )
+    text = "{subject} {} {object}"
+    text = (f"{prefix.group().strip()} " if prefix else "") + text + (suffix.group() if suffix else "")
+    return RelationPrompt(text, subject, object_)
+
+
+def _with_one_slot(template: str) -> str:
+    """The template with single spaces, once it is sure that its only field is one `{}`."""
+    if not isinstance(template, str):
+        raise ValueError(f"template {template!r} is a {type(template).__name__}: use a string or {_EXPLICIT}")
+    text = " ".join(template.split())
+    if (count := text.count("{}")) != 1:
+        raise ValueError(f"{count} {{}} in {template!r}: mark the relation by one {{}}, as in 'cat {{}} stone'")
+    if re.search(r"[{}]", text.replace("{}", "")):
+        raise ValueError(f"braces besides {{}} in {template!r}: named fields need the form {_EXPLICIT}")
+    _check_slot(text)
+    return text
+
+
+def _check_slot(text: str) -> None:
+    if not re.search(r"(?<!\S)\{\}(?=[\s,.;:!?]|$)", text):
+        raise ValueError(f"{{}} touches another word in {text!r}: put spaces around it")
+    if _names_placeholder(text):
+        raise ValueError(f"placeholder in the template {text!r}: write {{}} alone where the relation stands")
+
+
+def _names_placeholder(text: str) -> bool:
+    return RELATION.lower() in text.lower() or INVERSE.lower() in text.lower()
+
+
+def _fault(entity: str) -> str:
+    """Why the text may be more than one entity with its articles and adjectives; "" if nothing says so."""
+    content = [word for word in _plain_words(entity) if not _DETERMINER.fullmatch(word)]
+    if not content:
+        return "is empty"
+    if mark := _MARK.search(entity):
+        return f'may end at "{mark.group()}"'
+    for position, word in enumerate(content):
+        # "swimming pool" and "painted wall" are entities; "stone glowing" and a bare "standing" are not.
+        attributive = position == 0 and len(content) > 1
+        if _opens_clause(word) or (not attributive and _is_verb(word)):
+            return f'may end at "{word}"'
+    return ""
+
+
+def _plain_words(entity: str) -> list[str]:
+    return [word.strip("'\"").lower() for word in entity.split()]
+
+
+def _opens_clause(word: str) -> bool:
+    return word in words.packaged("prepositions") or bool(_CLAUSE_WORD.fullmatch(word))
+
+
+def _is_verb(word: str) -> bool:
+    participle = _PARTICIPLE.fullmatch(word) and not _NOUN_IN_ING.fullmatch(word)
+    return word in words.packaged("verbs") or bool(participle)
+
+
+def _parse_explicit(template: Mapping[str, str]) -> RelationPrompt:
+    shown = dict(template)
+    keys = [field.name for field in dataclasses.fields(RelationPrompt)]
+    for key in keys:
+        if not isinstance(template.get(key), str) or not template[key].strip():
+            raise ValueError(f"no {key!r} in {shown}: the explicit form is {_EXPLICIT}")
+    if unknown := set(template) - set(keys):
+        raise ValueError(f"unknown key {min(map(str, unknown))!r} in {shown}: the explicit form is {_EXPLICIT}")
+    prompt = RelationPrompt(**{key: " ".join(template[key].split()) for key in keys})
+    try:
+        fields = [part[1:] for part in string.Formatter().parse(prompt.text) if part[1] is not None]
+    except ValueError as error:
+        raise ValueError(f"text {prompt.text!r}: {error}; the explicit form is {_EXPLICIT}") from error
+    if sorted(fields) != [(name, "", None) for name in ("", "object", "subject")]:
+        raise ValueError(f"text {prompt.text!r} must hold {{subject}}, {{}} and {{object}}, each once")
+    _check_slot(prompt.text)
+    for key, entity in (("subject", prompt.subject), ("object", prompt.object)):
+        if re.search(r"[{}]", entity) or _names_placeholder(entity):
+            raise ValueError(f"{key} {entity!r} holds braces or a placeholder: name the entity in plain words")
+    return prompt

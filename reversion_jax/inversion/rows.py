@@ -1,0 +1,51 @@
+"""Trainable rows of the token-embedding space: how they start, enter a prompt, and what they resemble."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def splice(embeddings: jax.Array, ids: jax.Array, rows: jax.Array, vocab_size: int) -> jax.Array:
+    """Puts each run's rows where its prompts have placeholders; only the rows receive a gradient.
+
+    embeddings [R, N, L, D] looked up in the frozen table (anything at placeholders), ids [R, N, L],
+    rows [R, P, D]. Returns [R, N, L, D] in the embeddings' dtype. An id >= vocab_size + P has no row: NaN.
+    """
+    spliced = jax.lax.stop_gradient(embeddings)
+    offset = (ids - vocab_size)[..., None]
+    # One select a row, no gather: the gradient is a sum, not a scatter whose order a GPU is free to choose.
+    for p in range(rows.shape[1]):
+        spliced = jnp.where(offset == p, rows[:, None, None, p].astype(spliced.dtype), spliced)
+    return jnp.where(offset >= rows.shape[1], jnp.nan, spliced)
+
+
+def init(table: jax.Array, initialisers: Sequence[Sequence[int]], rows_per_token: int = 1) -> jax.Array:
+    """Rows [P, D] in fp32 that start from words of the frozen table [V, D].
+
+    initialisers holds the token ids of each placeholder's word; P = placeholders × rows_per_token (S). A word
+    of S tokens gives one to each of its placeholder's rows, a word of one token gives it to all. ValueError
+    for any other number of tokens and for ids outside the table.
+    """
+    ids = []
+    for word in initialisers:
+        if len(word) not in (1, rows_per_token):
+            wanted = "one token" if rows_per_token == 1 else f"one token or {rows_per_token}"
+            raise ValueError(f"initialiser word of {len(word)} tokens: rows_per_token={rows_per_token} takes {wanted}")
+        if not all(0 <= token < table.shape[0] for token in word):
+            raise ValueError(f"initialiser token ids {list(word)} are not all in the table's 0 … {table.shape[0] - 1}")
+        ids += list(word) * (rows_per_token // len(word))
+    return jnp.asarray(table)[jnp.asarray(ids)].astype(jnp.float32)
+
+
+def nearest(rows: jax.Array, table: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k tokens of table [V, D] most like rows [..., D]: ids and cosines, both [..., k], best first."""
+    cosines = jnp.einsum("...d,vd->...v", _unit(rows), _unit(table), precision=jax.lax.Precision.HIGHEST)
+    cosines, ids = jax.lax.top_k(cosines, k)
+    return ids, cosines
+
+
+def _unit(vectors: jax.Array) -> jax.Array:
+    vectors = vectors.astype(jnp.float32)
+    norms = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)

@@ -1,0 +1,234 @@
+"""The training step: the one place where models, schedule and losses meet. Only the rows are differentiated."""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from reversion_jax.data.arrays import SHARED, Data
+from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.inversion import losses, rows, timesteps
+from reversion_jax.inversion.suppressor import gaussian_blur
+from reversion_jax.models.clip import CLIPTextEncoder
+from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.unet import UNet
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """What shapes the compiled step, the same for all runs."""
+
+    batch_size: int  # N
+    accumulation: int  # M
+    positives_per_sample: int
+    rows_per_token: int  # S; the first S of a run's P rows are <R>'s
+    vocabulary_negatives: int = 0  # a sample; 0: negatives are the prompts' own words
+    blur_noisy_latents: bool = False
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_eps: float = 1e-8
+
+
+class Hyperparameters(NamedTuple):
+    """What differs between runs: arrays [R], float32 but for the integer seeds."""
+
+    seed: jax.Array
+    learning_rate: jax.Array
+    weight_decay: jax.Array
+    denoise_weight: jax.Array
+    control_weight: jax.Array
+    verb_weight: jax.Array
+    temperature: jax.Array
+    inverse_share: jax.Array
+    importance: jax.Array
+    latent_sigma: jax.Array  # of the suppressor on noisy latents, in latent pixels
+
+
+class State(NamedTuple):
+    """What training changes."""
+
+    rows: jax.Array  # [R, P, D]
+    moments: Any  # optax state of the rows
+    step: jax.Array  # int32 scalar
+
+
+class Metrics(NamedTuple):
+    """Losses of a step, [R] each, unweighted."""
+
+    denoising: jax.Array
+    control: jax.Array
+
+
+class Sample(NamedTuple):
+    """One draw for one sample of one run."""
+
+    latents: jax.Array  # [H, W, C]
+    noise: jax.Array  # [H, W, C]
+    timestep: jax.Array
+    ids: jax.Array  # [L]
+    prepositions: jax.Array  # [words * k] token ids, -1 = none
+    verbs: jax.Array
+    negatives: jax.Array  # [M] token ids, -1 = none
+
+
+def _optimiser(config: StepConfig, weight_decay: jax.Array) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam(config.adam_b1, config.adam_b2, config.adam_eps)
+    return optax.chain(adam, optax.add_decayed_weights(weight_decay))
+
+
+def init_state(initial_rows: jax.Array, config: StepConfig) -> State:
+    """The state before the first step, from rows [R, P, D]."""
+    moments = _optimiser(config, jnp.zeros(())).init(initial_rows)
+    # A copy, because `train_steps` reuses the state's buffers.
+    return State(jnp.array(initial_rows), moments, jnp.zeros((), jnp.int32))
+
+
+def draw_sample(key: jax.Array, data: Data, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> Sample:
+    """One sample from one run's data and hyperparameters (no R axis): a function of `key` alone."""
+    keys = jax.random.split(key, 9)
+    exemplar = jax.random.randint(keys[0], (), 0, data.num_exemplars)
+    template = jax.random.randint(keys[1], (), 0, data.num_templates[exemplar])
+    inverse = jax.random.bernoulli(keys[2], hyper.inverse_share).astype(jnp.int32)
+    ids = data.ids[exemplar, template, inverse]
+    mean, std = data.mean[exemplar], data.std[exemplar]
+    latents = mean + std * jax.random.normal(keys[3], mean.shape)
+    noise = jax.random.normal(keys[4], mean.shape)
+    timestep = timesteps.sample(keys[5], (), schedule.num_train_timesteps, hyper.importance)
+
+    def words(key: jax.Array, table: jax.Array) -> jax.Array:
+        chosen = jax.random.choice(key, len(table), (config.positives_per_sample,), replace=False)
+        return table[chosen].reshape(-1)
+
+    if config.vocabulary_negatives:
+        negatives = jax.random.choice(keys[8], data.vocabulary, (config.vocabulary_negatives,))
+    else:
+        negatives = jnp.where(data.is_negative[exemplar, template, inverse], ids, -1)
+    prepositions, verbs = words(keys[6], data.prepositions), words(keys[7], data.verbs)
+    return Sample(latents, noise, timestep, ids, prepositions, verbs, negatives)
+
+
+def draw_batch(
+    step: jax.Array,
+    micro: jax.Array,
+    data: Data,
+    hyper: Hyperparameters,
+    schedule: Schedule,
+    config: StepConfig,
+) -> Sample:
+    """A micro-batch [R, N, ...]; each sample depends on (the run's seed, step, its index in the batch) alone."""
+    index = micro * config.batch_size + jnp.arange(config.batch_size)
+
+    def of_run(data: Data, hyper: Hyperparameters) -> Sample:
+        key = jax.random.fold_in(jax.random.key(hyper.seed), step)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(index)
+        return jax.vmap(lambda key: draw_sample(key, data, hyper, schedule, config))(keys)
+
+    axes = Data(*[None if name in SHARED else 0 for name in Data._fields])
+    return jax.vmap(of_run, in_axes=(axes, 0))(data, hyper)
+
+
+def _token_states(table: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Frozen rows of token ids, pooled over a micro-batch: [R, N, k] -> [R, N * k, D] and their mask."""
+    ids = ids.reshape(ids.shape[0], -1)
+    return jnp.take(table, jnp.maximum(ids, 0), axis=0), ids >= 0
+
+
+def micro_batch_loss(
+    trainable: jax.Array,
+    batch: Sample,
+    params: Any,
+    hyper: Hyperparameters,
+    model: ModelConfig,
+    schedule: Schedule,
+    config: StepConfig,
+) -> tuple[jax.Array, Metrics]:
+    """Eq. 10 summed over runs, which do not share rows, so that each gets the gradient of its own loss."""
+    runs, size, length = batch.ids.shape
+    flat = lambda x: x.reshape(runs * size, *x.shape[2:])
+    encoder, text_params = CLIPTextEncoder(model.text), {"params": params["text_encoder"]}
+    embeddings = encoder.apply(text_params, flat(batch.ids), method="embed").reshape(runs, size, length, -1)
+    spliced = rows.splice(embeddings, batch.ids, trainable, model.text.vocab_size)
+    context = encoder.apply(text_params, flat(spliced), method="encode")
+
+    noisy = schedule.add_noise(flat(batch.latents), flat(batch.noise), flat(batch.timestep))
+    if config.blur_noisy_latents:
+        blurred = jax.vmap(gaussian_blur)(noisy.reshape(batch.latents.shape), hyper.latent_sigma)
+        noisy = flat(blurred)
+    predicted = UNet(model.unet).apply({"params": params["unet"]}, noisy, flat(batch.timestep), context)
+    denoising = losses.denoising(predicted, flat(batch.noise)).reshape(runs, size).mean(axis=1)
+
+    table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    control = losses.control(
+        trainable[:, : config.rows_per_token],
+        *_token_states(table, batch.verbs),
+        *_token_states(table, batch.prepositions),
+        *_token_states(table, batch.negatives),
+        hyper.verb_weight,
+        hyper.temperature,
+    )
+    total = hyper.denoise_weight * denoising + hyper.control_weight * control
+    return jnp.sum(total), Metrics(denoising, control)
+
+
+def train_step(
+    state: State,
+    params: Any,
+    data: Data,
+    hyper: Hyperparameters,
+    model: ModelConfig,
+    schedule: Schedule,
+    config: StepConfig,
+) -> tuple[State, Metrics]:
+    """One AdamW step of every run, over `accumulation` micro-batches whose losses are averaged."""
+
+    def micro_step(totals, micro):
+        batch = draw_batch(state.step, micro, data, hyper, schedule, config)
+        loss = partial(micro_batch_loss, model=model, schedule=schedule, config=config)
+        grads, metrics = jax.grad(loss, has_aux=True)(state.rows, batch, params, hyper)
+        return jax.tree.map(jnp.add, totals, (grads, metrics)), None
+
+    nothing = jnp.zeros(len(state.rows))
+    totals = (jnp.zeros_like(state.rows), Metrics(nothing, nothing))
+    if config.accumulation == 1:
+        totals, _ = micro_step(totals, jnp.zeros((), jnp.int32))
+    else:
+        totals, _ = jax.lax.scan(micro_step, totals, jnp.arange(config.accumulation))
+    grads, metrics = jax.tree.map(lambda x: x / config.accumulation, totals)
+
+    optimiser = _optimiser(config, hyper.weight_decay[:, None, None])
+    updates, moments = optimiser.update(grads, state.moments, state.rows)
+    # Rows of <R-inv> that no prompt holds would still decay: they stay as they are.
+    is_relation = jnp.arange(state.rows.shape[1]) < config.rows_per_token
+    moves = is_relation[None, :] | (hyper.inverse_share > 0)[:, None]
+    updates = jnp.where(moves[..., None], -hyper.learning_rate[:, None, None] * updates, 0.0)
+    return State(state.rows + updates, moments, state.step + 1), metrics
+
+
+@partial(jax.jit, static_argnames=("model", "schedule", "config", "capacity"), donate_argnames="state")
+def train_steps(
+    state: State,
+    num_steps: jax.Array,
+    params: Any,
+    data: Data,
+    hyper: Hyperparameters,
+    *,
+    model: ModelConfig,
+    schedule: Schedule,
+    config: StepConfig,
+    capacity: int,
+) -> tuple[State, Metrics]:
+    """`num_steps` <= capacity steps in one dispatch; metrics [capacity, R], of which the first num_steps are set.
+
+    The number is traced: one program serves every count, so where a run is cut changes nothing in its numbers.
+    """
+
+    def body(i, carry):
+        state, history = carry
+        state, metrics = train_step(state, params, data, hyper, model, schedule, config)
+        return state, jax.tree.map(lambda past, now: past.at[i].set(now), history, metrics)
+
+    empty = jnp.zeros((capacity, len(state.rows)))
+    return jax.lax.fori_loop(0, num_steps, body, (state, Metrics(empty, empty)))

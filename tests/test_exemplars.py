@@ -1,0 +1,187 @@
+import io
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reversion_jax.data import exemplars
+from reversion_jax.inversion import prompts
+
+SHARED = Path(__file__).parents[2] / "shared" / "exemplars"
+TEMPLATES = [
+    ["cat {} stone", "a photo of cat {} stone"],
+    [{"text": "{subject} {} {object}", "subject": "a", "object": "b"}],
+]
+
+
+def _pictures(count=2, height=12, width=12):
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def _folder(path, captions, **pictures):
+    path.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(path / f"{name}.png")
+    (path / "text.json").write_text(captions if isinstance(captions, str) else json.dumps(captions))
+    return path
+
+
+def test_written_folders_read_back(tmp_path):
+    images = _pictures()
+    exemplars.write_folder(tmp_path / "new" / "hug", images, TEMPLATES)
+    read = exemplars.read_folder(tmp_path / "new" / "hug", 12, check=prompts.inverse)
+    assert read.images.dtype == np.float32
+    np.testing.assert_array_equal(np.rint((read.images + 1) * 127.5), images)
+    assert read.images.min() >= -1
+    assert read.images.max() <= 1
+    assert read.templates == tuple(map(tuple, TEMPLATES))
+    assert read.names == ("0.png", "1.png")
+    assert [child.name for child in (tmp_path / "new").iterdir()] == ["hug"]
+    with pytest.raises(FileExistsError, match="hug"):
+        exemplars.write_folder(tmp_path / "new" / "hug", images, TEMPLATES)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        exemplars.write_folder(tmp_path / "hug", _pictures(), [["cat {} stone"], [object()]])
+    assert list(tmp_path.iterdir()) == []
+    for images, templates in [
+        (_pictures().astype(np.float32), TEMPLATES),
+        (_pictures()[..., :1], TEMPLATES),
+        (_pictures(), TEMPLATES[:1]),
+        (_pictures(), [["cat {} stone"], []]),
+        (_pictures()[:0], []),
+    ]:
+        with pytest.raises(ValueError, match=r"want|are uint8"):
+            exemplars.write_folder(tmp_path / "hug", images, templates)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 31), (5, 9)])
+def test_the_whole_picture_is_resized_bicubically(tmp_path, height, width):
+    picture = _pictures(1, height, width)[0]
+    folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": picture})
+    read = exemplars.read_folder(folder, 16)
+    expected = np.asarray(Image.fromarray(picture).resize((16, 16), Image.BICUBIC), np.float64) / 127.5 - 1
+    assert read.images.shape == (1, 16, 16, 3)
+    np.testing.assert_allclose(read.images[0], expected, atol=1e-6)
+
+
+def test_order_is_that_of_text_json(tmp_path):
+    one, two = _pictures()
+    folder = _folder(tmp_path, {"b.png": ["cat {} stone"], "a.png": ["dog {} clay"]}, a=one, b=two)
+    read = exemplars.read_folder(folder, 12)
+    assert read.names == ("b.png", "a.png")
+    assert read.templates == (("cat {} stone",), ("dog {} clay",))
+    np.testing.assert_array_equal(np.rint((read.images + 1) * 127.5), [two, one])
+
+
+def test_orientation_transparency_and_other_modes(tmp_path):
+    folder = _folder(tmp_path, {name: ["cat {} stone"] for name in ("a.jpg", "b.png", "c.png", "d.png")})
+    halves = Image.new("RGB", (16, 16), "black")
+    halves.paste("white", (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned: what is stored on top belongs on the right
+    halves.save(folder / "a.jpg", exif=exif, quality=100)
+    glass = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    glass.paste((0, 0, 255, 51), (8, 0, 16, 16))
+    glass.save(folder / "b.png")
+    Image.new("L", (16, 16), 51).save(folder / "c.png")
+    indexed = Image.new("P", (16, 16), 1)
+    indexed.putpalette([0, 0, 0, 255, 0, 0])
+    indexed.save(folder / "d.png", transparency=1)
+    turned, on_white, grey, palette = exemplars.read_folder(folder, 16).images
+    np.testing.assert_allclose(turned[:, [0, 15]], np.stack([-np.ones((16, 3)), np.ones((16, 3))], 1), atol=0.02)
+    np.testing.assert_allclose(on_white[8, 2], [1, 1, 1])
+    np.testing.assert_allclose(on_white[8, 13], np.array([204, 204, 255]) / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(grey, 51 / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(palette, 1)
+
+
+CAPTION_FAULTS = [
+    ("{", ValueError, "text.json: not readable as JSON"),
+    ("[]", ValueError, "at least one exemplar"),
+    ("{}", ValueError, "at least one exemplar"),
+    ('{"0.png": ["cat {} dog"], "0.png": ["cat {} stone"]}', ValueError, "more than once"),
+    ({"0.png": []}, ValueError, "0.png: want a list of one or more templates"),
+    ({"0.png": "cat {} stone"}, ValueError, "0.png: want a list of one or more templates"),
+    ({"0.png": ["cat {} stone", 7]}, ValueError, r"text.json, 0.png\[1\]: template 7 is neither"),
+    ({"0.png": ["cat {} stone", "cat stone"]}, ValueError, r"text.json, 0.png\[1\]: 0 {} in 'cat stone'"),
+    ({"0.png": ["cat {} stone at sea"]}, ValueError, r"text.json, 0.png\[0\]: object 'stone at sea'"),
+    ({"0.png": ["cat {} stone"], "1.png": ["cat {} stone"]}, FileNotFoundError, "1.png: missing"),
+    ({"../0.png": ["cat {} stone"]}, ValueError, "without a path"),
+]
+
+
+@pytest.mark.parametrize(("captions", "error", "message"), CAPTION_FAULTS)
+def test_faulty_captions_name_the_place(tmp_path, captions, error, message):
+    folder = _folder(tmp_path, captions, **{"0": _pictures(1)[0]})
+    with pytest.raises(error, match=message) as caught:
+        exemplars.read_folder(folder, 12, check=prompts.inverse)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder_and_missing_text_json(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        exemplars.read_folder(tmp_path / "nowhere", 12)
+    with pytest.raises(FileNotFoundError, match=r"text\.json: missing"):
+        exemplars.read_folder(tmp_path, 12)
+
+
+def test_unreadable_pictures_name_the_file(tmp_path, monkeypatch):
+    folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1, 64, 64)[0]})
+    file = folder / "0.png"
+    whole = file.read_bytes()
+
+    def refused(match):
+        with pytest.raises(ValueError, match=match) as caught:
+            exemplars.read_folder(folder, 12)
+        assert "0.png: unreadable picture" in str(caught.value)
+
+    with io.BytesIO() as other:
+        Image.new("RGB", (8, 8)).save(other, "TIFF")
+        tiff = other.getvalue()
+    for content in (b"", b"no picture", whole[: len(whole) // 2], tiff):
+        file.write_bytes(content)
+        refused("unreadable")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(file)
+    refused("8 bits a channel")
+    file.write_bytes(whole)
+    for limit in (64 * 64 - 1, 64 * 32 - 1):  # Pillow warns at the first, refuses at the second
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        refused("decompression bomb")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)
+    assert exemplars.read_folder(folder, 12).images.shape == (1, 12, 12, 3)
+
+
+def test_pictures_without_captions_are_left_out_aloud(tmp_path):
+    one, two = _pictures()
+    folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": one, "1": two, ".hidden": two})
+    (folder / "LICENSE").write_text("")
+    with pytest.warns(UserWarning, match=r"not in text\.json: 1\.png$"):
+        read = exemplars.read_folder(folder, 12)
+    assert read.names == ("0.png",)
+    (folder / "1.png").unlink()
+    with warnings.catch_warnings(action="error"):
+        exemplars.read_folder(folder, 12)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the ReVersion Benchmark's exemplars beside the repository")
+def test_the_benchmarks_folders():
+    swaps = []
+    for relation in ("carved_by", "inside", "painted_on"):
+        read = exemplars.read_folder(SHARED / relation, 32, check=prompts.inverse)
+        assert read.images.shape == (9, 32, 32, 3)
+        assert read.images.std() > 0.2
+        assert all(len(templates) == 2 for templates in read.templates)
+        for short, long in read.templates:
+            subject, object_ = short.split(" {} ")
+            assert prompts.inverse(short) == f"{object_} <R-inv> <R> {subject}"
+            assert prompts.inverse(long) == f"a photo of {object_} <R-inv> <R> {subject}"
+            swaps.append((subject, object_))
+    assert len(swaps) == 27
+    assert ("Michael Jackson", "T-shirt") in swaps

@@ -1,0 +1,151 @@
+import pytest
+
+from reversion_jax.inversion import prompts
+
+EXPLICIT = {"text": "a photo of {subject} {} {object}, at night", "subject": "cat", "object": "stone"}
+
+INVERTED = [
+    ("cat {} stone", "stone <R-inv> <R> cat"),
+    ("a photo of cat {} stone", "a photo of stone <R-inv> <R> cat"),
+    ("a photo of cat {} stone, on the beach", "a photo of stone <R-inv> <R> cat, on the beach"),
+    ("cat {} stone, on the beach, at night.", "stone <R-inv> <R> cat, on the beach, at night."),
+    # The article after the prefix is the entity's, and travels with it.
+    ("a photo of a cat {} a stone", "a photo of a stone <R-inv> <R> a cat"),
+    ("The photo of the cat {} an old stone", "The photo of an old stone <R-inv> <R> the cat"),
+    ("A cat {} the stone", "the stone <R-inv> <R> A cat"),
+    ("Michael Jackson {} T-shirt", "T-shirt <R-inv> <R> Michael Jackson"),
+    ("a photo of vegetables {} paper bag", "a photo of paper bag <R-inv> <R> vegetables"),
+    ("photo of cat {} stone", "photo of stone <R-inv> <R> cat"),
+    ("a close-up photo of cat {} stone", "a close-up photo of stone <R-inv> <R> cat"),
+    ("an oil painting of cat {} stone", "an oil painting of stone <R-inv> <R> cat"),
+    ("a picture of cat {} stone", "a picture of stone <R-inv> <R> cat"),
+    ("a rendering of cat {} stone", "a rendering of stone <R-inv> <R> cat"),
+    ("the cropped photo of cat {} stone", "the cropped photo of stone <R-inv> <R> cat"),
+    ("a black and white photo of cat {} stone", "a black and white photo of stone <R-inv> <R> cat"),
+    ("an illustration of cat {} stone", "an illustration of stone <R-inv> <R> cat"),
+    # A medium without "of" is an entity, a leading participle an adjective, and not all in -ing is a verb.
+    ("painting {} picture frame", "picture frame <R-inv> <R> painting"),
+    ("ocean {} swimming pool", "swimming pool <R-inv> <R> ocean"),
+    ("cat {} a painted wall", "a painted wall <R-inv> <R> cat"),
+    ("cat {} apartment building", "apartment building <R-inv> <R> cat"),
+    ("lamp {} white ceiling", "white ceiling <R-inv> <R> lamp"),
+    ("cat {} gold ring", "gold ring <R-inv> <R> cat"),
+    ("cat {} merry-go-round", "merry-go-round <R-inv> <R> cat"),
+    ("cat {} stone.", "stone <R-inv> <R> cat."),
+    ("  a photo of\tcat  {} stone ,  at night", "a photo of stone <R-inv> <R> cat, at night"),
+    (EXPLICIT, "a photo of stone <R-inv> <R> cat, at night"),
+]
+
+# The fault that the message has to name.
+UNCERTAIN = [
+    ("cat {} stone on the beach", '"on"'),
+    ("cat {} stone at night", '"at"'),
+    ("cat {} stone and dog", '"and"'),
+    ("cat {} stone wearing hat", '"wearing"'),
+    ("cat {} stone glowing", '"glowing"'),
+    ("cat {} stone painted red", '"painted"'),
+    ("cat {} standing", '"standing"'),
+    ("cat {} stone which is red", '"which"'),
+    ("cat {} stone outdoors", '"outdoors"'),
+    ("cat {} stone Under water", '"under"'),
+    ("cat in hat {} stone", '"in"'),
+    ("man sitting {} chair", '"sitting"'),
+    ("a marble bust of cat {} dog", '"of"'),
+    ("a photo of a statue of cat {} dog", '"of"'),
+    ("photography of cat {} dog", '"of"'),
+    ("a photo showing cat {} dog", '"showing"'),
+    ("cat {} bowl of rice", '"of"'),
+    ("cat {} stone. Night", '"."'),
+    ("cat {} stone | 4k", '"|"'),
+    ("cat {} stone (red)", '"("'),
+    ("at night, cat {} stone", "comma before {}"),
+    ("cat {}", "is empty"),
+    ("{} stone", "is empty"),
+    ("a photo of {} stone", "is empty"),
+    ("cat {} the", "is empty"),
+    ("cat {}, at night", "is empty"),
+]
+
+MALFORMED = [
+    ("cat stone", "0 {}"),
+    ("cat {} stone {} dog", "2 {}"),
+    ("cat {relation} stone {}", "braces besides {}"),
+    ("{subject} {} {object}", "braces besides {}"),
+    ("cat{} stone", "touches another word"),
+    ("cat {}stone", "touches another word"),
+    ("cat {} stone <R>", "placeholder"),
+    ("cat {} <r-inv> stone", "placeholder"),
+    (["cat {} stone"], "is a list"),
+    (EXPLICIT | {"subject": " "}, "no 'subject'"),
+    ({"text": EXPLICIT["text"], "subject": "cat"}, "no 'object'"),
+    (EXPLICIT | {"object": 3}, "no 'object'"),
+    (EXPLICIT | {"prefix": "a photo of"}, "unknown key 'prefix'"),
+    (EXPLICIT | {"text": "{subject} {}"}, "must hold"),
+    (EXPLICIT | {"text": "{subject} {object}"}, "must hold"),
+    (EXPLICIT | {"text": "{subject} {} {object} {}"}, "must hold"),
+    (EXPLICIT | {"text": "{subject} {} {object.__class__}"}, "must hold"),
+    (EXPLICIT | {"text": "{subject!r} {} {object}"}, "must hold"),
+    (EXPLICIT | {"text": "{subject} {} {object:>9}"}, "must hold"),
+    (EXPLICIT | {"text": "{subject} {} {object} }"}, "explicit form"),
+    (EXPLICIT | {"text": "{subject}{} {object}"}, "touches another word"),
+    (EXPLICIT | {"text": "{subject} {} {object} <R>"}, "placeholder"),
+    (EXPLICIT | {"subject": "{object}"}, "braces"),
+    (EXPLICIT | {"object": "<R>"}, "placeholder"),
+]
+
+
+@pytest.mark.parametrize(("template", "expected"), INVERTED)
+def test_inverse_swaps_entities_only(template, expected):
+    assert prompts.inverse(template) == expected
+
+
+@pytest.mark.parametrize(("template", "named"), UNCERTAIN)
+def test_what_is_uncertain_is_refused_with_a_remedy(template, named):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        prompts.inverse(template)
+    message = str(caught.value)
+    assert named in message
+    assert template in message
+    assert '"subject"' in message  # the explicit form, which mends every one of them
+    assert "\n" not in message
+    # Only the inversion is uncertain.
+    assert prompts.direct(template) == template.replace("{}", "<R>")
+
+
+@pytest.mark.parametrize(("template", "named"), MALFORMED)
+@pytest.mark.parametrize("make", [prompts.direct, prompts.inverse])
+def test_malformed_templates_are_refused(template, named, make):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        make(template)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_explicit_form_mends_what_is_uncertain():
+    template = {
+        "text": "at night {subject} {} {object} on a hill",
+        "subject": "bust of cat",
+        "object": "a dog",
+    }
+    assert prompts.direct(template) == "at night bust of cat <R> a dog on a hill"
+    assert prompts.inverse(template) == "at night a dog <R-inv> <R> bust of cat on a hill"
+
+
+@pytest.mark.parametrize("template", ["a photo of cat {} stone, at night", EXPLICIT])
+def test_direct_and_natural_prompts(template):
+    assert prompts.direct(template) == "a photo of cat <R> stone, at night"
+    assert prompts.natural(template, "carved into") == "a photo of cat carved into stone, at night"
+    with pytest.raises(ValueError, match="no words"):
+        prompts.natural(template, " ")
+
+
+def test_parse_gives_the_explicit_form():
+    parsed = prompts.parse("a photo of cat {} stone, at night")
+    assert (parsed.text, parsed.subject, parsed.object) == tuple(EXPLICIT.values())
+    assert parsed == prompts.parse(EXPLICIT)
+
+
+@pytest.mark.parametrize(("template", "_"), INVERTED)
+def test_inverting_twice_gives_the_direct_prompt(template, _):
+    again = prompts.inverse(prompts.inverse(template).replace("<R-inv> <R>", "{}"))
+    assert again.replace("<R-inv> ", "") == prompts.direct(template).replace(" ,", ",")
