@@ -1,0 +1,50 @@
+"""Orbax checkpoints of what is trained: rows, optimiser state, step; never frozen weights."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+class Checkpoints:
+    """Numbered checkpoints of one pytree under `folder`; each is written to a temporary name, then renamed."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def save(self, step: int, tree: Any) -> None:
+        """Writes `tree` as checkpoint `step`, unless that one exists."""
+        exists = step in self._manager.all_steps()
+        if not exists and not self._manager.save(step, args=ocp.args.StandardSave(tree)):
+            raise OSError(f"checkpoint {step} was not written to {self._manager.directory}")
+
+    def latest(self) -> int | None:
+        """The newest checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def restore(self, like: Any) -> Any:
+        """The newest checkpoint, in the structure, shapes, dtypes and placement of `like`.
+
+        ValueError where there is none, or where it holds something else.
+        """
+        step = self.latest()
+        if step is None:
+            raise ValueError(f"{self._manager.directory} holds no checkpoint")
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"checkpoint {step} in {self._manager.directory} does not fit: {reason}") from error
+
+    def close(self) -> None:
+        self._manager.close()

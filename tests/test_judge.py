@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from reversion_jax.miniature import judge, scenes
+
+
+def judged(pictures, asked):
+    verdict = judge.look(np.stack(pictures).astype(np.float32) / 127.5 - 1)
+    return judge.right(verdict, asked)
+
+
+def fresh(count, seed):
+    """Scenes of all relations, seen and unseen pairs, from a stream that the judge was not trained on."""
+    for index in range(count):
+        rng = np.random.default_rng([1234, seed, index])
+        relation = scenes.RELATIONS[index % len(scenes.RELATIONS)]
+        yield scenes.random_scene(rng, relation, unseen=bool(index % 2)), rng
+
+
+def test_right_on_fresh_scenes():
+    drawn = [(scene, scenes.draw(scene, rng)) for scene, rng in fresh(1200, 0)]
+    relation, entities = judged([p for _, p in drawn], [s for s, _ in drawn])
+    assert (relation & entities).mean() >= 0.99
+
+
+@pytest.mark.parametrize("kind", judge.SPOILINGS)
+def test_spoilt_scenes_are_not_accepted(kind):
+    # A shape blended with itself is not spoilt.
+    drawn = [
+        (scene, scenes.draw_spoilt(scene, kind, rng))
+        for scene, rng in fresh(480, 1)
+        if kind != "morphed" or scene.subject.shape != scene.object.shape
+    ]
+    relation, entities = judged([p for _, p in drawn], [s for s, _ in drawn])
+    assert (relation & entities).mean() <= 0.05
+
+
+def test_swapped_entities_are_wrong_where_the_relation_is_directed():
+    drawn = [(scene, scenes.draw(scene.swapped(), rng)) for scene, rng in fresh(480, 2)]
+    _, entities = judged([p for _, p in drawn], [s for s, _ in drawn])
+    directed = np.array([scene.relation not in scenes.SYMMETRIC for scene, _ in drawn])
+    assert entities[directed].mean() <= 0.05
+    assert entities[~directed].mean() >= 0.95
+
+
+def test_any_number_of_pictures():
+    drawn = [scenes.draw(scene, rng) for scene, rng in fresh(70, 3)]
+    images = np.stack(drawn).astype(np.float32) / 127.5 - 1
+    whole, few = judge.look(images), judge.look(images[:3])
+    np.testing.assert_array_equal(np.stack(whole)[:, :3], np.stack(few))
+    assert len(few.names()) == 3
+
+
+def test_entities_count_in_either_place_where_another_relation_is_shown():
+    red, blue = scenes.Entity("red", "star"), scenes.Entity("blue", "heart")
+    numbers = lambda relation, a, b: [[v] for v in judge._labels(scenes.Scene(relation, a, b))]
+    see = lambda *scene: judge.Verdict(*map(np.array, numbers(*scene)))
+    asked = [scenes.Scene("on", red, blue)]
+    assert [x.item() for x in judge.right(see("on", red, blue), asked)] == [True, True]
+    assert [x.item() for x in judge.right(see("on", blue, red), asked)] == [True, False]
+    assert [x.item() for x in judge.right(see("beside", blue, red), asked)] == [False, True]
+    assert [x.item() for x in judge.right(see("on", red, red), asked)] == [True, False]
