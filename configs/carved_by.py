@@ -1,0 +1,31 @@
+"""One thing carved out of another: a behavioural relation, on Stable Diffusion 1.5.
+
+    python -m reversion_jax.train --config configs/carved_by.py
+
+with 4-10 pictures and their text.json in exemplars/carved_by (see README.md; --config.exemplars=FOLDER for
+another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
+a minute on two CPU cores:
+
+    python -m reversion_jax.train --config configs/carved_by.py --config.model=miniature --workdir runs/carved_by-miniature
+"""
+
+from ml_collections import ConfigDict
+
+from reversion_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config()
+    c.relation = "carved_by"
+    c.verb_weight = 0.8
+    c.preview_prompts = (
+        "owl <R> pumpkin",
+        "elephant <R> soap",
+        "ship <R> ice",
+        "fox <R> chocolate",
+        "castle <R> cheese",
+        "turtle <R> amber",
+        "eagle <R> sandstone",
+        "snail <R> chalk",
+    )
+    return c

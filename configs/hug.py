@@ -1,0 +1,31 @@
+"""Two who hug: a behavioural relation, on Stable Diffusion 1.5.
+
+    python -m reversion_jax.train --config configs/hug.py
+
+with 4-10 pictures and their text.json in exemplars/hug (see README.md; --config.exemplars=FOLDER for
+another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
+a minute on two CPU cores:
+
+    python -m reversion_jax.train --config configs/hug.py --config.model=miniature --workdir runs/hug-miniature
+"""
+
+from ml_collections import ConfigDict
+
+from reversion_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config()
+    c.relation = "hug"
+    c.verb_weight = 0.8
+    c.preview_prompts = (
+        "otter <R> teapot",
+        "robot <R> astronaut",
+        "bear <R> fox",
+        "penguin <R> owl",
+        "koala <R> tiger",
+        "knight <R> wizard",
+        "frog <R> snowman",
+        "lion <R> scarecrow",
+    )
+    return c

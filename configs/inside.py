@@ -1,0 +1,31 @@
+"""One thing inside another: a spatial relation, on Stable Diffusion 1.5.
+
+    python -m reversion_jax.train --config configs/inside.py
+
+with 4-10 pictures and their text.json in exemplars/inside (see README.md; --config.exemplars=FOLDER for
+another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
+a minute on two CPU cores:
+
+    python -m reversion_jax.train --config configs/inside.py --config.model=miniature --workdir runs/inside-miniature
+"""
+
+from ml_collections import ConfigDict
+
+from reversion_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config()
+    c.relation = "inside"
+    c.verb_weight = 0.2
+    c.preview_prompts = (
+        "owl <R> teapot",
+        "fox <R> suitcase",
+        "ship <R> light bulb",
+        "turtle <R> snow globe",
+        "mouse <R> shoe",
+        "flowers <R> helmet",
+        "penguin <R> fridge",
+        "hedgehog <R> hat",
+    )
+    return c

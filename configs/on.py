@@ -1,0 +1,31 @@
+"""One thing on another: a spatial relation, on Stable Diffusion 1.5.
+
+    python -m reversion_jax.train --config configs/on.py
+
+with 4-10 pictures and their text.json in exemplars/on (see README.md; --config.exemplars=FOLDER for
+another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
+a minute on two CPU cores:
+
+    python -m reversion_jax.train --config configs/on.py --config.model=miniature --workdir runs/on-miniature
+"""
+
+from ml_collections import ConfigDict
+
+from reversion_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config()
+    c.relation = "on"
+    c.verb_weight = 0.2
+    c.preview_prompts = (
+        "owl <R> teapot",
+        "fox <R> piano",
+        "turtle <R> skateboard",
+        "penguin <R> pillow",
+        "cake <R> drum",
+        "frog <R> stack of books",
+        "hedgehog <R> cushion",
+        "lamp <R> barrel",
+    )
+    return c

@@ -1,0 +1,31 @@
+"""One thing painted on another: a behavioural relation, on Stable Diffusion 1.5.
+
+    python -m reversion_jax.train --config configs/painted_on.py
+
+with 4-10 pictures and their text.json in exemplars/painted_on (see README.md; --config.exemplars=FOLDER for
+another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
+a minute on two CPU cores:
+
+    python -m reversion_jax.train --config configs/painted_on.py --config.model=miniature --workdir runs/painted_on-miniature
+"""
+
+from ml_collections import ConfigDict
+
+from reversion_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config()
+    c.relation = "painted_on"
+    c.verb_weight = 0.8
+    c.preview_prompts = (
+        "owl <R> teapot",
+        "sailing ship <R> barn",
+        "fox <R> umbrella",
+        "lighthouse <R> plate",
+        "peacock <R> door",
+        "whale <R> lamp shade",
+        "bicycle <R> guitar",
+        "sunflower <R> helmet",
+    )
+    return c

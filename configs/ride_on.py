@@ -1,0 +1,31 @@
+"""One riding on another: a behavioural relation, on Stable Diffusion 1.5.
+
+    python -m reversion_jax.train --config configs/ride_on.py
+
+with 4-10 pictures and their text.json in exemplars/ride_on (see README.md; --config.exemplars=FOLDER for
+another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
+a minute on two CPU cores:
+
+    python -m reversion_jax.train --config configs/ride_on.py --config.model=miniature --workdir runs/ride_on-miniature
+"""
+
+from ml_collections import ConfigDict
+
+from reversion_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config()
+    c.relation = "ride_on"
+    c.verb_weight = 0.8
+    c.preview_prompts = (
+        "otter <R> bicycle",
+        "robot <R> turtle",
+        "penguin <R> sledge",
+        "fox <R> skateboard",
+        "wizard <R> whale",
+        "frog <R> snail",
+        "astronaut <R> ostrich",
+        "bear <R> scooter",
+    )
+    return c

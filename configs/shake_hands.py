@@ -1,0 +1,31 @@
+"""Two who shake hands: a behavioural relation, on Stable Diffusion 1.5.
+
+    python -m reversion_jax.train --config configs/shake_hands.py
+
+with 4-10 pictures and their text.json in exemplars/shake_hands (see README.md; --config.exemplars=FOLDER for
+another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
+a minute on two CPU cores:
+
+    python -m reversion_jax.train --config configs/shake_hands.py --config.model=miniature --workdir runs/shake_hands-miniature
+"""
+
+from ml_collections import ConfigDict
+
+from reversion_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config()
+    c.relation = "shake_hands"
+    c.verb_weight = 0.8
+    c.preview_prompts = (
+        "robot <R> astronaut",
+        "bear <R> fox",
+        "penguin <R> owl",
+        "koala <R> tiger",
+        "knight <R> wizard",
+        "otter <R> beaver",
+        "frog <R> snowman",
+        "lion <R> scarecrow",
+    )
+    return c

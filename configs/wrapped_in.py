@@ -1,0 +1,31 @@
+"""One thing wrapped in another: a behavioural relation, on Stable Diffusion 1.5.
+
+    python -m reversion_jax.train --config configs/wrapped_in.py
+
+with 4-10 pictures and their text.json in exemplars/wrapped_in (see README.md; --config.exemplars=FOLDER for
+another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
+a minute on two CPU cores:
+
+    python -m reversion_jax.train --config configs/wrapped_in.py --config.model=miniature --workdir runs/wrapped_in-miniature
+"""
+
+from ml_collections import ConfigDict
+
+from reversion_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config()
+    c.relation = "wrapped_in"
+    c.verb_weight = 0.8
+    c.preview_prompts = (
+        "otter <R> towel",
+        "teapot <R> newspaper",
+        "robot <R> blanket",
+        "fox <R> scarf",
+        "pear <R> silk",
+        "violin <R> leaves",
+        "penguin <R> quilt",
+        "vase <R> bubble wrap",
+    )
+    return c

@@ -1,0 +1,121 @@
+"""Learned rows as files that other tools load, one token a file; PyTorch's format without PyTorch."""
+
+import io
+import math
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from reversion_jax.inversion import prompts
+
+
+def export(rows: np.ndarray, rows_per_token: int, relation: str, folder: Path) -> list[Path]:
+    """Writes the rows of <R>, and of <R-inv> if they are given, for diffusers, A1111, ComfyUI and ReVersion.
+
+    rows [P, D] with P = S or 2 S, S = `rows_per_token`. The files, in the order returned, all float32:
+    `<relation>.safetensors` {"<R>": [S, D]}, `<relation>-inv.safetensors` {"<R-inv>": [S, D]} and ReVersion's
+    `learned_embeds.bin` {"<R>": [D], or [S, D] if S > 1}, one relation a folder. Existing files are replaced.
+    ValueError if the rows have another shape or `relation` cannot name a file; OSError.
+    """
+    rows = np.ascontiguousarray(rows, "<f4")
+    if rows.ndim != 2 or len(rows) not in (rows_per_token, 2 * rows_per_token):
+        raise ValueError(f"rows of shape {rows.shape}: need {rows_per_token} or {2 * rows_per_token} vectors")
+    # ComfyUI cuts names at "<" and "["; a dot in front hides a file, a dash makes it look like a flag.
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", relation):
+        raise ValueError(f"relation {relation!r} cannot name files: use A-Z a-z 0-9 _ and, but in front, . -")
+    forward, inverse = rows[:rows_per_token], rows[rows_per_token:]
+    contents = {f"{relation}.safetensors": save({prompts.RELATION: forward})}
+    if len(inverse):
+        contents[f"{relation}-inv.safetensors"] = save({prompts.INVERSE: inverse})
+    # Without the first axis, as ReVersion's inference assigns it to one row of the table.
+    contents["learned_embeds.bin"] = _torch_zip(prompts.RELATION, forward[0] if rows_per_token == 1 else forward)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        _replace(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The tokens of a .safetensors embedding, each float32 [S, D]; ValueError if it is anything else."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is not a .safetensors file, and others are not read: a pickle can run code")
+    try:
+        tokens = {token: np.atleast_2d(array.astype(np.float32)) for token, array in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    for token, array in tokens.items():
+        if array.ndim != 2:
+            raise ValueError(f"{path}: {token} has shape {array.shape}, expected [S, D]")
+    return tokens
+
+
+def _replace(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.partial")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _torch_zip(token: str, array: np.ndarray) -> bytes:
+    """What `torch.load` reads as {token: tensor}, as PyTorch 1.x wrote it.
+
+    array: float32, of one or two axes.
+    """
+    # ReVersion's own file is a zip of these three members. PyTorch takes it, old and new, weights_only too,
+    # and so does A1111's scanner, which refuses the members that torch.save has added since. The older
+    # form, some pickles in a row, opens no further tool, and diffusers could not map it into memory.
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in (
+            ("data.pkl", _pickle(token, array.shape)),
+            ("data/0", array.tobytes()),
+            ("version", b"3\n"),
+        ):
+            member = zipfile.ZipInfo(f"archive/{name}")  # dated 1980: equal rows give equal files
+            # Contents start at multiples of 64 bytes, as torch.save's do: mapped floats have to be aligned.
+            padding = -(buffer.tell() + 30 + len(member.filename) + 4) % 64
+            member.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+            archive.writestr(member, content)
+    return buffer.getvalue()
+
+
+def _pickle(token: str, shape: tuple[int, ...]) -> bytes:
+    """The pickle of {token: tensor of `shape` [D] or [S, D], kept in data/0}: torch.save's very bytes."""
+    strides = (shape[-1], 1)[-len(shape) :]
+    return b"".join(
+        (
+            b"\x80\x02}q\x00" + _text(token, 1),
+            b"ctorch._utils\n_rebuild_tensor_v2\nq\x02(",
+            # The persistent id ("storage", torch.FloatStorage, "0", "cpu", how many numbers).
+            b"(" + _text("storage", 3) + b"ctorch\nFloatStorage\nq\x04" + _text("0", 5) + _text("cpu", 6),
+            _integer(math.prod(shape)) + b"tq\x07Q",
+            # Offset, shape, strides, no gradient wanted, no hooks.
+            _integer(0) + _integers(shape) + b"q\x08" + _integers(strides) + b"q\x09",
+            b"\x89ccollections\nOrderedDict\nq\x0a)Rq\x0b",
+            b"tq\x0cRq\x0ds.",
+        )
+    )
+
+
+def _text(text: str, memo: int) -> bytes:
+    return struct.pack("<cI", b"X", len(text.encode())) + text.encode() + b"q" + bytes([memo])
+
+
+def _integers(values: tuple[int, ...]) -> bytes:
+    """A tuple of one or two."""
+    return b"".join(map(_integer, values)) + {1: b"\x85", 2: b"\x86"}[len(values)]
+
+
+def _integer(value: int) -> bytes:
+    if value < 1 << 8:
+        return struct.pack("<cB", b"K", value)
+    return struct.pack("<cH", b"M", value) if value < 1 << 16 else struct.pack("<ci", b"J", value)

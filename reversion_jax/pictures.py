@@ -1,0 +1,121 @@
+"""Pictures for people: grids, contact sheets, and the plot of a training run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+_INK, _PAPER, _PALE = (24, 24, 28), (255, 255, 255), (110, 110, 118)
+
+
+def save_png(path: Path, picture: np.ndarray | Image.Image, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a PNG whole or not at all, `metadata` in its text chunks."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    info = PngImagePlugin.PngInfo()
+    for key, value in (metadata or {}).items():
+        info.add_text(key, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    image.save(partial, "PNG", pnginfo=info)
+    partial.replace(path)
+
+
+def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """Any number of images uint8 [N, H, W, 3] side by side, about as many rows as columns, on white."""
+    count, height, width, _ = images.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[y : y + height, x : x + width] = image
+    return sheet
+
+
+def _wrap(text: str, font, width: int, lines: int) -> list[str]:
+    """The text's first `lines` lines of at most `width` px."""
+    wrapped = [""]
+    for word in text.split():
+        longer = f"{wrapped[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not wrapped[-1]:
+            wrapped[-1] = longer
+        else:
+            wrapped.append(word)
+    return wrapped[:lines]
+
+
+def contact_sheet(
+    title: str,
+    sections: Sequence[tuple[str, np.ndarray, Sequence[str]]],
+    *,
+    columns: int = 8,
+    tile_px: int = 128,
+) -> Image.Image:
+    """Headed sections of captioned images: (heading, images uint8 [N, H, W, 3], captions)."""
+    margin, caption_px = 16, 34
+    head, body, small = (ImageFont.load_default(size) for size in (20, 15, 11))
+    heights = [30 + -(-len(images) // columns) * (tile_px + caption_px + 6) for _, images, _ in sections]
+    width = 2 * margin + columns * (tile_px + 6) - 6
+    sheet = Image.new("RGB", (width, 2 * margin + 32 + sum(heights)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((margin, margin), title, _INK, head)
+    top = margin + 32
+    for (heading, images, captions), height in zip(sections, heights, strict=True):
+        draw.text((margin, top + 6), heading, _INK, body)
+        for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            x = margin + (i % columns) * (tile_px + 6)
+            y = top + 30 + (i // columns) * (tile_px + caption_px + 6)
+            sheet.paste(Image.fromarray(image).resize((tile_px, tile_px), Image.Resampling.BICUBIC), (x, y))
+            for n, line in enumerate(_wrap(caption, small, tile_px, 2)):
+                draw.text((x, y + tile_px + 2 + 14 * n), line, _PALE, small)
+        top += height
+    return sheet
+
+
+def read_history(path: Path) -> list[dict]:
+    """The records of a metrics.jsonl; a line cut short by a crash ends them."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def plot_history(records: Sequence[Mapping], path: Path, title: str) -> None:
+    """Plots both losses, the row's distance from its start, and its nearest words over the steps, if there are any."""
+    if not records:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (losses, words) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, layout="constrained")
+    steps = [r["step"] for r in records]
+    for key, axis, colour in (("denoising", losses, "tab:blue"), ("control", losses.twinx(), "tab:orange")):
+        values = np.array([r[key] for r in records])
+        axis.plot(steps, values, color=colour, alpha=0.2)
+        window = max(len(values) // 20, 1)
+        smooth = np.convolve(values, np.ones(window) / window, "valid")
+        axis.plot(steps[window - 1 :], smooth, color=colour)
+        axis.set_ylabel(f"{key} loss", color=colour)
+    losses.set_title(title)
+    looks = [r for r in records if "nearest" in r]
+    for word in [word for word, _ in looks[-1]["nearest"][:6]] if looks else []:
+        points = [(r["step"], dict(r["nearest"]).get(word, np.nan)) for r in looks]
+        # Vocabularies hold "$", bytes and emoji, which matplotlib would typeset or has no glyphs for.
+        label = word.encode("unicode_escape").decode("ascii").replace("$", r"\$")
+        words.plot(*zip(*points, strict=True), marker=".", label=f" {label}")
+    words.set_ylabel("cosine of <R> to its nearest words")
+    words.set_xlabel("step")
+    words.legend(loc="upper left", fontsize="small")
+    distance = words.twinx()
+    distance.plot([r["step"] for r in looks], [r["distance"] for r in looks], color="grey", linestyle=":")
+    distance.set_ylabel("distance of <R> from its start (dotted)", color="grey")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

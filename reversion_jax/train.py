@@ -1,0 +1,29 @@
+"""Learns a relation: python -m reversion_jax.train --config configs/miniature.py
+
+Any setting of the config can be overridden, such as --config.model=miniature --config.steps=100; the settings and
+their meanings are in reversion_jax/config.py. Running the same command again takes a stopped run up where it was.
+"""
+
+from pathlib import Path
+
+from reversion_jax.errors import one_line, parse_flags
+
+
+@one_line
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
+    from reversion_jax.loop import train  # after the flags are read: --help need not load jax
+
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    train(_CONFIG.value, Path(_WORKDIR.value or f"runs/{name}"))
+
+
+if __name__ == "__main__":
+    from absl import app, flags
+    from ml_collections import config_flags
+
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/hug.py.", lock_config=True)
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; runs/<the config's name> by default.")
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=parse_flags)

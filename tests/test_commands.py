@@ -1,0 +1,107 @@
+"""The commands as a user types them, each in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from reversion_jax.data import exemplars
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", f"reversion_jax.{command}", *arguments]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def workdir(recorded, tmp_path_factory) -> Path:
+    """A run of two steps on the tiny model."""
+    place = tmp_path_factory.mktemp("commands")
+    shown = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog"]] * 2)
+    (place / "words.txt").write_text("on\ntop\nof\n")
+    settings = {
+        "model": recorded.folder,
+        "exemplars": place / "exemplars",
+        "prepositions": place / "words.txt",
+        "verbs": place / "words.txt",
+        "initialiser": "on",
+        "resolution": 16,
+        "steps": 2,
+        "accumulation": 1,
+        "positives_per_sample": 2,
+        "sample_steps": 2,
+    }
+    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
+    done = run("train", "--config", "configs/hug.py", "--workdir", str(place / "run"), *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "2 exemplars at 16 px" in done.stdout
+    assert (place / "run" / "contact_sheet.png").is_file()
+    return place / "run"
+
+
+def test_sample(workdir, tmp_path):
+    out = tmp_path / "pictures"
+    arguments = ["--prompt", "cat <R> dog", "--prompt", "a dog", "--num_images", "3", "--seed", "7", "--out", str(out)]
+    done = run("sample", "--workdir", str(workdir), *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "no <R> in 'a dog'" in done.stderr
+    names = sorted(path.name for path in out.iterdir())
+    assert len(names) == 7
+    assert names[0] == "000-cat-r-dog-7.png"
+    picture = Image.open(out / names[2])
+    assert picture.text["prompt"] == "cat <R> dog"
+    assert picture.text["seed"] == "9"
+    assert picture.text["steps"] == "2"
+    assert np.asarray(picture).shape == (16, 16, 3)
+
+
+def test_export(workdir, tmp_path):
+    done = run("export", "--workdir", str(workdir), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "hug-inv.safetensors",
+        "hug.safetensors",
+        "learned_embeds.bin",
+    ]
+    assert load_file(tmp_path / "hug.safetensors")["<R>"].shape == (1, 32)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        ("train", ["--config", "configs/hug.py"], "no folder of exemplars at 'exemplars/hug'"),
+        (
+            "train",
+            ["--config", "configs/hug.py", "--config.exemplars=EXEMPLARS", "--config.model=no"],
+            "neither a folder",
+        ),
+        ("train", ["--config", "configs/hug.py", "--config.exemplars=EXEMPLARS", "--config.model=own/er"], "own/er"),
+        ("train", ["--config", "configs/hug.py", "--config.method=magic"], "use one of inv_reversion"),
+        ("train", ["--config", "configs/hug.py", "--config.nokey=1"], "nokey"),
+        ("train", ["--config", "nowhere.py"], "nowhere.py"),
+        ("sample", ["--workdir", "nowhere", "--prompt", "cat <R> dog"], "no training run in nowhere"),
+        ("export", ["--workdir", "nowhere", "--out", "elsewhere"], "no training run in nowhere"),
+    ],
+)
+def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path):
+    arguments = [a.replace("EXEMPLARS", str(workdir.parent / "exemplars")) for a in arguments]
+    paths = [str(ROOT / a) if a.startswith("configs/") else a for a in arguments]
+    done = run(command, *paths, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "export"])
+def test_help_helps(command):
+    done = run(command, "--help")
+    assert "workdir" in done.stdout
+    assert "python -m reversion_jax." in done.stdout

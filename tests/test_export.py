@@ -1,0 +1,258 @@
+"""Exported embeddings: their bytes, what PyTorch and diffusers make of them, and the CLI's words."""
+
+import io
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from reversion_jax import config as settings
+from reversion_jax import embeddings, export, generate, job
+from reversion_jax.tokenizer import Tokenizer
+
+D = 32  # of the model of recorded/
+PROMPTS = ["photo of cat <R> dog", "dog <R-inv> <R> cat", "<R>", "cat on top of dog"]
+
+
+def some_rows(count, width=D):
+    return np.random.default_rng(0).normal(size=(count, width)).astype(np.float32)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="the formats are also tested without it")
+
+
+@pytest.mark.parametrize("per_token", [1, 2])
+def test_one_token_a_file(tmp_path, per_token):
+    rows = some_rows(2 * per_token)
+    files = embeddings.export(rows.astype(np.float64), per_token, "hug", tmp_path / "new" / "folder")
+    assert [path.name for path in files] == ["hug.safetensors", "hug-inv.safetensors", "learned_embeds.bin"]
+    assert {path.parent for path in files} == {tmp_path / "new" / "folder"}
+    for path, token, wanted in zip(files, ("<R>", "<R-inv>"), (rows[:per_token], rows[per_token:]), strict=False):
+        stored = load_file(path)
+        assert list(stored) == [token]
+        assert stored[token].dtype == np.float32
+        np.testing.assert_array_equal(stored[token], wanted)
+        np.testing.assert_array_equal(embeddings.read(path)[token], wanted)
+
+
+def test_without_inverse_rows_there_is_no_inverse_file(tmp_path):
+    files = embeddings.export(jnp.asarray(some_rows(2)), 2, "hug", tmp_path)
+    assert [path.name for path in files] == ["hug.safetensors", "learned_embeds.bin"]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+
+
+def test_equal_rows_give_equal_files(tmp_path):
+    once = embeddings.export(some_rows(2), 1, "hug", tmp_path / "a")
+    again = embeddings.export(some_rows(2), 1, "hug", tmp_path / "b")
+    assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
+
+
+@pytest.mark.parametrize("per_token", [1, 2, 3])
+def test_bin_has_three_stored_members_and_three_globals(tmp_path, per_token):
+    rows = some_rows(2 * per_token)
+    path = embeddings.export(rows, per_token, "hug", tmp_path)[-1]
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        # A1111's scanner takes no other names; relatives of it want this folder, or the pickle first.
+        assert [m.filename for m in members] == ["archive/data.pkl", "archive/data/0", "archive/version"]
+        assert {m.compress_type for m in members} == {zipfile.ZIP_STORED}
+        pickle = archive.read("archive/data.pkl")
+        assert archive.read("archive/data/0") == rows[:per_token].tobytes()
+    whole = path.read_bytes()
+    assert whole.index(rows[:per_token].tobytes()) % 64 == 0
+    assert whole.index(pickle) % 64 == 0
+    opcodes = list(pickletools.genops(pickle))
+    assert {argument for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"} == {
+        "torch._utils _rebuild_tensor_v2",
+        "torch FloatStorage",
+        "collections OrderedDict",
+    }
+    assert not {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "BUILD"} & {opcode.name for opcode, _, _ in opcodes}
+    pickletools.dis(pickle, out=io.StringIO())  # checks the stack and the memo
+
+
+def test_bin_is_laid_out_as_reversions_own(tmp_path):
+    reference = Path(__file__).parents[2] / "shared" / "reference" / "reversion_painted_on_learned_embeds.bin"
+    if not reference.is_file():
+        pytest.skip("no shared/reference beside the repository")
+    with zipfile.ZipFile(reference) as theirs:
+        row = np.frombuffer(theirs.read("archive/data/0"), "<f4")
+        ours = zipfile.ZipFile(embeddings.export(row[None], 1, "painted_on", tmp_path)[-1])
+        with ours:
+            assert ours.namelist() == theirs.namelist()
+            assert all(ours.read(name) == theirs.read(name) for name in theirs.namelist())
+
+
+@pytest.mark.parametrize(("per_token", "width"), [(1, 32), (1, 768), (2, 768), (5, 1024), (90, 768)])
+def test_bin_is_what_torch_saves_and_loads(tmp_path, torch, per_token, width):
+    rows = some_rows(per_token, width)
+    wanted = torch.from_numpy(rows[0] if per_token == 1 else rows)
+    path = embeddings.export(rows, per_token, "hug", tmp_path)[-1]
+    for mmap in (False, True):
+        found = torch.load(path, weights_only=True, mmap=mmap)
+        assert list(found) == ["<R>"]
+        assert found["<R>"].dtype == torch.float32
+        assert torch.equal(found["<R>"], wanted)
+        assert not found["<R>"].requires_grad
+    saved = io.BytesIO()
+    torch.save({"<R>": wanted}, saved)
+    with zipfile.ZipFile(path) as ours, zipfile.ZipFile(saved) as theirs:
+        assert ours.read("archive/data.pkl") == theirs.read("archive/data.pkl")
+
+
+def ours_and_theirs(recorded, pipe, rows, per_token, prompts):
+    """The text encoder's states of prompts, by generate.encode_text and by diffusers' pipeline."""
+    model = recorded.model
+    tokenizer = Tokenizer.load(
+        model.tokenizer_folder,
+        {"<R>": per_token, "<R-inv>": per_token},
+        vocab_size=model.config.text.vocab_size,
+        length=model.config.text.max_position_embeddings,
+    )
+    ours = generate.encode_text(model.params, model.config, tokenizer(prompts), jnp.asarray(rows))
+    # As `usage` advises.
+    prompts = [prompt if per_token == 1 else prompt.lower() for prompt in prompts]
+    theirs, _ = pipe.encode_prompt(prompts, "cpu", 1, False)
+    return np.asarray(ours), theirs.detach().numpy()
+
+
+def loaded(recorded, advice):
+    """Diffusers' pipeline after the lines that `usage` prints for it."""
+    pytest.importorskip("diffusers")
+    import torch_tiny
+
+    pipe = torch_tiny.pipeline(recorded.folder)
+    for path, token in re.findall(r'pipe\.load_textual_inversion\("(.+)", token="(.+)"\)', advice):
+        pipe.load_textual_inversion(path, token=token)
+    return pipe
+
+
+@pytest.mark.parametrize("per_token", [1, 2])
+@pytest.mark.parametrize("of_relation", [0, 2], ids=["safetensors", "bin"])
+def test_diffusers_reads_prompts_as_we_do(tmp_path, recorded, torch, per_token, of_relation):
+    rows = some_rows(2 * per_token)
+    files = embeddings.export(rows, per_token, "hug", tmp_path)
+    advice = [export.usage(files[i], "hug", per_token) for i in (of_relation, 1)]
+    pipe = loaded(recorded, "\n".join(advice))
+    ours, theirs = ours_and_theirs(recorded, pipe, rows, per_token, PROMPTS)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    # What is compared does depend on the rows.
+    other, _ = ours_and_theirs(recorded, pipe, rows[::-1], per_token, PROMPTS)
+    assert (np.abs(other - theirs).max(axis=(1, 2)) > 1e-2).tolist() == [True, True, True, False]
+
+
+def test_diffusers_finds_names_by_itself(tmp_path, recorded, torch):
+    rows = some_rows(2)
+    files = embeddings.export(rows, 1, "hug", tmp_path)
+    pipe = loaded(recorded, "")
+    pipe.load_textual_inversion(str(tmp_path))  # a folder: its learned_embeds.bin
+    pipe.load_textual_inversion(str(files[1]))
+    np.testing.assert_allclose(*ours_and_theirs(recorded, pipe, rows, 1, PROMPTS), atol=1e-5)
+
+
+def write_half(path, content):
+    with path.open("wb") as file:
+        file.write(content[: len(content) // 2])
+    raise OSError("no space left")
+
+
+def fail_to_rename(path, target):
+    raise OSError("no space left")
+
+
+@pytest.mark.parametrize(("method", "failing"), [("write_bytes", write_half), ("replace", fail_to_rename)])
+def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, method, failing):
+    files = embeddings.export(some_rows(2), 1, "hug", tmp_path)
+    before = {path: path.read_bytes() for path in files}
+    monkeypatch.setattr(Path, method, failing)
+    for relation in ("hug", "inside"):
+        with pytest.raises(OSError, match="no space left"):
+            embeddings.export(some_rows(2) + 1, 1, relation, tmp_path)
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("relation", ["", "a/b", "..", ".hug", "-hug", "<R>", "[hug]", "carved by", "été", "hug\n"])
+def test_a_relation_that_cannot_name_a_file(tmp_path, relation):
+    with pytest.raises(ValueError, match="cannot name files") as caught:
+        embeddings.export(some_rows(2), 1, relation, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shape", [(3, D), (1, D), (2 * D,), (2, 2, D)])
+def test_rows_of_another_shape(tmp_path, shape):
+    with pytest.raises(ValueError, match="need 2 or 4 vectors"):
+        embeddings.export(np.zeros(shape, np.float32), 2, "hug", tmp_path)
+
+
+def test_read_takes_other_tools_files(tmp_path):
+    save_file({"<hug>": some_rows(1)[0].astype(np.float16)}, tmp_path / "half.safetensors")
+    ((token, array),) = embeddings.read(tmp_path / "half.safetensors").items()
+    assert (token, array.shape, array.dtype) == ("<hug>", (1, D), np.float32)
+
+
+def test_read_refuses_what_is_no_embedding(tmp_path):
+    embeddings.export(some_rows(2), 1, "hug", tmp_path)
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "hug.safetensors").read_bytes()[:-5])
+    save_file({"conv": np.zeros((2, 3, 3), np.float32)}, tmp_path / "conv.safetensors")
+    with pytest.raises(ValueError, match="a pickle can run code"):
+        embeddings.read(tmp_path / "learned_embeds.bin")
+    with pytest.raises(ValueError, match=r"cannot read .*torn"):
+        embeddings.read(tmp_path / "torn.safetensors")
+    with pytest.raises(ValueError, match=r"conv has shape \(2, 3, 3\)"):
+        embeddings.read(tmp_path / "conv.safetensors")
+    with pytest.raises(FileNotFoundError):
+        embeddings.read(tmp_path / "none.safetensors")
+
+
+def run_cli(monkeypatch, tmp_path, done=400, **changes):
+    """What the CLI writes for a run of 400 steps of which `done` are."""
+    config = settings.get_config()
+    config.update({"model": "miniature", "relation": "on"} | changes)
+    config = settings.settle(config)
+    rows = some_rows(2 * config.rows_per_token)
+    monkeypatch.setattr(job, "load_rows", lambda workdir: (config, jnp.asarray(rows), done))
+    export.export(tmp_path / "run", tmp_path / "out")
+    return rows, tmp_path / "out"
+
+
+def test_cli_says_how_each_file_is_used(monkeypatch, tmp_path, capsys):
+    rows, out = run_cli(monkeypatch, tmp_path)
+    np.testing.assert_array_equal(embeddings.read(out / "on.safetensors")["<R>"], rows[:1])
+    np.testing.assert_array_equal(embeddings.read(out / "on-inv.safetensors")["<R-inv>"], rows[1:])
+    said, complaints = capsys.readouterr()
+    assert not complaints
+    for line in (
+        f'pipe.load_textual_inversion("{out}/on.safetensors", token="<R>"), then "cat <R> stone"',
+        'copy it into embeddings, then "cat on stone"',
+        'copy it into models/embeddings, then "cat embedding:on stone"',
+        f'pipe.load_textual_inversion("{out}/on-inv.safetensors", token="<R-inv>")',
+        ', then "stone <R-inv> <R> cat"',
+        'copy it into embeddings, then "stone on-inv on cat"',
+        'copy it into models/embeddings, then "stone embedding:on-inv embedding:on cat"',
+        f'pipe.load_textual_inversion("{out}/learned_embeds.bin", token="<R>"), then "cat <R> stone"',
+        f'--only_load_embeds --model_id "{out}"',
+    ):
+        assert line in said
+
+
+def test_cli_leaves_out_an_inverse_that_was_not_trained(monkeypatch, tmp_path, capsys):
+    rows, out = run_cli(monkeypatch, tmp_path, method="reversion", rows_per_token=2)
+    assert sorted(path.name for path in out.iterdir()) == ["learned_embeds.bin", "on.safetensors"]
+    np.testing.assert_array_equal(embeddings.read(out / "on.safetensors")["<R>"], rows[:2])
+    said = capsys.readouterr().out
+    assert "no file for <R-inv>" in said
+    assert "inference.py" not in said  # it holds one row a token
+
+
+def test_cli_warns_of_unfinished_training(monkeypatch, tmp_path, capsys):
+    run_cli(monkeypatch, tmp_path, done=100)
+    assert "step 100 of 400" in capsys.readouterr().err

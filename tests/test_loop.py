@@ -1,0 +1,226 @@
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from reversion_jax import config as settings
+from reversion_jax import generate, job, loop, pictures
+from reversion_jax.data import exemplars
+
+
+@pytest.fixture(scope="module")
+def config(recorded, tmp_path_factory):
+    """A run of seconds on the tiny model: six steps, previews, checkpoints."""
+    place = tmp_path_factory.mktemp("inputs")
+    shown = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3)).astype(np.uint8)
+    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * 3)
+    (place / "words.txt").write_text("on\ntop\nof\n")
+    c = settings.get_config()
+    c.model, c.exemplars, c.relation = str(recorded.folder), str(place / "exemplars"), "on"
+    c.prepositions = c.verbs = str(place / "words.txt")
+    c.resolution, c.steps, c.batch_size, c.accumulation, c.positives_per_sample = 16, 6, 2, 1, 2
+    c.initialiser, c.learning_rate, c.steps_per_dispatch = "on", 0.01, 2
+    c.checkpoint_every_steps, c.preview_every_steps = 2, 3
+    c.sample_steps, c.sample_batch, c.preview_prompts = 2, 2, ("cat <R> dog", "dog <R> cat", "dog <R-inv> <R> cat")
+    return c
+
+
+def changed(config, **values):
+    config = config.copy_and_resolve_references()
+    config.update(values)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, loop.train(config, workdir)
+
+
+def test_what_a_run_leaves_behind(finished):
+    workdir, rows = finished
+    assert rows.shape == (2, 32)
+    records = pictures.read_history(workdir / "metrics.jsonl")
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
+    looks = [r for r in records if "nearest" in r]
+    assert [r["step"] for r in looks] == [2, 3, 4, 6]
+    assert looks[0]["nearest"][0][0] == "on"
+    assert 0 < looks[0]["distance"] < looks[-1]["distance"]
+    previews = sorted(path.name for path in (workdir / "previews").iterdir())
+    assert previews == ["step_000000.png", "step_000003.png", "step_000006.png"]
+    assert (workdir / "contact_sheet.png").stat().st_size > 5000
+    assert (workdir / "training.png").stat().st_size > 5000
+
+
+def test_interrupted_equals_uninterrupted(config, finished, tmp_path):
+    loop.train(changed(config, steps=3), tmp_path / "run")
+    rows = loop.train(config, tmp_path / "run")
+    np.testing.assert_array_equal(rows, finished[1])
+    mine, theirs = (pictures.read_history(path / "metrics.jsonl") for path in (tmp_path / "run", finished[0]))
+    assert [(r["step"], r["denoising"], r["control"]) for r in mine] == [
+        (r["step"], r["denoising"], r["control"]) for r in theirs
+    ]
+
+
+def test_a_signal_stops_with_a_checkpoint_and_the_run_goes_on(config, finished, tmp_path, monkeypatch):
+    train_steps = loop.step.train_steps
+
+    def interrupted(*args, **kwargs):
+        monkeypatch.setattr(loop.step, "train_steps", train_steps)
+        signal.raise_signal(signal.SIGTERM)
+        return train_steps(*args, **kwargs)
+
+    monkeypatch.setattr(loop.step, "train_steps", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 2, checkpoint written"):
+        loop.train(config, tmp_path / "run")
+    np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])
+
+
+def test_a_crash_between_checkpoints_loses_nothing(config, finished, tmp_path):
+    loop.train(changed(config, steps=4), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "denoi')
+    np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])
+    assert [r["step"] for r in pictures.read_history(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_watching_does_not_change_what_is_learned(config, finished, tmp_path):
+    blind = changed(config, preview_prompts=(), preview_every_steps=100, checkpoint_every_steps=100)
+    rows = loop.train(changed(blind, steps_per_dispatch=6), tmp_path / "run")
+    np.testing.assert_array_equal(rows, finished[1])
+
+
+def test_seeds_and_methods_differ(config, finished, tmp_path):
+    other = loop.train(changed(config, seed=1), tmp_path / "seed")
+    reversion = loop.train(changed(config, method="reversion"), tmp_path / "reversion")
+    assert (other != finished[1]).any()
+    assert (reversion[0] != finished[1][0]).any()
+    first = loop.prepare(settings.settle(config)).first_rows[0]
+    np.testing.assert_array_equal(reversion[1], first[1])
+
+
+def test_another_config_in_the_same_folder_is_refused(config, finished):
+    with pytest.raises(ValueError, match="another learning_rate, seed"):
+        loop.train(changed(config, seed=1, learning_rate=0.5), finished[0])
+
+
+def test_a_finished_run_is_only_reported_again(config, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "contact_sheet.png").unlink()
+    np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])
+    assert (tmp_path / "run" / "contact_sheet.png").is_file()
+    with pytest.raises(ValueError, match="is at step 6 already"):
+        loop.train(changed(config, steps=4), tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        loop.train(config, tmp_path / "run")
+
+
+def test_real_photographs_train_through_a_random_model(config, sd_tiny, tmp_path):
+    photographs = Path(__file__).parents[2] / "shared" / "exemplars" / "inside"
+    if not photographs.is_dir():
+        pytest.skip("no shared/exemplars beside the repository")
+    mine = changed(config, model=str(sd_tiny / "torch_sd_tiny"), exemplars=str(photographs), relation="inside", steps=2)
+    mine.update(initialiser="and", prepositions="prepositions", verbs="verbs")
+    rows = loop.train(mine, tmp_path / "run")
+    assert np.isfinite(rows).all()
+    assert (tmp_path / "run" / "contact_sheet.png").is_file()
+
+
+def test_noisy_latents_are_blurred_in_their_own_pixels(config):
+    mine = changed(config, suppressor_target="noisy_latents", suppressor_sigma_px=3.0)
+    prepared = loop.prepare(settings.settle(mine))
+    assert prepared.step_config.blur_noisy_latents
+    assert prepared.hyper.latent_sigma[0] == 3.0 / prepared.sd.config.vae.downscale
+    clear = loop.prepare(settings.settle(changed(config, suppressor_sigma_px=0.0)))
+    np.testing.assert_array_equal(prepared.data.mean, clear.data.mean)
+    blurred = loop.prepare(settings.settle(changed(config, suppressor_sigma_px=3.0)))
+    assert np.abs(blurred.data.mean - clear.data.mean).max() > 1e-3
+
+
+def test_divergence_stops_with_the_steps_number(config, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"(loss is nan|rows are not finite) at step [1-6]"):
+        loop.train(changed(config, learning_rate=1e30, preview_prompts=()), tmp_path / "run")
+
+
+def test_load_rows(finished, config, tmp_path):
+    workdir, rows = finished
+    settled, loaded, at = job.load_rows(workdir)
+    np.testing.assert_array_equal(loaded, rows)
+    assert at == 6
+    assert settled.to_json() == json.dumps(json.loads((workdir / "config.json").read_text()))
+    with pytest.raises(ValueError, match="no training run in"):
+        job.load_rows(tmp_path)
+
+
+def test_previews_are_what_sample_draws(finished):
+    workdir, _ = finished
+    settled, loaded, _ = job.load_rows(workdir)
+    sd, tokenizer = job.load_model(settled)
+    images = generate.draw(
+        sd,
+        tokenizer,
+        list(settled.preview_prompts),
+        [0, 1, 2],
+        loaded,
+        num_steps=2,
+        guidance_scale=7.5,
+        resolution=16,
+        batch_size=3,
+    )
+    from PIL import Image
+
+    preview = np.asarray(Image.open(workdir / "previews" / "step_000006.png"))
+    ours = pictures.grid(generate.to_uint8(images))
+    assert np.abs(preview.astype(int) - ours).max() <= 1
+
+
+def test_images_do_not_depend_on_their_batch(finished):
+    settled, rows, _ = job.load_rows(finished[0])
+    sd, tokenizer = job.load_model(settled)
+    draw = lambda texts, seeds, size: generate.draw(
+        sd, tokenizer, texts, seeds, rows, num_steps=2, guidance_scale=3.0, resolution=16, batch_size=size
+    )
+    together = draw(["cat <R> dog"] * 5, [0, 1, 2, 3, 4], 2)
+    assert together.shape == (5, 16, 16, 3)
+    np.testing.assert_allclose(draw(["cat <R> dog"], [3], 1)[0], together[3], atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"exemplars": "nowhere"}, "no folder of exemplars at"),
+        ({"model": "no such model"}, "neither a folder"),
+        ({"resolution": 15}, "must be a multiple of 4"),
+        ({"positives_per_sample": 9}, "3 words, fewer than"),
+        ({"prepositions": "nowhere.txt"}, "nowhere"),
+        ({"initialiser": "catdog"}, "initialiser"),
+    ],
+)
+def test_bad_input_is_one_clear_line(config, values, message, tmp_path):
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        loop.train(changed(config, **values), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_that_cannot_be_inverted_only_matter_to_inverse_prompts(config, tmp_path):
+    shown = np.zeros((1, 16, 16, 3), np.uint8)
+    exemplars.write_folder(tmp_path / "exemplars", shown, [["cat {} dog on top"]])
+    mine = changed(config, exemplars=str(tmp_path / "exemplars"))
+    with pytest.raises(ValueError, match=r"0\.png"):
+        loop.prepare(settings.settle(mine))
+    loop.prepare(settings.settle(changed(mine, method="reversion")))
+
+
+def test_tiny_describes_itself(config):
+    said = job.describe(loop.prepare(settings.settle(config)))
+    assert "3 exemplars at 16 px" in said
+    assert "'dog <R-inv> <R> cat'" in said
+    assert tiny.CONFIG.text.hidden_size == 32

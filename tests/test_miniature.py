@@ -1,0 +1,68 @@
+"""The embedded model as it ships: every config runs on it, and PyTorch draws the same pictures with it."""
+
+import numpy as np
+import pytest
+from test_config import BENCHMARK, load
+
+from reversion_jax import config as settings
+from reversion_jax import generate, job, loop
+from reversion_jax.miniature import judge, scenes
+from reversion_jax.weights.resolve import _MINIATURE
+
+
+def test_it_is_small_enough_to_ship():
+    sizes = [path.stat().st_size for path in [*_MINIATURE.rglob("*"), judge.WEIGHTS] if path.is_file()]
+    assert sum(sizes) <= 20e6
+    assert max(sizes) <= 15 * 2**20
+
+
+@pytest.mark.parametrize("name", BENCHMARK)
+def test_each_config_trains_on_the_miniature(name, tmp_path):
+    c = load(name)
+    c.model, c.steps, c.steps_per_dispatch, c.sample_steps, c.judged_prompts = settings.MINIATURE, 3, 3, 4, 4
+    rows = loop.train(c, tmp_path)
+    first = loop.prepare(settings.settle(c)).first_rows[0]
+    assert rows.shape == (2, 128)
+    assert (rows != first).any(axis=-1).all()
+    assert (tmp_path / "contact_sheet.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def task() -> job.Job:
+    c = load("hug")
+    c.model = settings.MINIATURE
+    return job.prepare(settings.settle(c))
+
+
+def test_it_obeys_words_on_pairs_that_it_never_saw(task):
+    rng = np.random.default_rng(0)
+    asked = [scenes.unseen_scenes(scenes.NAMED[i % 7], 1, seed=9000 + i)[0] for i in range(70)]
+    texts = [f"{s.subject} {rng.choice(scenes.CAPTIONS[s.relation][0])} {s.object}" for s in asked]
+    relation, entities = judge.right(judge.look(job.draw(task, texts, task.first_rows[0]) / 127.5 - 1), asked)
+    # 500 prompts give the figures in README.md; these bounds allow for 70.
+    assert relation.mean() >= 0.8
+    assert entities.mean() >= 0.65
+
+
+def test_pytorch_draws_the_same_pictures(task):
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    diffusers.utils.logging.set_verbosity_error()
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(_MINIATURE, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    prompts, seeds = ["a photo of red circle on blue star", "green heart tied below pink square"], [0, 1]
+    noise = np.array(generate.initial_noise(seeds, task.sd.config, 64))
+    theirs = pipe(
+        prompts,
+        num_inference_steps=20,
+        guidance_scale=3.0,
+        height=64,
+        width=64,
+        latents=torch.from_numpy(noise.transpose(0, 3, 1, 2)),
+        output_type="np",
+    ).images
+    ours = generate.draw(
+        task.sd, task.tokenizer, prompts, seeds, num_steps=20, guidance_scale=3.0, resolution=64, batch_size=2
+    )
+    difference = (ours + 1) / 2 - theirs
+    assert np.linalg.norm(difference) / np.linalg.norm(theirs) < 1e-4
