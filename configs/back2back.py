@@ -6,7 +6,7 @@ with 4-10 pictures and their text.json in exemplars/back2back (see README.md; --
 another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
 a minute on two CPU cores:
 
-    python -m reversion_jax.train --config configs/back2back.py --config.model=miniature --workdir runs/back2back-miniature
+    python -m reversion_jax.train --config configs/back2back.py --config.model=miniature --workdir runs/small
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ with 4-10 pictures and their text.json in exemplars/ride_on (see README.md; --co
 another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
 a minute on two CPU cores:
 
-    python -m reversion_jax.train --config configs/ride_on.py --config.model=miniature --workdir runs/ride_on-miniature
+    python -m reversion_jax.train --config configs/ride_on.py --config.model=miniature --workdir runs/small
 """
 
 from ml_collections import ConfigDict

@@ -1,0 +1,43 @@
+"""The miniature's speed here: seconds a guided image in batches, and seconds for a run's training steps.
+
+    python benchmarks/miniature_speed.py
+
+Compile times are given apart. Budget on two CPU cores: 0.08 s an image, 20 s for 400 steps at batch 8.
+"""
+
+import time
+
+import jax.numpy as jnp
+
+from reversion_jax import config as settings
+from reversion_jax import job
+from reversion_jax.inversion import step
+
+
+def main() -> None:
+    c = settings.get_config()
+    c.model, c.relation = settings.MINIATURE, "hug"
+    task = job.prepare(settings.settle(c))
+
+    def timed(function):
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    def train(count: int) -> None:
+        state = step.init_state(task.first_rows, task.step_config)
+        kwargs = {"model": task.sd.config, "schedule": task.sd.schedule, "config": task.step_config, "capacity": 400}
+        state, _ = step.train_steps(state, jnp.int32(count), task.sd.params, task.data, task.hyper, **kwargs)
+        state.rows.block_until_ready()
+
+    texts = ["red circle <R> blue star"] * 64
+    first = timed(lambda: job.draw(task, texts[: task.config.sample_batch], task.first_rows[0]))
+    images = [timed(lambda: job.draw(task, texts, task.first_rows[0])) / len(texts) for _ in range(3)]
+    print(f"an image, {task.config.sample_steps} steps: {min(images):.4f} s (first batch {first:.1f} s)")
+    first = timed(lambda: train(1))
+    steps = [timed(lambda: train(100)) / 100 for _ in range(3)]
+    print(f"400 steps at batch {task.step_config.batch_size}: {400 * min(steps):.1f} s (first step {first:.1f} s)")
+
+
+if __name__ == "__main__":
+    main()
