@@ -4,8 +4,8 @@
 
 For hug, carved_by and hanging_from: three seeds of Inv-ReVersion, 200 prompts each, beside the same prompts with the
 untrained row, with the best single word of the captions' vocabulary (chosen on other prompts), and with the phrase
-that describes the relation; and the named relations by their own words, on 500 prompts. About ten minutes on two
-CPU cores; writes table.md, table.json and the pictures.
+that describes the relation; and the named relations by their own words, on 500 prompts. It took 17 minutes on
+two busy CPU cores; writes table.md, table.json and the pictures.
 """
 
 import json

@@ -51,9 +51,8 @@ def get_config() -> ConfigDict:
     # What the model sees of the exemplars.
     c.inverse_share = 0.5  # of samples with the inverse prompt "E_B <R-inv> <R> E_A" (guess)
     c.importance = 0.5  # alpha: larger timesteps likelier (RV); 0 is uniform
-    c.suppressor_sigma_px = placeholder(
-        float
-    )  # of the Gaussian low-pass, px; 0 = off; 2 at 512 px (guess), in proportion
+    # Of the Gaussian low-pass, in px; 0 is off. By default 2 at 512 px (guess), in proportion.
+    c.suppressor_sigma_px = placeholder(float)
     c.suppressor_target = "pixels"  # or "noisy_latents", the other reading of Eq. 8
 
     # Watching and keeping. None of these changes what is learned.
