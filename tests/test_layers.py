@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from reversion_jax.models import layers
 from reversion_jax.models.clip import CLIPTextEncoder
+from reversion_jax.models.convolution import convolve
 from reversion_jax.models.unet import UNet
 
 
@@ -37,6 +38,26 @@ def test_group_norm_keeps_its_digits_under_a_large_mean():
     variables = norm.init(jax.random.key(0), x)
     # E[x^2] - E[x]^2 would be off by a few per cent here.
     np.testing.assert_allclose(norm.apply(variables, x + 1000), norm.apply(variables, x), atol=2e-3)
+
+
+@pytest.mark.parametrize("channels", [6, 90], ids=["turned kernel", "product"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_convolution_and_its_gradients_equal_xlas(channels, dtype):
+    x, kernel, out = (
+        jnp.asarray(tiny.noise(i, shape), dtype)
+        for i, shape in enumerate([(2, 8, 5, channels), (3, 3, channels, 4), (2, 8, 5, 4)])
+    )
+
+    def plain(x, kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=numbers)
+
+    wanted, wanted_back = jax.vjp(plain, x, kernel)
+    found, found_back = jax.vjp(lambda x, kernel: convolve(x, kernel, (1, 1), ((1, 1), (1, 1))), x, kernel)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    for ours, theirs in zip((found, *found_back(out)), (wanted, *wanted_back(out)), strict=True):
+        assert tiny.error(np.asarray(ours, np.float32), np.asarray(theirs, np.float32)) < tolerance
 
 
 def test_timestep_embedding():

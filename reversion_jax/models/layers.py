@@ -8,11 +8,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
+from reversion_jax.models.convolution import convolve
+
 # PyTorch's default, with which the models' recipes were tuned: uniform, variance 1 / (3 fan_in).
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 Dense = functools.partial(nn.Dense, kernel_init=kernel_init)
 Conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=kernel_init)
-Conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=kernel_init)
+Conv3x3 = functools.partial(
+    nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=kernel_init, conv_general_dilated=convolve
+)
 # Flax's default variance, E[x^2] - E[x]^2, loses digits when the mean is large; PyTorch's does not.
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 
