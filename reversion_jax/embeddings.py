@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from reversion_jax.inversion import prompts
+from reversion_jax.weights import torch_file
 
 
 def export(rows: np.ndarray, rows_per_token: int, relation: str, folder: Path) -> list[Path]:
@@ -42,18 +43,32 @@ def export(rows: np.ndarray, rows_per_token: int, relation: str, folder: Path) -
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The tokens of a .safetensors embedding, each float32 [S, D]; ValueError if it is anything else."""
+    """The tokens of an embedding file, each float32 [S, D]: what this project, diffusers, ReVersion and A1111 write.
+
+    .safetensors, or PyTorch's .pt and .bin, whose pickles are read without running their code. A1111's files name
+    no token: theirs is the embedding's name, or the file's. ValueError if it is anything else; OSError.
+    """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is not a .safetensors file, and others are not read: a pickle can run code")
-    try:
-        tokens = {token: np.atleast_2d(array.astype(np.float32)) for token, array in load_file(path).items()}
-    except SafetensorError as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"no embedding at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            tokens = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"cannot read {path}: {error}") from error
+    else:
+        tokens = torch_file.read(path)
+        if isinstance(tokens, dict) and "string_to_param" in tokens:
+            tokens = {tokens.get("name") or path.stem: tokens["string_to_param"].get("*")}
+    if isinstance(tokens, dict) and list(tokens) == ["emb_params"]:  # A1111's and kohya's .safetensors
+        tokens = {path.stem: tokens["emb_params"]}
+    if not isinstance(tokens, dict) or not tokens:
+        raise ValueError(f"{path} is not an embedding: expected vectors by the names of their tokens")
     for token, array in tokens.items():
-        if array.ndim != 2:
-            raise ValueError(f"{path}: {token} has shape {array.shape}, expected [S, D]")
-    return tokens
+        if not isinstance(token, str) or not isinstance(array, np.ndarray) or array.ndim not in (1, 2):
+            said = f"has shape {array.shape}" if isinstance(array, np.ndarray) else f"is a {type(array).__name__}"
+            raise ValueError(f"{path} is not an embedding: {token} {said}, expected [S, D]")
+    return {token: np.atleast_2d(array.astype(np.float32)) for token, array in tokens.items()}
 
 
 def _replace(path: Path, content: bytes) -> None:

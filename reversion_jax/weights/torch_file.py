@@ -1,0 +1,105 @@
+"""Reads the tensors of a file that torch.save wrote, without PyTorch and without running any of its code."""
+
+import collections
+import io
+import math
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+# First number of the form that PyTorch wrote before 1.6; A1111's files may still have it.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_STORAGES = {
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "DoubleStorage": np.float64,
+    "LongStorage": np.int64,
+}
+
+
+def read(path: Path) -> Any:
+    """What the file holds, tensors as NumPy arrays: plain containers, numbers, strings, tensors, parameters.
+
+    A pickle can call anything it names; this one may name nothing but what rebuilds a tensor. ValueError, one line,
+    for a file that names more, is damaged, or is not PyTorch's. OSError.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return _read_zip(content) if zipfile.is_zipfile(io.BytesIO(content)) else _read_legacy(content)
+    except Refused as refused:
+        raise ValueError(f"cannot read {path}: {refused}") from refused
+    except Exception as error:  # a damaged pickle or archive may raise almost anything
+        raise ValueError(f"cannot read {path}: not a file of tensors that torch.save wrote, or damaged") from error
+
+
+class Refused(Exception):
+    """The file asks for something that is not a tensor."""
+
+
+def _read_zip(content: bytes) -> Any:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (pickled,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+        folder = pickled.removesuffix("data.pkl")
+        return _Tensors(archive.read(pickled), lambda key: archive.read(f"{folder}data/{key}")).load()
+
+
+def _read_legacy(content: bytes) -> Any:
+    """Pickles in a row (magic number, version, machine, object, keys of storages), then the storages' numbers."""
+    stream = io.BytesIO(content)
+    if _Tensors(stream).load() != _LEGACY_MAGIC:
+        raise ValueError
+    for _ in ("version", "machine"):
+        _Tensors(stream).load()
+    start = stream.tell()
+    # The numbers come after the object that refers to them: once over it to learn their types, then again.
+    first = _Tensors(stream)
+    first.load()
+    numbers = {}
+    for key in _Tensors(stream).load():
+        count = int.from_bytes(stream.read(8), "little")
+        numbers[key] = stream.read(count * first.types[key].itemsize)
+    stream.seek(start)
+    return _Tensors(stream, numbers.__getitem__).load()
+
+
+class _Tensors(pickle.Unpickler):
+    """Finds nothing but tensors' parts. `numbers` gives the bytes of a storage by its key; without it, all are 0."""
+
+    def __init__(self, pickled, numbers=None):
+        super().__init__(io.BytesIO(pickled) if isinstance(pickled, bytes) else pickled)
+        self._numbers = numbers
+        self.types = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _STORAGES:
+            return np.dtype(_STORAGES[name])
+        known = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+        }
+        if (module, name) not in known:
+            raise Refused(f"it holds more than tensors ({module}.{name}), and a pickle can run code")
+        return known[module, name]
+
+    def persistent_load(self, reference: tuple) -> np.ndarray:
+        _, dtype, key, _, count, *_ = reference
+        self.types[key] = dtype
+        if self._numbers is None:
+            return np.broadcast_to(np.zeros((), dtype), count)
+        return np.frombuffer(self._numbers(key), dtype, count)
+
+
+def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_) -> np.ndarray:
+    """A contiguous tensor; others are refused, as strides could reach beyond the storage."""
+    dense = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    if any(size > 1 and found != wanted for size, found, wanted in zip(shape, strides, dense, strict=True)):
+        raise Refused("a tensor in it is not contiguous: save it with .contiguous()")
+    if offset < 0 or min(shape, default=1) < 0:
+        raise ValueError
+    return storage[offset:][: math.prod(shape)].reshape(shape)

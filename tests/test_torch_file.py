@@ -1,0 +1,92 @@
+"""Files that torch.save wrote, read without PyTorch; and pickles that must not be run."""
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reversion_jax import embeddings
+from reversion_jax.weights import torch_file
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_equals_torch_load(torch, tmp_path, zipped, dtype):
+    base = torch.arange(24, dtype=getattr(torch, dtype)).reshape(4, 6)
+    wanted = {"a": base, "part of the same storage": base[2], "deep": [{"p": torch.nn.Parameter(base + 1)}, 3, "x"]}
+    torch.save(wanted, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    found = torch_file.read(tmp_path / "x.pt")
+    np.testing.assert_array_equal(found["a"].astype(np.float32), base.float())
+    np.testing.assert_array_equal(found["part of the same storage"].astype(np.float32), base[2].float())
+    np.testing.assert_array_equal(found["deep"][0]["p"].astype(np.float32), (base + 1).float())
+    assert found["deep"][1:] == [3, "x"]
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a1111(torch, tmp_path, zipped):
+    vectors = torch.randn(2, 8)
+    saved = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "hug", "step": 400}
+    torch.save(saved, tmp_path / "other.pt", _use_new_zipfile_serialization=zipped)
+    ((token, rows),) = embeddings.read(tmp_path / "other.pt").items()
+    assert token == "hug"
+    np.testing.assert_array_equal(rows, vectors)
+
+
+def test_not_contiguous(torch, tmp_path):
+    torch.save({"a": torch.randn(4, 6).T}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="not contiguous"):
+        torch_file.read(tmp_path / "x.pt")
+
+
+class Malice:
+    """A pickle that writes a file when it is run."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return (Path.write_text, (self.target, "ran"))
+
+
+def zipped(pickled: bytes, numbers: bytes = b"") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/data/0", numbers)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("wrap", [zipped, bytes], ids=["zip", "bare"])
+def test_code_is_not_run(tmp_path, wrap):
+    path = tmp_path / "bad.pt"
+    path.write_bytes(wrap(pickle.dumps({"<R>": Malice(tmp_path / "proof")}, protocol=2)))
+    with pytest.raises(ValueError, match="a pickle can run code") as caught:
+        torch_file.read(path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "proof").exists()
+
+
+def test_reading_beyond_the_storage(tmp_path):
+    """A tensor that claims more numbers, or a place before the first, than its storage has."""
+    whole = embeddings.export(np.ones((1, 8), np.float32), 1, "hug", tmp_path)[-1].read_bytes()
+    pickled = zipfile.ZipFile(io.BytesIO(whole)).read("archive/data.pkl")
+    for found, bad in ((b"K\x08\x85", b"K\x09\x85"), (b"QK\x00", b"QK\x01"), (b"QK\x00", b"QJ\xff\xff\xff\xff")):
+        assert pickled.count(found) == 1
+        (tmp_path / "bad.bin").write_bytes(zipped(pickled.replace(found, bad), np.ones(8, np.float32).tobytes()))
+        with pytest.raises(ValueError, match="damaged"):
+            torch_file.read(tmp_path / "bad.bin")
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", zipped(b"no pickle"), pickle.dumps(5)])
+def test_anything_else(tmp_path, content):
+    (tmp_path / "x.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .* damaged"):
+        torch_file.read(tmp_path / "x.bin")
