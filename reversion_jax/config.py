@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
     c.method = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
     c.initialiser = "and"  # word whose embedding <R> and <R-inv> start from (RV)
     c.rows_per_token = 1  # embedding rows of each of <R> and <R-inv>
+    c.precision = "float32"  # of the frozen text encoder and UNet; "bfloat16": half the memory, faster on TPU and GPU
+    c.remat = False  # True: a quarter of the activations' memory for a third more of the UNet's work (see README)
     c.seed = 0  # of the training's noise, timesteps, exemplars and words
 
     # Optimisation: AdamW on the rows alone, constant rate (RV).
@@ -158,6 +160,7 @@ def _check(c: ConfigDict) -> None:
     if c.suppressor_sigma_px < 0:
         raise ValueError(f"config.suppressor_sigma_px={c.suppressor_sigma_px}: must not be negative")
     for key, choices in (
+        ("precision", ("float32", "bfloat16")),
         ("negatives", ("prompts", "vocabulary")),
         ("suppressor_target", ("pixels", "noisy_latents")),
     ):

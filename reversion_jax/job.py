@@ -119,6 +119,7 @@ def prepare(config: ConfigDict) -> Job:
         positives_per_sample=config.positives_per_sample,
         rows_per_token=config.rows_per_token,
         vocabulary_negatives=config.vocabulary_negatives_per_sample if config.negatives == "vocabulary" else 0,
+        remat=config.remat,
         blur_noisy_latents=not in_pixels and config.suppressor_sigma_px > 0,
         adam_b1=config.adam_b1,
         adam_b2=config.adam_b2,

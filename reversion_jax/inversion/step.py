@@ -13,7 +13,7 @@ from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import losses, rows, timesteps
 from reversion_jax.inversion.suppressor import gaussian_blur
 from reversion_jax.models.clip import CLIPTextEncoder
-from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.presets import ModelConfig, compute_dtype
 from reversion_jax.models.unet import UNet
 
 
@@ -27,6 +27,7 @@ class StepConfig:
     rows_per_token: int  # S; the first S of a run's P rows are <R>'s
     vocabulary_negatives: int = 0  # a sample; 0: negatives are the prompts' own words
     blur_noisy_latents: bool = False
+    remat: bool = False
     adam_b1: float = 0.9
     adam_b2: float = 0.999
     adam_eps: float = 1e-8
@@ -148,7 +149,8 @@ def micro_batch_loss(
     """Eq. 10 summed over runs, which do not share rows, so that each gets the gradient of its own loss."""
     runs, size, length = batch.ids.shape
     flat = lambda x: x.reshape(runs * size, *x.shape[2:])
-    encoder, text_params = CLIPTextEncoder(model.text), {"params": params["text_encoder"]}
+    dtype = compute_dtype(params)
+    encoder, text_params = CLIPTextEncoder(model.text, dtype), {"params": params["text_encoder"]}
     embeddings = encoder.apply(text_params, flat(batch.ids), method="embed").reshape(runs, size, length, -1)
     spliced = rows.splice(embeddings, batch.ids, trainable, model.text.vocab_size)
     context = encoder.apply(text_params, flat(spliced), method="encode")
@@ -157,7 +159,8 @@ def micro_batch_loss(
     if config.blur_noisy_latents:
         blurred = jax.vmap(gaussian_blur)(noisy.reshape(batch.latents.shape), hyper.latent_sigma)
         noisy = flat(blurred)
-    predicted = UNet(model.unet).apply({"params": params["unet"]}, noisy, flat(batch.timestep), context)
+    unet = UNet(model.unet, dtype, config.remat)
+    predicted = unet.apply({"params": params["unet"]}, noisy, flat(batch.timestep), context)
     denoising = losses.denoising(predicted, flat(batch.noise)).reshape(runs, size).mean(axis=1)
 
     table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]

@@ -11,7 +11,8 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from reversion_jax.models import json_config
-from reversion_jax.models.layers import Dense, LayerNorm, attention
+from reversion_jax.models.attention import attention
+from reversion_jax.models.layers import Dense, LayerNorm
 
 _FIXED = {
     "architectures": ["CLIPTextModel"],

@@ -55,17 +55,6 @@ def timestep_embedding(timesteps: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, causal: bool = False) -> jax.Array:
-    """Multi-head attention, [N, Lq, C], [N, Lk, C], [N, Lk, C] -> [N, Lq, C]; softmax in float32."""
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
-    scores = jnp.einsum("nqhd,nkhd->nhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
-    if causal:
-        visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))
-        scores = jnp.where(visible[None, None], scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("nhqk,nkhd->nqhd", weights, value).reshape(*query.shape[:2], -1)
-
-
 class ResnetBlock(nn.Module):
     """Two normalised 3x3 convolutions in a residual; the time embedding, if any, is added between."""
 

@@ -1,6 +1,10 @@
 """Whole models as values: Stable Diffusion 1.5 and the embedded miniature."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jax.typing import DTypeLike
 
 from reversion_jax.models.clip import CLIPTextConfig
 from reversion_jax.models.unet import UNetConfig
@@ -23,6 +27,11 @@ class ModelConfig:
         if not unet.in_channels == unet.out_channels == vae.latent_channels:
             sizes = f"in_channels={unet.in_channels}, out_channels={unet.out_channels}"
             raise ValueError(f"UNet and VAE do not fit: {sizes}, latent_channels={vae.latent_channels}")
+
+
+def compute_dtype(params: Mapping[str, Any]) -> DTypeLike:
+    """What text encoder and UNet compute in: the type that the UNet's weights are kept in."""
+    return params["unet"]["conv_in"]["kernel"].dtype
 
 
 SD15 = ModelConfig(CLIPTextConfig(), UNetConfig(), VAEConfig())

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from reversion_jax.models import json_config
+from reversion_jax.models.attention import attention
 from reversion_jax.models.layers import (
     Conv1x1,
     Conv3x3,
@@ -20,7 +21,6 @@ from reversion_jax.models.layers import (
     LayerNorm,
     ResnetBlock,
     Upsample,
-    attention,
     timestep_embedding,
 )
 
@@ -83,6 +83,7 @@ class UNet(nn.Module):
 
     config: UNetConfig
     dtype: Dtype = jnp.float32
+    remat: bool = False  # keep only what enters each layer for the backward pass, which computes the rest again
 
     @nn.compact
     def __call__(self, latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
@@ -95,16 +96,18 @@ class UNet(nn.Module):
         x = Conv3x3(widths[0], dtype=self.dtype, name="conv_in")(latents)
         skips = [x]
         for i, (kind, width) in enumerate(zip(c.down_block_types, widths, strict=True)):
-            block = _DownBlock(c, self.dtype, width, kind.startswith("CrossAttn"), i < last, name=f"down_blocks_{i}")
+            attends = kind.startswith("CrossAttn")
+            block = _DownBlock(c, self.dtype, self.remat, width, attends, i < last, name=f"down_blocks_{i}")
             x, new = block(x, time, context)
             skips += new
 
-        x = _MidBlock(c, self.dtype, name="mid_block")(x, time, context)
+        x = _MidBlock(c, self.dtype, self.remat, name="mid_block")(x, time, context)
 
         for i, (kind, width) in enumerate(zip(c.up_block_types, reversed(widths), strict=True)):
             mine = [skips.pop() for _ in range(c.layers_per_block + 1)]
             size = skips[-1].shape[1:3] if i < last else None
-            block = _UpBlock(c, self.dtype, width, kind.startswith("CrossAttn"), name=f"up_blocks_{i}")
+            attends = kind.startswith("CrossAttn")
+            block = _UpBlock(c, self.dtype, self.remat, width, attends, name=f"up_blocks_{i}")
             x = block(x, mine, size, time, context)
 
         norm = GroupNorm(num_groups=c.norm_num_groups, epsilon=c.norm_eps, dtype=self.dtype, name="conv_norm_out")
@@ -112,13 +115,20 @@ class UNet(nn.Module):
         return x.astype(latents.dtype)
 
 
-def _resnet(c: UNetConfig, dtype: Dtype, channels: int, name: str) -> ResnetBlock:
-    return ResnetBlock(channels, c.norm_num_groups, c.norm_eps, dtype, name=name)
+def _resnet(block: nn.Module, channels: int, name: str) -> ResnetBlock:
+    kind = nn.remat(ResnetBlock) if block.remat else ResnetBlock
+    return kind(channels, block.config.norm_num_groups, block.config.norm_eps, block.dtype, name=name)
+
+
+def _transformer(block: nn.Module, name: str) -> "_Transformer2D":
+    kind = nn.remat(_Transformer2D) if block.remat else _Transformer2D
+    return kind(block.config, block.dtype, name=name)
 
 
 class _DownBlock(nn.Module):
     config: UNetConfig
     dtype: Dtype
+    remat: bool
     channels: int
     attends: bool
     downsamples: bool
@@ -127,9 +137,9 @@ class _DownBlock(nn.Module):
     def __call__(self, x: jax.Array, time: jax.Array, context: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         skips = []
         for i in range(self.config.layers_per_block):
-            x = _resnet(self.config, self.dtype, self.channels, f"resnets_{i}")(x, time)
+            x = _resnet(self, self.channels, f"resnets_{i}")(x, time)
             if self.attends:
-                x = _Transformer2D(self.config, self.dtype, name=f"attentions_{i}")(x, context)
+                x = _transformer(self, f"attentions_{i}")(x, context)
             skips.append(x)
         if self.downsamples:
             x = Downsample((1, 1), self.dtype, name="downsamplers_0")(x)
@@ -140,18 +150,20 @@ class _DownBlock(nn.Module):
 class _MidBlock(nn.Module):
     config: UNetConfig
     dtype: Dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        x = _resnet(self.config, self.dtype, channels, "resnets_0")(x, time)
-        x = _Transformer2D(self.config, self.dtype, name="attentions_0")(x, context)
-        return _resnet(self.config, self.dtype, channels, "resnets_1")(x, time)
+        x = _resnet(self, channels, "resnets_0")(x, time)
+        x = _transformer(self, "attentions_0")(x, context)
+        return _resnet(self, channels, "resnets_1")(x, time)
 
 
 class _UpBlock(nn.Module):
     config: UNetConfig
     dtype: Dtype
+    remat: bool
     channels: int
     attends: bool
 
@@ -159,9 +171,9 @@ class _UpBlock(nn.Module):
     def __call__(self, x, skips: list[jax.Array], size: tuple[int, int] | None, time, context) -> jax.Array:
         for i, skip in enumerate(skips):
             x = jnp.concatenate([x, skip], axis=-1)
-            x = _resnet(self.config, self.dtype, self.channels, f"resnets_{i}")(x, time)
+            x = _resnet(self, self.channels, f"resnets_{i}")(x, time)
             if self.attends:
-                x = _Transformer2D(self.config, self.dtype, name=f"attentions_{i}")(x, context)
+                x = _transformer(self, f"attentions_{i}")(x, context)
         # `size` is the next skip's: twice ours, less one where the way down halved an odd size.
         return x if size is None else Upsample(self.dtype, name="upsamplers_0")(x, size)
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from reversion_jax.models import json_config
+from reversion_jax.models.attention import attention
 from reversion_jax.models.layers import (
     Conv1x1,
     Conv3x3,
@@ -19,7 +20,6 @@ from reversion_jax.models.layers import (
     GroupNorm,
     ResnetBlock,
     Upsample,
-    attention,
 )
 
 _EPSILON = 1e-6  # of every normalisation in the VAE
