@@ -44,6 +44,40 @@ def test_absent_scheduler_keys_are_the_classes_defaults():
     assert (ddim_default.beta_schedule, ddim_default.steps_offset) == ("linear", 0)
 
 
+def test_absent_spacing_is_leading_whatever_the_class():
+    assert Schedule.from_json({"_class_name": "EulerDiscreteScheduler"}).timestep_spacing == "leading"
+
+
+def test_prediction_and_spacing_are_read_and_written():
+    schedule = Schedule(prediction_type="v_prediction", timestep_spacing="trailing")
+    assert Schedule.from_json(schedule.to_json()) == schedule
+
+
+def test_timesteps_by_spacing():
+    timesteps = {name: Schedule(timestep_spacing=name).timesteps for name in ("leading", "trailing", "linspace")}
+    assert timesteps["leading"](4).tolist() == [751, 501, 251, 1]
+    assert timesteps["trailing"](4).tolist() == [999, 749, 499, 249]
+    assert timesteps["linspace"](3).tolist() == [999, 499.5, 0]
+    assert timesteps["leading"](4, spare=1).tolist() == [801, 601, 401, 201]
+    # 1000 / 61 in floating point leaves room for a 62nd.
+    assert len(timesteps["trailing"](61)) == 61
+
+
+def test_timesteps_of_sigmas():
+    schedule = Schedule()
+    np.testing.assert_allclose(schedule.timesteps_of(schedule.sigmas[[0, 10, 999]]), [0, 10, 999])
+    np.testing.assert_allclose(schedule.karras_sigmas(5)[[0, -1]], schedule.sigmas[[-1, 0]])
+
+
+def test_velocity():
+    schedule = Schedule(prediction_type="v_prediction")
+    latents, noise, timesteps = tiny.noise(0, (3, 2, 2, 1)), tiny.noise(1, (3, 2, 2, 1)), np.array([0, 500, 999])
+    noisy, velocity = (f(latents, noise, timesteps) for f in (schedule.add_noise, schedule.training_target))
+    alphas = schedule.alphas_cumprod[timesteps][:, None, None, None]
+    np.testing.assert_allclose(np.sqrt(alphas) * noisy - np.sqrt(1 - alphas) * velocity, latents, atol=1e-6)
+    assert Schedule().training_target(latents, noise, timesteps) is noise
+
+
 def test_levels():
     levels = Schedule().levels(4)
     alphas = Schedule().alphas_cumprod

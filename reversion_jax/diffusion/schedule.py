@@ -11,10 +11,10 @@ import numpy as np
 
 _SUPPORTED = {
     "beta_schedule": ("scaled_linear", "linear"),
-    "prediction_type": ("epsilon",),
+    "prediction_type": ("epsilon", "v_prediction"),
     "rescale_betas_zero_snr": (False,),
     "thresholding": (False,),
-    "timestep_spacing": ("leading",),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
     "trained_betas": (None,),
 }
 
@@ -39,6 +39,7 @@ class Schedule:
     set_alpha_to_one: bool = False
     steps_offset: int = 1
     clip_sample: bool = False
+    timestep_spacing: str = "leading"
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Schedule":
@@ -46,7 +47,9 @@ class Schedule:
         for key, supported in _SUPPORTED.items():
             if key in values and values[key] not in supported:
                 raise ValueError(f"scheduler: {key}={values[key]!r} is not supported (only {supported})")
-        # What the schedulers assume of absent keys; but DDIM's clip_sample=True would ruin latents.
+        # What the schedulers assume of absent keys; but DDIM's clip_sample=True would ruin latents, and an absent
+        # timestep_spacing is "leading" for every class: the sampler is our user's choice, not the file's, so that
+        # Euler's own "linspace" says nothing of it. ReVersion's pipeline (PNDM) has "leading".
         absent = {
             "beta_start": 0.0001,
             "beta_end": 0.02,
@@ -62,7 +65,6 @@ class Schedule:
         return {
             "_class_name": "DDIMScheduler",
             **dataclasses.asdict(self),
-            "timestep_spacing": "leading",
             "trained_betas": None,
         }
 
@@ -81,20 +83,71 @@ class Schedule:
 
     def add_noise(self, latents: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
         """sqrt(a_t) latents + sqrt(1 - a_t) noise; timesteps has the leading axes of latents."""
-        alphas = jnp.asarray(self.alphas_cumprod)[timesteps]
-        alphas = alphas.reshape(alphas.shape + (1,) * (latents.ndim - alphas.ndim))
+        alphas = self._alphas(timesteps, latents.ndim)
         return jnp.sqrt(alphas) * latents + jnp.sqrt(1 - alphas) * noise
 
-    def levels(self, steps: int) -> Levels:
-        """Evenly spaced levels, as diffusers' DDIMScheduler with "leading" spacing has them."""
-        total = self.num_train_timesteps
-        if not 1 <= steps <= total:
-            raise ValueError(f"steps={steps} is not between 1 and the schedule's {total}")
-        stride = total // steps
-        timesteps = np.arange(steps, dtype=np.int32)[::-1] * stride + self.steps_offset
+    def training_target(self, latents: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
+        """What the model is to predict from `add_noise`'s: the noise, or by prediction_type the velocity.
+
+        The velocity is sqrt(a_t) noise - sqrt(1 - a_t) latents (Salimans & Ho, 2022, arXiv:2202.00512, section 4).
+        """
+        if self.prediction_type == "epsilon":
+            return noise
+        alphas = self._alphas(timesteps, latents.ndim)
+        return jnp.sqrt(alphas) * noise - jnp.sqrt(1 - alphas) * latents
+
+    def _alphas(self, timesteps: jax.Array, ndim: int) -> jax.Array:
+        alphas = jnp.asarray(self.alphas_cumprod)[timesteps]
+        return alphas.reshape(alphas.shape + (1,) * (ndim - alphas.ndim))
+
+    def timesteps(self, steps: int, spare: int = 0) -> np.ndarray:
+        """From noisy to clean, spaced by timestep_spacing: float64 [steps], of which "linspace" makes fractions.
+
+        `spare` further ones are spaced out with them at the clean end, and left off. The spacings are those of Lin
+        et al. (2023, arXiv:2305.08891, Table 2). ValueError unless the schedule has as many.
+        """
+        total, count = self.num_train_timesteps, steps + spare
+        if not 1 <= steps <= total - spare:
+            raise ValueError(f"steps={steps} is not between 1 and the schedule's {total - spare}")
+        if self.timestep_spacing == "linspace":
+            timesteps = np.linspace(0, total - 1, count)[::-1]
+        elif self.timestep_spacing == "trailing":
+            timesteps = np.round(np.arange(total, 0, -total / count)) - 1
+        else:
+            timesteps = np.arange(count, dtype=np.float64)[::-1] * (total // count) + self.steps_offset
         if timesteps[0] >= total:
             raise ValueError(f"steps={steps} with steps_offset={self.steps_offset} starts beyond timestep {total - 1}")
+        # The division's rounding can leave one too many, which diffusers would call the model with: timestep -1.
+        return timesteps[:steps]
+
+    def levels(self, steps: int) -> Levels:
+        """Levels of whole timesteps, as diffusers' DDIMScheduler and PNDMScheduler have them.
+
+        A step arrives total // steps timesteps below where it starts, whether or not the next one starts there.
+        """
+        timesteps = np.round(self.timesteps(steps)).astype(np.int32)
         last = 1.0 if self.set_alpha_to_one else self.alphas_cumprod[0]
-        arrived = timesteps - stride
+        arrived = timesteps - self.num_train_timesteps // steps
         next_alphas = np.where(arrived >= 0, self.alphas_cumprod[arrived], last)
         return Levels(timesteps, self.alphas_cumprod[timesteps], next_alphas.astype(np.float32))
+
+    @functools.cached_property
+    def sigmas(self) -> np.ndarray:
+        """Ratios of noise to signal, sqrt((1 - a) / a), float64 [T]."""
+        alphas = self.alphas_cumprod.astype(np.float64)
+        return np.sqrt((1 - alphas) / alphas)
+
+    def sigmas_at(self, timesteps: np.ndarray) -> np.ndarray:
+        """Sigmas at timesteps, between which they are linear."""
+        return np.interp(timesteps, np.arange(self.num_train_timesteps), self.sigmas)
+
+    def timesteps_of(self, sigmas: np.ndarray) -> np.ndarray:
+        """Timesteps, with fractions, at which log sigma has these values, linear between."""
+        return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(self.num_train_timesteps))
+
+    def karras_sigmas(self, steps: int) -> np.ndarray:
+        """From all of the schedule's noise to least, evenly in sigma^(1/7) (Karras et al., 2022, eq. 5, rho = 7)."""
+        if not 1 <= steps <= self.num_train_timesteps:
+            raise ValueError(f"steps={steps} is not between 1 and the schedule's {self.num_train_timesteps}")
+        first, last = self.sigmas[-1] ** (1 / 7), self.sigmas[0] ** (1 / 7)
+        return np.linspace(first, last, steps) ** 7
