@@ -161,7 +161,8 @@ def micro_batch_loss(
         noisy = flat(blurred)
     unet = UNet(model.unet, dtype, config.remat)
     predicted = unet.apply({"params": params["unet"]}, noisy, flat(batch.timestep), context)
-    denoising = losses.denoising(predicted, flat(batch.noise)).reshape(runs, size).mean(axis=1)
+    target = schedule.training_target(flat(batch.latents), flat(batch.noise), flat(batch.timestep))
+    denoising = losses.denoising(predicted, target).reshape(runs, size).mean(axis=1)
 
     table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     control = losses.control(
