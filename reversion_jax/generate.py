@@ -56,7 +56,7 @@ def _draw_batch(
         return UNet(model.unet).apply({"params": params["unet"]}, latents, timesteps, context)
 
     denoiser = guided_denoiser(predict, unconditional, conditional, guidance_scale)
-    latents = ddim(denoiser, noise, schedule, num_steps)
+    latents = ddim(denoiser, noise, schedule, num_steps, None)
     return VAE(model.vae).apply({"params": params["vae"]}, latents, method="decode")
 
 

@@ -93,11 +93,18 @@ def test_levels_beyond_the_schedule(steps):
         Schedule().levels(steps)
 
 
+def test_as_many_timesteps_as_the_schedule_has():
+    schedule = Schedule(timestep_spacing="linspace")
+    assert schedule.timesteps(1000).tolist() == [*schedule.timesteps(999, spare=1).tolist(), 0]
+    with pytest.raises(ValueError, match=r"between 1 and the schedule's 999$"):
+        schedule.timesteps(1000, spare=1)
+
+
 def test_ddim_with_the_true_noise_recovers_the_latents():
     schedule = Schedule(set_alpha_to_one=True)
     clean, noise = tiny.noise(0, (2, 4, 4, 4)), tiny.noise(1, (2, 4, 4, 4))
     start = schedule.add_noise(clean, noise, np.full(2, schedule.levels(7).timesteps[0]))
-    found = jax.jit(lambda x: ddim(lambda x, t: jnp.asarray(noise), x, schedule, 7))(start)
+    found = jax.jit(lambda x: ddim(lambda x, t: jnp.asarray(noise), x, schedule, 7, None))(start)
     np.testing.assert_allclose(found, clean, atol=1e-4)
 
 
@@ -106,8 +113,8 @@ def test_ddim_clips_only_if_told():
         return jnp.zeros_like(x)
 
     start = jnp.full((1, 2, 2, 1), 3.0)
-    assert ddim(denoiser, start, Schedule(clip_sample=True, set_alpha_to_one=True), 2).max() <= 1
-    assert ddim(denoiser, start, Schedule(set_alpha_to_one=True), 2).max() > 3
+    assert ddim(denoiser, start, Schedule(clip_sample=True, set_alpha_to_one=True), 2, None).max() <= 1
+    assert ddim(denoiser, start, Schedule(set_alpha_to_one=True), 2, None).max() > 3
 
 
 def test_guidance_combines_the_halves_of_one_batch():

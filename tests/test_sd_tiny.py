@@ -1,14 +1,17 @@
 """Against the shared fixture, recorded with the last releases that also ran Flax: 77 tokens, PNDM's files."""
 
+import dataclasses
+import itertools
 import json
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 import tiny
 from flax.traverse_util import flatten_dict
+from jax.experimental import io_callback
 
-from reversion_jax.diffusion.samplers import ddim
+from reversion_jax.diffusion import samplers
 from reversion_jax.models.clip import CLIPTextEncoder
 from reversion_jax.models.unet import UNet
 from reversion_jax.models.vae import VAE
@@ -59,15 +62,37 @@ def test_schedule(model, reference):
     np.testing.assert_allclose(schedule.alphas_cumprod, reference["sched_alphas_cumprod"], rtol=1e-6)
     noised = schedule.add_noise(reference["sched_samples"], reference["sched_noise"], reference["sched_timesteps"])
     assert_close(noised, reference["sched_add_noise"], 2e-6)
+    schedule = dataclasses.replace(schedule, prediction_type="v_prediction")
+    velocity = schedule.training_target(
+        reference["sched_samples"], reference["sched_noise"], reference["sched_timesteps"]
+    )
+    assert_close(velocity, reference["sched_velocity"], 2e-6)
 
 
-def test_ddim(model, reference):
-    for steps in (5, 50):
-        assert model.schedule.levels(steps).timesteps.tolist() == reference[f"ddim_timesteps_{steps}"].tolist()
-    outputs = jnp.asarray(reference["ddim_step_model_outputs"])
-    timesteps = jnp.asarray(model.schedule.levels(5).timesteps)
-    found = ddim(lambda x, t: outputs[jnp.argmax(timesteps == t[0])], reference["ddim_step_start"], model.schedule, 5)
-    assert tiny.error(found, reference["ddim_step_samples_torch"][-1]) < 1e-5
+def walk(name, schedule, steps, start, outputs):
+    """The latents and timesteps that a sampler calls a model with, if it gives these outputs; and what it ends with."""
+    calls, outputs = [], iter(outputs)
+
+    def model(latents, timesteps):
+        calls.append((np.array(latents), int(timesteps[0])))
+        return next(outputs)
+
+    def denoiser(latents, timesteps):
+        return io_callback(model, latents, latents, timesteps, ordered=True)
+
+    end = jax.jit(lambda noise: samplers.get(name)(denoiser, noise, schedule, steps, None))(start)
+    return *zip(*calls, strict=True), end
+
+
+@pytest.mark.parametrize("name", ["ddim", "pndm"])
+def test_sampler(name, model, reference):
+    start, outputs = reference[f"{name}_step_start"], reference[f"{name}_step_model_outputs"]
+    latents, timesteps, end = walk(name, model.schedule, 5, start, outputs)
+    assert list(timesteps) == reference[f"{name}_timesteps_5"].tolist()
+    for found, wanted in zip([*latents[1:], end], reference[f"{name}_step_samples_torch"], strict=True):
+        assert tiny.error(found, wanted) < 1e-6
+    _, timesteps, _ = walk(name, model.schedule, 50, start, itertools.repeat(start))
+    assert list(timesteps) == reference[f"{name}_timesteps_50"].tolist()
 
 
 @pytest.mark.parametrize("kind", ["", "tricky_"])

@@ -196,7 +196,7 @@ def _calls(config: ModelConfig):
             encode_text(text_params, ids),
             7.5,
         )
-        return ddim(denoiser, latents, Schedule(), 4)
+        return ddim(denoiser, latents, Schedule(), 4, None)
 
     def trajectory(latents, states):
         # Guided sampling alone, with a formula for a network.
@@ -205,7 +205,7 @@ def _calls(config: ModelConfig):
                 jnp.tanh(latents) + states.mean((1, 2))[:, None, None, None] * (timesteps / 1000)[:, None, None, None]
             )
 
-        return ddim(guided_denoiser(formula, states[::-1], states, 7.5), latents, Schedule(), 10)
+        return ddim(guided_denoiser(formula, states[::-1], states, 7.5), latents, Schedule(), 10, None)
 
     def loss(row, text_params, unet_params, ids, latents, target, timesteps):
         embeddings = text.apply({"params": text_params}, ids, method="embed")
