@@ -1,0 +1,105 @@
+"""The names of the first, single-file checkpoints, those of CompVis' latent-diffusion code.
+
+A UNet's layers are counted through all its blocks there, and a VAE decoder's blocks from the picture's end.
+"""
+
+import re
+from collections.abc import Mapping
+
+from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.unet import UNetConfig
+from reversion_jax.models.vae import VAEConfig
+from reversion_jax.weights import names
+from reversion_jax.weights.stored import Stored
+
+_PREFIXES = {
+    "text_encoder": "cond_stage_model.transformer.",
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+}
+# Averages beside the weights they are averages of, and the noise schedule's tables.
+_NOT_PARAMETERS = re.compile(r"model_ema\..*|(alphas|betas|log|posterior|sqrt)\w*|lvlb_weights|scale_factor")
+_UNET = {
+    "conv_in.": "input_blocks.0.0.",
+    "time_embedding.linear_1.": "time_embed.0.",
+    "time_embedding.linear_2.": "time_embed.2.",
+    "mid_block.resnets.0.": "middle_block.0.",
+    "mid_block.attentions.0.": "middle_block.1.",
+    "mid_block.resnets.1.": "middle_block.2.",
+    "conv_norm_out.": "out.0.",
+    "conv_out.": "out.2.",
+}
+_UNET_RESNET = {
+    "norm1.": "in_layers.0.",
+    "conv1.": "in_layers.2.",
+    "time_emb_proj.": "emb_layers.1.",
+    "norm2.": "out_layers.0.",
+    "conv2.": "out_layers.3.",
+    "conv_shortcut.": "skip_connection.",
+}
+_VAE = {
+    "mid_block.resnets.0.": "mid.block_1.",
+    "mid_block.attentions.0.": "mid.attn_1.",
+    "mid_block.resnets.1.": "mid.block_2.",
+    "downsamplers.0.": "downsample.",
+    "upsamplers.0.": "upsample.",
+    "resnets.": "block.",
+    "conv_shortcut.": "nin_shortcut.",
+    "conv_norm_out.": "norm_out.",
+    "group_norm.": "norm.",
+    "to_q.": "q.",
+    "to_k.": "k.",
+    "to_v.": "v.",
+    "to_out.0.": "proj_out.",
+}
+
+
+def compvis_names(part: str, path: str, config: ModelConfig) -> tuple[str, ...]:
+    """A checkpoint's names for one of our paths, such as "unet" and "mid_block/resnets_0/conv1/kernel"."""
+    candidates = names.torch_names(path)
+    if part == "unet":
+        candidates = (_unet_name(candidates[0], config.unet),)
+    elif part == "vae":
+        candidates = (_vae_name(candidates[0], config.vae),)
+    return tuple(_PREFIXES[part] + name for name in candidates)
+
+
+def split(stored: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
+    """A checkpoint's tensors by network; whatever is neither a network's nor known to be no weight is "other"."""
+    parts = {part: {} for part in (*_PREFIXES, "other")}
+    for name, tensor in stored.items():
+        if not _NOT_PARAMETERS.fullmatch(name):
+            part = next((part for part, prefix in _PREFIXES.items() if name.startswith(prefix)), "other")
+            parts[part][name] = tensor
+    return parts
+
+
+def _unet_name(name: str, config: UNetConfig) -> str:
+    numbered = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|\w+samplers)\.(\d+)\.(.*)", name)
+    if numbered:
+        side, block, kind, layer, rest = numbered.groups()
+        block, layers = int(block), config.layers_per_block
+        # conv_in comes first on the way down. Every block has one more than `layers`: a resampling there, a layer on
+        # the way up, in the last of which the resampling is.
+        index = (side == "down") + block * (layers + 1) + (layers if kind.endswith("samplers") else int(layer))
+        attends = config.up_block_types[block].startswith("CrossAttn")
+        place = {"resnets": 0, "attentions": 1, "downsamplers": 0, "upsamplers": 1 + attends}[kind]
+        name = f"{'input' if side == 'down' else 'output'}_blocks.{index}.{place}.{rest}"
+        if kind == "downsamplers":
+            name = name.replace(".conv.", ".op.")
+    else:
+        name = _replace(name, _UNET)
+    return name if ".transformer_blocks." in name else _replace(name, _UNET_RESNET)
+
+
+def _vae_name(name: str, config: VAEConfig) -> str:
+    last = len(config.block_out_channels) - 1
+    name = re.sub(r"down_blocks\.(\d+)", r"down.\1", name)
+    name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up.{last - int(match[1])}", name)
+    return _replace(name, _VAE)
+
+
+def _replace(name: str, renamed: Mapping[str, str]) -> str:
+    for old, new in renamed.items():
+        name = re.sub(rf"(^|\.){re.escape(old)}", rf"\g<1>{new}", name)
+    return name
