@@ -1,0 +1,40 @@
+"""Recognises the models that look like Stable Diffusion 1.x, but are others, so that an error can name them."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from reversion_jax.weights.stored import read_json
+
+_XL, _V2 = "Stable Diffusion XL", "Stable Diffusion 2.x"
+
+
+def check_folder(folder: Path) -> None:
+    """ValueError if a diffusers folder's configs are another family's."""
+    index = folder / "model_index.json"
+    pipeline = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
+    unet = read_json(folder / "unet" / "config.json")
+    if "XL" in pipeline or (folder / "text_encoder_2").is_dir() or unet.get("cross_attention_dim") == 2048:
+        _refuse(folder, _XL)
+    text = folder / "text_encoder" / "config.json"
+    if unet.get("use_linear_projection") or (text.is_file() and read_json(text).get("hidden_size") == 1024):
+        _refuse(folder, _V2)
+
+
+def check_single_file(path: Path, names: Collection[str]) -> None:
+    """ValueError if the tensors' names in a single file are another family's, or no whole checkpoint's."""
+    for prefix, family in (("conditioner.embedders.", _XL), ("cond_stage_model.model.", _V2)):
+        if any(name.startswith(prefix) for name in names):
+            _refuse(path, family)
+    for prefix in ("model.diffusion_model.", "first_stage_model.", "cond_stage_model."):
+        if not any(name.startswith(prefix) for name in names):
+            raise ValueError(
+                f"{path} is no whole Stable Diffusion 1.x checkpoint: no tensor's name starts with {prefix} "
+                f"(the first is {min(names, default='missing')})"
+            )
+
+
+def _refuse(path: Path, family: str) -> None:
+    raise ValueError(
+        f"{path} is a {family} model: only Stable Diffusion 1.x can be loaded, "
+        "such as stable-diffusion-v1-5/stable-diffusion-v1-5"
+    )
