@@ -4,13 +4,13 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
 from reversion_jax.weights import folder, names
-from reversion_jax.weights.resolve import resolve
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_saving_over_itself(copy):
 def test_half_precision_files_become_float32(dtype, recorded, copy):
     for part in folder.WEIGHT_FILES:
         rewrite(copy, part, lambda weights: {k: v.astype(dtype) for k, v in weights.items()})
-    wanted = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), recorded.model.params)
+    wanted = jax.tree.map(lambda x: np.asarray(x).astype(dtype).astype(np.float32), recorded.model.params)
     assert_same_params(folder.load(copy).params, wanted)
 
 
@@ -68,18 +68,48 @@ def test_half_precision_variant_serves_where_it_is_alone(recorded, copy):
     assert_same_params(folder.load(copy).params, recorded.model.params)
 
 
-def test_sharded_weights(recorded, copy):
+@pytest.mark.parametrize(
+    ("index", "shard"),
+    [
+        ("diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model-0000{}-of-00002.safetensors"),
+        (
+            "diffusion_pytorch_model.safetensors.index.fp16.json",
+            "diffusion_pytorch_model.fp16-0000{}-of-00002.safetensors",
+        ),
+    ],
+)
+def test_sharded_weights(index, shard, recorded, copy):
     path = weight_file(copy, "unet")
     weights = load_file(path)
     path.unlink()
-    shards = {name: f"diffusion_pytorch_model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(weights)}
+    shards = {name: shard.format(i % 2 + 1) for i, name in enumerate(weights)}
     for file in set(shards.values()):
         save_file({name: weights[name] for name in weights if shards[name] == file}, path.with_name(file))
-    path.with_name(f"{path.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    path.with_name(index).write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     assert_same_params(folder.load(copy).params, recorded.model.params)
     path.with_name(shards["conv_in.weight"]).unlink()
     with pytest.raises(ValueError, match="cannot read"):
         folder.load(copy)
+
+
+def test_bfloat16_on_the_device(recorded, copy, tmp_path):
+    model = folder.load(copy, dtype=jnp.bfloat16)
+    table = model.params["text_encoder"]["text_model"]["embeddings"].pop("token_embedding")["embedding"]
+    wanted = recorded.model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    assert table.dtype == jnp.float32
+    np.testing.assert_array_equal(table, wanted)
+    assert_same_params(model.params["vae"], recorded.model.params["vae"])
+    for part in ("text_encoder", "unet"):
+        assert {leaf.dtype for leaf in jax.tree.leaves(model.params[part])} == {jnp.bfloat16.dtype}
+    kernel = recorded.model.params["unet"]["conv_in"]["kernel"]
+    np.testing.assert_array_equal(model.params["unet"]["conv_in"]["kernel"], kernel.astype(jnp.bfloat16))
+
+
+def test_arrays_are_on_the_device(recorded):
+    params = recorded.model.params
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
+    for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(jax.device_put(params)), strict=True):
+        assert before.unsafe_buffer_pointer() == after.unsafe_buffer_pointer()
 
 
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -147,11 +177,50 @@ def test_missing_files(file, message, copy):
         folder.load(copy)
 
 
-def test_damaged_file(copy):
+@pytest.mark.parametrize("damage", [lambda x: x[:-100], lambda x: x[:100], lambda x: b"version https://git-lfs"])
+def test_damaged_file(damage, copy):
     path = weight_file(copy, "vae")
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="cannot read"):
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"cannot read .* fetch it again") as raised:
         folder.load(copy)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_only_pickles(copy):
+    path = weight_file(copy, "unet")
+    path.rename(path.with_suffix(".bin"))
+    with pytest.raises(ValueError, match=r"only diffusion_pytorch_model\.bin, a pickle.*save_pretrained") as raised:
+        folder.load(copy)
+    assert "\n" not in str(raised.value)
+
+
+def test_quantised_weights(copy):
+    rewrite(copy, "unet", lambda w: {k: v.astype(np.int8) if k == "conv_in.weight" else v for k, v in w.items()})
+    with pytest.raises(ValueError, match="conv_in/kernel is stored as int8"):
+        folder.load(copy)
+
+
+def change_json(**values):
+    return lambda file: file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "family"),
+    [
+        ("model_index.json", change_json(_class_name="StableDiffusionXLPipeline"), "XL"),
+        ("text_encoder_2", lambda path: path.mkdir(), "XL"),
+        ("unet/config.json", change_json(cross_attention_dim=2048, use_linear_projection=True), "XL"),
+        ("unet/config.json", change_json(use_linear_projection=True), "2.x"),
+        ("text_encoder/config.json", change_json(hidden_size=1024, hidden_act="gelu"), "2.x"),
+    ],
+)
+def test_other_families_are_called_by_name(file, change, family, copy):
+    change(copy / file)
+    for read in (folder.load, folder.load_config):
+        with pytest.raises(ValueError, match=f"is a Stable Diffusion {family} model: only") as raised:
+            read(copy)
+        assert "\n" not in str(raised.value)
 
 
 def test_save_refuses_parameters_of_another_config(recorded, tmp_path):
@@ -188,12 +257,3 @@ def test_layouts_are_inverse():
 )
 def test_names(path, wanted):
     assert names.torch_names(path) == wanted
-
-
-def test_resolve(tmp_path):
-    assert resolve(str(tmp_path)) == tmp_path
-    with pytest.raises(ValueError, match="neither a folder"):
-        resolve(str(tmp_path / "absent"))
-    with pytest.raises(ValueError, match="hf download owner/absent-model") as raised:
-        resolve("owner/absent-model")  # conftest.py has switched the network off
-    assert "\n" not in str(raised.value)

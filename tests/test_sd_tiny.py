@@ -5,6 +5,7 @@ import itertools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -19,9 +20,9 @@ from reversion_jax.tokenizer import Tokenizer
 from reversion_jax.weights import folder, names
 
 
-@pytest.fixture(scope="module")
-def model(sd_tiny):
-    return folder.load(sd_tiny / "torch_sd_tiny")
+@pytest.fixture(scope="module", params=["torch_sd_tiny", "flax_sd_tiny"])
+def model(sd_tiny, request):
+    return folder.load(sd_tiny / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,32 @@ def test_unet(prefix, model, reference):
     unet = tiny.quick_jit(UNet(model.config.unet).apply)
     found = unet({"params": model.params["unet"]}, tiny.nhwc(latents), timesteps, states)
     assert_close(tiny.nchw(found), reference[f"{prefix}_noise_pred_torch"], 2e-5)
+
+
+@pytest.mark.parametrize("kind", ["grad", "ti_grad"])
+def test_row_gradient(kind, model, reference):
+    x = {name: reference[f"{kind}_{name}"] for name in ("input_ids", "row_id", "row_torch", "loss_torch")}
+    text, unet = CLIPTextEncoder(model.config.text), UNet(model.config.unet)
+    noisy, noise = (tiny.nhwc(reference[f"grad_{name}"]) for name in ("noisy_latents", "noise"))
+
+    def loss(row, text_params, unet_params):
+        embeddings = text.apply({"params": text_params}, x["input_ids"], method="embed")
+        embeddings = jnp.where((x["input_ids"] == x["row_id"])[..., None], row[None, None], embeddings)
+        states = text.apply({"params": text_params}, embeddings, method="encode")
+        predicted = unet.apply({"params": unet_params}, noisy, reference["grad_timesteps"], states)
+        return jnp.mean((predicted - noise) ** 2)
+
+    params = model.params["text_encoder"], model.params["unet"]
+    row = params[0]["text_model"]["embeddings"]["token_embedding"]["embedding"][int(reference["ti_initializer_id"])]
+    value, gradient = tiny.quick_jit(jax.value_and_grad(loss))(row, *params)
+    assert tiny.error(value, x["loss_torch"]) < 1e-5
+    assert tiny.error(gradient, x["row_torch"]) < 1e-4
+
+
+def test_both_folders_hold_the_same(sd_tiny):
+    a, b = (folder.load(sd_tiny / name) for name in ("torch_sd_tiny", "flax_sd_tiny"))
+    assert a[:2] == b[:2]
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
 
 
 def test_vae(model, reference):

@@ -1,9 +1,9 @@
-"""Diffusers' folder layout of safetensors <-> parameter trees; strict both ways, without PyTorch."""
+"""Model files <-> parameter trees: diffusers' folders both ways, single files; strict, without PyTorch."""
 
 import functools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,25 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import DTypeLike
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.models.clip import CLIPTextConfig, CLIPTextEncoder
-from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.presets import SD15, ModelConfig
 from reversion_jax.models.unet import UNet, UNetConfig
 from reversion_jax.models.vae import VAE, VAEConfig
-from reversion_jax.weights import names
+from reversion_jax.weights import compvis, families, names
+from reversion_jax.weights.hub import clip_tokenizer
+from reversion_jax.weights.layout import FLAX_FILES, WEIGHT_FILES, check_file, weight_files
+from reversion_jax.weights.stored import Stored, open_msgpack, open_safetensors, read_json
 
 Params = dict[str, Any]
 
-WEIGHT_FILES = {
-    "text_encoder": "model",
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-}
 # Buffers that some versions of PyTorch's classes stored beside the parameters.
-_NOT_PARAMETERS = {"text_model.embeddings.position_ids"}
+_NOT_PARAMETER = "embeddings.position_ids"
+# Never in less than float32: rows are compared with their neighbours in the table, and pictures show the VAE's errors.
+_TOKEN_TABLE = "text_model/embeddings/token_embedding/embedding"
 _MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -46,40 +45,71 @@ _MODEL_INDEX = {
 
 
 class StableDiffusion(NamedTuple):
-    """A model as it lies in a folder."""
+    """A model as it lies in a folder or file.
+
+    params: trees of "text_encoder", "unet" and "vae", arrays on JAX's default device; float32, or as `load` was asked
+    for: text encoder and UNet in another dtype, but the token table and the VAE always in float32.
+    """
 
     config: ModelConfig
     schedule: Schedule
-    params: Params  # float32 trees of "text_encoder", "unet" and "vae"
+    params: Params
     tokenizer_folder: Path
 
 
-def load(folder: str | Path) -> StableDiffusion:
-    """Reads a diffusers folder: safetensors, whole or sharded, of any float type, cast to float32.
+class _Part(NamedTuple):
+    """One network's tensors, and how they are called and laid out in their files."""
 
-    ValueError if a file is missing, a config is not Stable Diffusion 1.x's, or weights are missing, left over
-    or of the wrong shape; the last error names all such weights of all three networks.
+    stored: dict[str, Stored]
+    names: Callable[[str], tuple[str, ...]]  # of one of our paths, those it may have
+    to_ours: Callable[[str, np.ndarray], np.ndarray]
+    to_theirs: Callable[[str, np.ndarray], np.ndarray]
+
+
+def load(path: str | Path, *, dtype: DTypeLike = jnp.float32, config: ModelConfig = SD15) -> StableDiffusion:
+    """Reads a diffusers folder or a single-file checkpoint of any float type, tensor by tensor, onto the device.
+
+    A folder's weights are safetensors, whole or sharded, full or "fp16", or the msgpack of diffusers' former Flax
+    classes. dtype: that of text encoder and UNet on the device, see StableDiffusion. config: a single file's, which
+    says nothing of it; its tokenizer is in tokenizer/ beside it or CLIP's from the hub.
+
+    ValueError if a file is missing or damaged, a config is not Stable Diffusion 1.x's, or weights are missing, left
+    over or of the wrong shape; the last error names all such weights of all three networks.
     """
-    folder = Path(folder)
-    config = load_config(folder)
-    schedule = Schedule.from_json(_read_json(folder / "scheduler" / "scheduler_config.json"))
-    params, complaints = {}, []
-    for part, shapes in parameter_shapes(config).items():
-        weights = _read_weights(folder / part, WEIGHT_FILES[part])
-        params[part], found = _fit(weights, shapes)
-        complaints += [f"  {part}: {complaint}" for complaint in found]
+    path = Path(path)
+    if path.is_dir():
+        config = load_config(path)
+        schedule = Schedule.from_json(_read_config(path / "scheduler" / "scheduler_config.json"))
+        tokenizer_folder = path / "tokenizer"
+        parts = {part: _open_part(path / part) for part in WEIGHT_FILES}
+    else:
+        parts = _open_single_file(path, config)
+        schedule, tokenizer_folder = Schedule(), clip_tokenizer(path)
+    shapes = parameter_shapes(config)
+    found, complaints = {}, []
+    for name, part in parts.items():
+        found[name], wrong = _match(part, shapes.get(name, {}))
+        complaints += [f"  {name}: {complaint}" for complaint in wrong]
     if complaints:
-        raise ValueError("\n".join([f"the weights in {folder} do not fit their configs:", *complaints]))
-    return StableDiffusion(config, schedule, params, folder / "tokenizer")
+        raise ValueError("\n".join([f"the weights in {path} do not fit their configs:", *complaints]))
+    params = {}
+    for part in shapes:
+        kept = jnp.float32 if part == "vae" else dtype
+        params[part] = _place(found[part], parts[part].to_ours, kept)
+    return StableDiffusion(config, schedule, params, tokenizer_folder)
 
 
-def load_config(folder: str | Path) -> ModelConfig:
-    """Reads only the networks' config.json files; ValueError as in `load`."""
-    folder = Path(folder)
+def load_config(path: str | Path, config: ModelConfig = SD15) -> ModelConfig:
+    """Reads only the networks' config.json files; `config` for a single file. ValueError as in `load`."""
+    path = Path(path)
+    if not path.is_dir():
+        families.check_single_file(path, _open_file(path))
+        return config
+    families.check_folder(path)
     return ModelConfig(
-        text=CLIPTextConfig.from_json(_read_json(folder / "text_encoder" / "config.json")),
-        unet=UNetConfig.from_json(_read_json(folder / "unet" / "config.json")),
-        vae=VAEConfig.from_json(_read_json(folder / "vae" / "config.json")),
+        text=CLIPTextConfig.from_json(_read_config(path / "text_encoder" / "config.json")),
+        unet=UNetConfig.from_json(_read_config(path / "unet" / "config.json")),
+        vae=VAEConfig.from_json(_read_config(path / "vae" / "config.json")),
     )
 
 
@@ -132,47 +162,77 @@ def parameter_shapes(config: ModelConfig) -> dict[str, dict[str, tuple[int, ...]
     }
 
 
-def _fit(weights: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Params, list[str]]:
-    """Moves `weights` into a tree of `shapes`; also returns what is missing, misshaped or left over."""
-    params, complaints = {}, []
+def _open_part(folder: Path) -> _Part:
+    present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    files = weight_files(folder.name, present, folder)
+    if files[0] == FLAX_FILES[folder.name]:
+        # Our trees are those classes'.
+        return _Part(open_msgpack(folder / files[0]), lambda path: (path,), _as_it_is, _as_it_is)
+    if files[0].endswith(".json"):
+        files = sorted(set(read_json(folder / files[0]).get("weight_map", {}).values()))
+    stored = {}
+    for name in files:
+        stored |= open_safetensors(folder / name)
+    return _Part(stored, names.torch_names, names.from_torch, names.to_torch)
+
+
+def _open_single_file(path: Path, config: ModelConfig) -> dict[str, _Part]:
+    stored = _open_file(path)
+    families.check_single_file(path, stored)
+    parts = {}
+    for part, tensors in compvis.split(stored).items():
+        called = functools.partial(compvis.compvis_names, part, config=config)
+        parts[part] = _Part(tensors, called, names.from_torch, names.to_torch)
+    return parts
+
+
+def _open_file(path: Path) -> dict[str, Stored]:
+    check_file(path)
+    return open_safetensors(path)
+
+
+def _match(part: _Part, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Stored], list[str]]:
+    """The tensor for each path of `shapes`; and what is missing, misshaped or left over. Reads none of them."""
+    left, found, complaints = dict(part.stored), {}, []
     for path, shape in shapes.items():
-        candidates = names.torch_names(path)
-        name = next((n for n in candidates if n in weights), None)
+        candidates = part.names(path)
+        name = next((n for n in candidates if n in left), None)
         if name is None:
             complaints.append(f"missing {candidates[0]}")
             continue
-        stored = weights.pop(name)
-        params[path] = np.ascontiguousarray(names.from_torch(path, stored), np.float32)
-        if params[path].shape != shape:
-            wanted = names.to_torch(path, np.empty(shape, np.bool_)).shape
-            complaints.append(f"misshaped {name}: {stored.shape}, expected {wanted}")
-    complaints += [f"unexpected {name}" for name in weights if name not in _NOT_PARAMETERS]
-    return unflatten_dict(params, sep="/"), complaints
+        found[path] = left.pop(name)
+        if part.to_ours(path, _blank(found[path].shape)).shape != shape:
+            wanted = part.to_theirs(path, _blank(shape)).shape
+            complaints.append(f"misshaped {name}: {found[path].shape}, expected {wanted}")
+    complaints += [f"unexpected {name}" for name in left if not name.endswith(_NOT_PARAMETER)]
+    return found, complaints
 
 
-def _read_weights(folder: Path, stem: str) -> dict[str, np.ndarray]:
-    index = folder / f"{stem}.safetensors.index.json"
-    whole = [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
-    if index.is_file() and not (folder / whole[0]).is_file():
-        files = sorted(set(_read_json(index)["weight_map"].values()))
-    else:
-        files = [name for name in whole if (folder / name).is_file()][:1]
-    if not files:
-        raise ValueError(f"no {stem}.safetensors in {folder}")
-    weights = {}
-    for name in files:
-        try:
-            weights |= load_file(folder / name)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"cannot read {folder / name}: {error}") from error
-    return weights
+def _place(found: Mapping[str, Stored], to_ours: Callable[[str, np.ndarray], np.ndarray], dtype: DTypeLike) -> Params:
+    """Reads tensors, one after the other, and puts them on the device."""
+    params = {}
+    for path, tensor in found.items():
+        array = tensor.read()
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{path} is stored as {array.dtype}: quantised weights cannot be read, only floats")
+        kept = jnp.float32 if path == _TOKEN_TABLE else dtype
+        # Waits: what is still to be copied would pile up beside the copies.
+        params[path] = jax.device_put(np.ascontiguousarray(to_ours(path, array), kept)).block_until_ready()
+    return unflatten_dict(params, sep="/")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+def _blank(shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.False_, shape)
+
+
+def _as_it_is(path: str, array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """A config.json; the former Flax classes' names are said to be PyTorch's, whose configs they took over."""
+    values = read_json(path)
+    return {**values, **{k: v.removeprefix("Flax") for k, v in values.items() if k == "_class_name"}}
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

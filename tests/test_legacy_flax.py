@@ -1,0 +1,88 @@
+"""Folders that diffusers and transformers wrote while they had Flax classes."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import serialization
+from test_folder import assert_same_params, weight_file
+
+from reversion_jax.weights import folder
+from reversion_jax.weights.layout import FLAX_FILES
+
+CLASSES = {"unet": "FlaxUNet2DConditionModel", "vae": "FlaxAutoencoderKL"}
+
+
+@pytest.fixture
+def flax_folder(recorded, tmp_path):
+    path = shutil.copytree(recorded.folder, tmp_path / "model")
+    for part, name in FLAX_FILES.items():
+        weight_file(path, part).unlink()
+        write(path / part / name, recorded.model.params[part])
+    for part, name in CLASSES.items():
+        config = json.loads((path / part / "config.json").read_text())
+        config |= {"_class_name": name}
+        if part == "unet":
+            config |= {"split_head_dim": True, "use_memory_efficient_attention": True, "num_attention_heads": None}
+        (path / part / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def write(path, tree):
+    path.write_bytes(serialization.msgpack_serialize(jax.tree.map(np.asarray, tree)))
+
+
+def test_flax_folder(recorded, flax_folder):
+    model = folder.load(flax_folder)
+    assert model[:2] == recorded.model[:2]
+    assert_same_params(model.params, recorded.model.params)
+
+
+def test_bfloat16_leaves(recorded, flax_folder):
+    half = jax.tree.map(lambda x: np.asarray(x).astype("bfloat16"), recorded.model.params)
+    for part, name in FLAX_FILES.items():
+        write(flax_folder / part / name, half[part])
+    assert_same_params(folder.load(flax_folder).params, jax.tree.map(lambda x: x.astype(np.float32), half))
+
+
+def test_safetensors_are_read_first(recorded, flax_folder):
+    for part in FLAX_FILES:
+        shutil.copy(weight_file(recorded.folder, part), weight_file(flax_folder, part))
+        (flax_folder / part / FLAX_FILES[part]).write_bytes(b"unread")
+    assert_same_params(folder.load(flax_folder).params, recorded.model.params)
+
+
+def test_what_does_not_fit(recorded, flax_folder):
+    params = recorded.model.params["unet"]
+    bent = {**params, "conv_in": {"kernel": params["conv_in"]["kernel"][:2]}, "extra": {"bias": np.zeros(1)}}
+    write(flax_folder / "unet" / FLAX_FILES["unet"], bent)
+    with pytest.raises(ValueError, match="do not fit") as raised:
+        folder.load(flax_folder)
+    assert raised.value.args[0].splitlines()[1:] == [
+        "  unet: missing conv_in/bias",
+        "  unet: misshaped conv_in/kernel: (2, 3, 4, 32), expected (3, 3, 4, 32)",
+        "  unet: unexpected extra/bias",
+    ]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:-100],
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"",
+        lambda whole: b"version https://git-lfs.github.com/spec/v1\n",
+        lambda whole: serialization.msgpack_serialize({"kernel": "text"}),
+        lambda whole: serialization.msgpack_serialize({"kernel": 1j}),
+        lambda whole: b"\x81\xa6kernel\xc7\x05\x01\x93\x91\x02\xa1?\xc4",
+    ],
+)
+def test_damaged_file(damage, flax_folder):
+    path = flax_folder / "vae" / FLAX_FILES["vae"]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"cannot read .* fetch it again") as raised:
+        folder.load(flax_folder)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)

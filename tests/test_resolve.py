@@ -1,0 +1,171 @@
+"""Which files are a model's, and where they come from."""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from reversion_jax.weights import layout
+from reversion_jax.weights import resolve as resolving
+from reversion_jax.weights.resolve import resolve
+
+CONFIGS = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/merges.txt",
+    "tokenizer/vocab.json",
+    *(f"{part}/config.json" for part in layout.WEIGHT_FILES),
+]
+NEVER = [
+    "README.md",
+    "v1-5-pruned.ckpt",
+    "v1-5-pruned.safetensors",
+    "safety_checker/model.safetensors",
+    "unet/diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "text_encoder/pytorch_model.bin",
+    "vae/diffusion_pytorch_model.fp16.bin",
+]
+FULL = [f"{part}/{stem}.safetensors" for part, stem in layout.WEIGHT_FILES.items()]
+HALF = [f"{part}/{stem}.fp16.safetensors" for part, stem in layout.WEIGHT_FILES.items()]
+FLAX = [f"{part}/{name}" for part, name in layout.FLAX_FILES.items()]
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted"), [(FULL + HALF + FLAX, FULL), (HALF + FLAX, HALF), (FLAX, FLAX), (HALF[:2] + FULL[2:],) * 2]
+)
+def test_one_kind_of_weights(listed, wanted):
+    found = layout.snapshot_files(CONFIGS + NEVER + listed, "owner/name")
+    assert sorted(found) == sorted(CONFIGS + wanted)
+
+
+SHARDS = ["1-of-00002", "2-of-00002"]
+WHOLE = [f"diffusion_pytorch_model-0000{n}.safetensors" for n in SHARDS]
+NEW_HALF = [f"diffusion_pytorch_model.fp16-0000{n}.safetensors" for n in SHARDS]
+OLD_HALF = [f"diffusion_pytorch_model-0000{n}.fp16.safetensors" for n in SHARDS]
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+HALF_INDEX = "diffusion_pytorch_model.safetensors.index.fp16.json"
+OLD_INDEX = "diffusion_pytorch_model.safetensors.fp16.index.json"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [[INDEX, *WHOLE], [HALF_INDEX, *NEW_HALF], [HALF_INDEX, *OLD_HALF], [OLD_INDEX, *OLD_HALF]],
+)
+def test_shards(files):
+    others = ["config.json", "diffusion_pytorch_model.bin.index.json", layout.FLAX_FILES["unet"]]
+    assert layout.weight_files("unet", [*others, *files], "unet") == files
+    if files[0] == INDEX:
+        half = ["diffusion_pytorch_model.fp16.safetensors", HALF_INDEX, *NEW_HALF]
+        assert layout.weight_files("unet", [*half, *files], "unet") == files
+
+
+def test_whole_checkpoints_alone():
+    with pytest.raises(ValueError, match=r"hf download owner/name v1-5-pruned\.safetensors"):
+        layout.snapshot_files([name for name in NEVER if "/" not in name], "owner/name")
+
+
+def test_folders_and_nonsense(tmp_path):
+    assert resolve(str(tmp_path)) == tmp_path
+    for name in (str(tmp_path / "absent"), "one-word", "../owner/name", "owner/name@", "owner/na me"):
+        with pytest.raises(ValueError, match="neither a folder"):
+            resolve(name)
+
+
+class Hub:
+    """A hub with one model, whose branch "flax" it also has; remembers what was downloaded."""
+
+    def __init__(self, folder: Path, monkeypatch):
+        self.folder, self.asked, self.downloads = folder, [], []
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.info)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot)
+
+    def info(self, repository, revision, timeout):
+        self.asked.append((repository, revision))
+        files = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
+        return huggingface_hub.ModelInfo(id=repository, siblings=[{"rfilename": file} for file in files])
+
+    def snapshot(self, repository, revision, allow_patterns):
+        self.downloads.append(sorted(allow_patterns))
+        return str(self.folder)
+
+
+@pytest.fixture
+def online(recorded, tmp_path, monkeypatch):
+    resolving._from_hub.cache_clear()
+    folder = shutil.copytree(recorded.folder, tmp_path / "remote")
+    for name in NEVER:
+        if name != "v1-5-pruned.safetensors":
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).touch()
+    yield Hub(folder, monkeypatch)
+    resolving._from_hub.cache_clear()
+
+
+@pytest.mark.parametrize(("model", "revision"), [("o/m", None), ("o/m@flax", "flax"), ("o/m@refs/pr/3", "refs/pr/3")])
+def test_download(model, revision, online):
+    for _ in range(2):
+        assert resolve(model) == online.folder
+    assert online.asked == [("o/m", revision)]
+    configs, everything = online.downloads
+    assert set(configs) < set(everything)
+    assert all(name.endswith(".json") for name in configs)
+    assert set(everything) >= set(FULL)
+    assert not set(everything) & set(NEVER)
+
+
+def test_other_families_are_refused_before_their_weights_are_here(online):
+    config = json.loads((online.folder / "unet/config.json").read_text())
+    (online.folder / "unet/config.json").write_text(json.dumps({**config, "cross_attention_dim": 2048}))
+    with pytest.raises(ValueError, match="Stable Diffusion XL"):
+        resolve("o/m")
+    assert len(online.downloads) == 1
+
+
+def test_only_pickles_on_the_hub(online):
+    (online.folder / FULL[1]).unlink()
+    with pytest.raises(ValueError, match=r"o/m/unet, only diffusion_pytorch_model\.bin, a pickle"):
+        resolve("o/m")
+    assert not online.downloads
+
+
+def test_interrupted_download(online, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise OSError("No space left on device\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", interrupted)
+    with pytest.raises(ValueError, match=r"No space left on device\).*--revision flax") as raised:
+        resolve("o/m@flax")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture
+def cached(recorded, tmp_path, monkeypatch):
+    """A model in the hub's cache; conftest.py has switched the network off."""
+    resolving._from_hub.cache_clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--o--m"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    yield shutil.copytree(recorded.folder, folder / "snapshots" / ("0" * 40))
+    resolving._from_hub.cache_clear()
+
+
+def test_offline_the_cache_serves(cached, capsys):
+    for _ in range(2):
+        assert resolve("o/m").samefile(cached)
+    told = capsys.readouterr()
+    assert told.err.startswith("o/m: taken from the cache")
+    assert told.err.count("\n") == 1
+    assert not told.out
+
+
+@pytest.mark.parametrize("model", ["o/m", "o/m@flax", "o/absent"])
+def test_offline_without_a_whole_copy(model, cached):
+    (cached / FULL[0]).unlink()
+    with pytest.raises(ValueError, match="hf download o/") as raised:
+        resolve(model)
+    assert "\n" not in str(raised.value)
+    assert "\\n" not in str(raised.value)
