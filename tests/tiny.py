@@ -101,12 +101,12 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def write_folder(folder: Path, weights: dict[str, dict[str, np.ndarray]]) -> Path:
-    """A diffusers folder made without our `save`."""
-    configs = {"text_encoder": CONFIG.text, "unet": CONFIG.unet, "vae": CONFIG.vae}
-    for part, config in configs.items():
+def write_folder(folder: Path, weights: dict[str, dict[str, np.ndarray]], config: ModelConfig = CONFIG) -> Path:
+    """A diffusers folder made without our `save`; its tokenizer is CONFIG's."""
+    configs = {"text_encoder": config.text, "unet": config.unet, "vae": config.vae}
+    for part, values in configs.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / part / "config.json").write_text(json.dumps(config.to_json()))
+        (folder / part / "config.json").write_text(json.dumps(values.to_json()))
         save_file(weights[part], folder / part / f"{WEIGHT_FILES[part]}.safetensors", {"format": "pt"})
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(Schedule().to_json()))
