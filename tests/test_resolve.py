@@ -145,7 +145,7 @@ def test_interrupted_download(online, monkeypatch):
 def cached(recorded, tmp_path, monkeypatch):
     """A model in the hub's cache; conftest.py has switched the network off."""
     resolving._from_hub.cache_clear()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--o--m"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)

@@ -117,7 +117,8 @@ def test_no_such_file(tmp_path):
         resolve("models/absent.safetensors")
 
 
-def test_without_a_tokenizer(checkpoint):
+def test_without_a_tokenizer(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     shutil.rmtree(checkpoint.parent / "tokenizer")
     with pytest.raises(ValueError, match=r"vocab\.json and merges\.txt") as raised:
         folder.load(checkpoint, config=tiny.CONFIG)  # conftest.py has switched the network off
