@@ -66,7 +66,8 @@ def get_config() -> ConfigDict:
     c.judged_prompts = 64  # on the miniature: unseen pairs that the judge looks at, before and after; 0 = none
 
     # Sampling, for previews and as the defaults of `sample`.
-    c.sample_steps = placeholder(int)  # DDIM steps: 50, miniature 20
+    c.sampler = "ddim"  # see diffusion/samplers.py for the others
+    c.sample_steps = placeholder(int)  # 50, miniature 20
     c.guidance_scale = placeholder(float)  # 7.5, miniature 3
     c.negative_prompt = ""
     c.sample_batch = placeholder(int)  # images drawn at once: 4, miniature 16

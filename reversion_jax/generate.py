@@ -9,55 +9,72 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from reversion_jax.diffusion import samplers
 from reversion_jax.diffusion.guidance import guided_denoiser
-from reversion_jax.diffusion.samplers import ddim
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import rows as trainable
 from reversion_jax.models.clip import CLIPTextEncoder
-from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.presets import ModelConfig, compute_dtype
 from reversion_jax.models.unet import UNet
-from reversion_jax.models.vae import VAE
+from reversion_jax.models.vae import VAE, VAEConfig
 from reversion_jax.tokenizer import Tokenizer
 from reversion_jax.weights.folder import StableDiffusion
 
+# The VAE decodes so many pixels at once: one picture of 512 px, which takes 2 GB.
+_DECODED_PIXELS = 512 * 512
 
+
+@partial(jax.jit, static_argnames="model")
 def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array) -> jax.Array:
     """The text encoder's states of prompts with rows in place: ids [N, L], rows [P, D] -> [N, L, D]."""
-    encoder, variables = CLIPTextEncoder(model.text), {"params": params["text_encoder"]}
+    encoder = CLIPTextEncoder(model.text, compute_dtype(params))
+    variables = {"params": params["text_encoder"]}
     embeddings = encoder.apply(variables, ids, method="embed")
     spliced = trainable.splice(embeddings[None], ids[None], rows[None], model.text.vocab_size)[0]
     return encoder.apply(variables, spliced, method="encode")
 
 
+def predict_noise(params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array):
+    """The UNet's output for latents [N, H, W, C] at timesteps [N], given text states [N, L, D] -> [N, H, W, C]."""
+    unet = UNet(model.unet, compute_dtype(params))
+    return unet.apply({"params": params["unet"]}, latents, timesteps, states)
+
+
+def decode(params: Any, config: VAEConfig, latents: jax.Array) -> jax.Array:
+    """Latents [N, H, W, C] -> images [N, 8 H, 8 W, 3], some at a time, so that memory does not grow with N."""
+    pixels = latents.shape[1] * latents.shape[2] * config.downscale**2
+    one = lambda latents: VAE(config).apply({"params": params["vae"]}, latents[None], method="decode")[0]
+    return jax.lax.map(one, latents, batch_size=max(1, _DECODED_PIXELS // pixels))
+
+
 def initial_noise(seeds: Sequence[int], model: ModelConfig, resolution: int) -> jax.Array:
     """One image's latent noise a seed, [N, H/8, W/8, C]; it depends on nothing but the seed and the size."""
     side = resolution // model.vae.downscale
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    return jax.vmap(lambda key: jax.random.normal(key, (side, side, model.vae.latent_channels)))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, (side, side, model.vae.latent_channels)))(_keys(seeds))
 
 
-@partial(jax.jit, static_argnames=("model", "schedule", "num_steps"))
+def _keys(seeds: Sequence[int]) -> jax.Array:
+    return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+
+
+@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps"))
 def _draw_batch(
     params: Any,
-    ids: jax.Array,
-    negative_ids: jax.Array,
-    rows: jax.Array,
+    unconditional: jax.Array,
+    conditional: jax.Array,
     noise: jax.Array,
+    keys: jax.Array,
     guidance_scale: jax.Array,
     *,
     model: ModelConfig,
     schedule: Schedule,
+    sampler: str,
     num_steps: int,
 ) -> jax.Array:
-    context = encode_text(params, model, jnp.concatenate([negative_ids, ids]), rows)
-    unconditional, conditional = jnp.split(context, 2)
-
-    def predict(latents, timesteps, context):
-        return UNet(model.unet).apply({"params": params["unet"]}, latents, timesteps, context)
-
+    unconditional = jnp.broadcast_to(unconditional, conditional.shape)
+    predict = partial(predict_noise, params, model)
     denoiser = guided_denoiser(predict, unconditional, conditional, guidance_scale)
-    latents = ddim(denoiser, noise, schedule, num_steps, None)
-    return VAE(model.vae).apply({"params": params["vae"]}, latents, method="decode")
+    return decode(params, model.vae, samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys))
 
 
 def draw(
@@ -70,6 +87,7 @@ def draw(
     num_steps: int,
     guidance_scale: float,
     resolution: int,
+    sampler: str = "ddim",
     negative_prompt: str = "",
     batch_size: int = 4,
     progress: str | None = None,
@@ -77,32 +95,46 @@ def draw(
     """One image a prompt and seed, float32 [N, resolution, resolution, 3] in [-1, 1].
 
     `rows` [P, D] are the learned ones, without which prompts must hold no placeholder. Batches are filled up by
-    repetition, so that one compiled program serves any number of images. `progress` labels a bar.
+    repetition, so that one compiled program serves any number of images. `progress` labels a bar. ValueError for
+    an unknown sampler or a resolution that the model cannot have.
     """
+    samplers.get(sampler)
+    multiple = sd.config.vae.downscale
+    if resolution < multiple or resolution % multiple:
+        raise ValueError(f"resolution={resolution}: this model draws multiples of {multiple} pixels")
     if rows is None:
         rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
-    ids, negative = tokenizer(list(prompts)), tokenizer([negative_prompt] * batch_size)
-    count = len(ids)
+    rows = jnp.asarray(rows)
+
+    texts, number = np.unique([negative_prompt, *prompts], return_inverse=True)
+    ids = tokenizer(texts.tolist())
+    size = min(batch_size, len(ids))
+    states = [encode_text(sd.params, sd.config, ids[_batch(i, size, len(ids))], rows) for i in range(0, len(ids), size)]
+    states = jnp.concatenate(states)[: len(ids)]
+
+    count = len(prompts)
     images = []
     for start in tqdm(range(0, count, batch_size), progress, disable=progress is None, mininterval=1):
-        chosen = np.arange(start, start + batch_size) % count
-        # On the host at once, so that the bar tells the truth.
-        images.append(
-            np.asarray(
-                _draw_batch(
-                    sd.params,
-                    ids[chosen],
-                    negative,
-                    jnp.asarray(rows),
-                    initial_noise(np.asarray(seeds)[chosen], sd.config, resolution),
-                    jnp.float32(guidance_scale),
-                    model=sd.config,
-                    schedule=sd.schedule,
-                    num_steps=num_steps,
-                )
-            )
+        chosen = _batch(start, batch_size, count)
+        batch = _draw_batch(
+            sd.params,
+            states[number[:1]],
+            states[number[1:][chosen]],
+            initial_noise(np.asarray(seeds)[chosen], sd.config, resolution),
+            jax.vmap(partial(jax.random.fold_in, data=1))(_keys(np.asarray(seeds)[chosen])),
+            jnp.float32(guidance_scale),
+            model=sd.config,
+            schedule=sd.schedule,
+            sampler=sampler,
+            num_steps=num_steps,
         )
+        images.append(np.asarray(batch))  # on the host at once, so that the bar tells the truth
     return np.clip(np.concatenate(images)[:count], -1, 1)
+
+
+def _batch(start: int, size: int, count: int) -> np.ndarray:
+    """Indices of a batch, which begins anew where the end is reached."""
+    return np.arange(start, start + size) % count
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

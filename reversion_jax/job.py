@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from reversion_jax import generate
 from reversion_jax.checkpoints import Checkpoints
 from reversion_jax.data import batches, exemplars
 from reversion_jax.data.arrays import Data
+from reversion_jax.diffusion import samplers
 from reversion_jax.inversion import prompts, rows, step, words
 from reversion_jax.miniature import scenes
 from reversion_jax.tokenizer import Tokenizer
@@ -37,13 +39,14 @@ class Job:
     first_rows: jax.Array  # [1, P, D]
 
 
-def load_model(config: ConfigDict) -> tuple[folder.StableDiffusion, Tokenizer]:
-    """The config's model and a tokenizer that knows the placeholders."""
-    sd = folder.load(resolve(config.model))
-    sd = sd._replace(params=jax.device_put(sd.params))  # once, not at every dispatch
+def load_model(
+    model: str, rows_per_token: Mapping[str, int], precision: str = "float32"
+) -> tuple[folder.StableDiffusion, Tokenizer]:
+    """A model by its folder, file or hub id, and a tokenizer that knows placeholders of so many rows each."""
+    sd = folder.load(resolve(model), dtype=jnp.dtype(precision))
     tokenizer = Tokenizer.load(
         sd.tokenizer_folder,
-        dict.fromkeys(PLACEHOLDERS, config.rows_per_token),
+        rows_per_token,
         vocab_size=sd.config.text.vocab_size,
         length=sd.config.text.max_position_embeddings,
     )
@@ -84,9 +87,11 @@ def load_rows(workdir: Path) -> tuple[ConfigDict, jax.Array, int]:
 def prepare(config: ConfigDict) -> Job:
     """Loads and computes, once, what the steps read. ValueError and OSError, one line each, for bad input."""
     # What is quickly read first: a wrong folder should not cost a download.
+    samplers.get(config.sampler)
     shown = load_exemplars(config)
     lists = {name: words.load(config[name]) for name in ("prepositions", "verbs", "stop_words")}
-    sd, tokenizer = load_model(config)
+    placeholders = dict.fromkeys(PLACEHOLDERS, config.rows_per_token)
+    sd, tokenizer = load_model(config.model, placeholders, config.precision)
     downscale = sd.config.vae.downscale * 2 ** (len(sd.config.unet.block_out_channels) - 1)
     if config.resolution % downscale:
         raise ValueError(f"config.resolution={config.resolution}: must be a multiple of {downscale} for this model")
@@ -176,6 +181,7 @@ def draw(
         num_steps=c.sample_steps,
         guidance_scale=c.guidance_scale,
         resolution=c.resolution,
+        sampler=c.sampler,
         negative_prompt=c.negative_prompt,
         batch_size=c.sample_batch,
         progress=label,

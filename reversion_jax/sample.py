@@ -1,31 +1,76 @@
-"""Draws prompts with a learned relation.
+"""Draws prompts with learned words.
+
+With what a training run learned; in front of <R>, <R-inv> turns the relation round:
 
     python -m reversion_jax.sample --workdir runs/miniature --prompt "red circle <R> a blue star"
+    python -m reversion_jax.sample --workdir runs/miniature --prompt "blue star <R-inv> <R> red circle"
 
-In front of <R>, <R-inv> turns the relation round: "blue star <R-inv> <R> red circle".
+Or with any Stable Diffusion 1.x and embedding files (this project's, diffusers', ReVersion's, A1111's), or none:
+
+    python -m reversion_jax.sample --model FOLDER_OR_HUB_ID --embedding hug.safetensors --prompt "cat <R> teapot"
 """
 
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from reversion_jax.errors import one_line, parse_flags
 
 
-def _file_name(prompt: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"
+class Words(NamedTuple):
+    """What there is to draw with."""
+
+    config: object  # settled ConfigDict: the training run's, or the defaults for the model
+    tokens: dict  # rows [S, D] by placeholder token
+    origin: str  # of the tokens, for people
 
 
-def sample(
-    workdir: Path,
-    prompts: list[str],
-    out: Path,
-    *,
-    num_images: int,
-    seed: int,
-    steps: int | None,
-    guidance: float | None,
-) -> Path:
+def read_words(workdir: Path | None, model: str | None, files: list[str]) -> Words:
+    """The words of a training run (if any) and of embedding files, each "FILE" or "TOKEN=FILE". ValueError, OSError."""
+    import numpy as np
+
+    from reversion_jax import config as settings
+    from reversion_jax import embeddings, job
+
+    if not workdir and not model:
+        raise ValueError("nothing to draw with: give --workdir=RUN or --model=FOLDER_OR_HUB_ID")
+    tokens, origins = {}, []
+    if workdir:
+        config, rows, step = job.load_rows(workdir)
+        tokens = dict(zip(job.PLACEHOLDERS, np.split(np.asarray(rows), len(job.PLACEHOLDERS)), strict=True))
+        origins.append(f"{config.relation} by {config.method}, {step} of {config.steps} steps trained")
+    else:
+        config = settings.get_config()
+        config.model = model
+        config = settings.settle(config)
+    config = config.copy_and_resolve_references().unlock()
+    config.model = model or config.model
+    for file in files:
+        token, _, path = file.rpartition("=")
+        found = embeddings.read(Path(path))
+        if token:
+            if len(found) != 1:
+                raise ValueError(f"{path} holds {len(found)} tokens ({', '.join(found)}): give it without {token}=")
+            found = dict(zip([token], found.values(), strict=True))
+        for name, rows in found.items():
+            if name in tokens:
+                raise ValueError(f"{name} is given twice, also by {path}: rename one by --embedding=TOKEN={path}")
+            tokens[name] = rows
+        origins.append(f"{', '.join(found)} from {path}")
+    return Words(config, tokens, "; ".join(origins) or "no learned words")
+
+
+def read_prompts(prompts: list[str], file: str | None) -> list[str]:
+    """The prompts of the command line, then those of a file, one a line; ValueError if there is none."""
+    lines = Path(file).read_text(encoding="utf-8").splitlines() if file else []
+    prompts = [*prompts, *(line.strip() for line in lines if line.strip())]
+    if not prompts:
+        raise ValueError("no prompt: give --prompt, or --prompts_file with one a line")
+    return prompts
+
+
+def sample(words: Words, prompts: list[str], out: Path, *, num_images: int, seed: int) -> Path:
     """Writes `num_images` PNGs of each prompt and a grid of all; returns the grid's path.
 
     Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made.
@@ -33,29 +78,39 @@ def sample(
     import numpy as np
 
     from reversion_jax import generate, job, pictures
-    from reversion_jax.inversion.prompts import RELATION
+    from reversion_jax.diffusion import samplers
 
+    samplers.get(words.config.sampler)  # before a model is fetched
     if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
         raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
-    config, rows, step = job.load_rows(workdir)
-    steps, guidance = steps or config.sample_steps, config.guidance_scale if guidance is None else guidance
-    sd, tokenizer = job.load_model(config)
+    config = words.config
+    sd, tokenizer = job.load_model(
+        config.model, {name: len(rows) for name, rows in words.tokens.items()}, config.precision
+    )
+    width = sd.config.text.hidden_size
+    for name, rows in words.tokens.items():
+        if rows.shape[1] != width:
+            raise ValueError(
+                f"{name} is {rows.shape[1]} numbers wide, made for another model: {config.model} has {width}"
+            )
     for prompt in prompts:
-        if RELATION not in prompt:
-            print(f"warning: no {RELATION} in {prompt!r}: what was learned has no part in it", file=sys.stderr)
+        if words.tokens and (tokenizer(prompt) < tokenizer.vocab_size).all():
+            known = ", ".join(words.tokens)
+            print(f"warning: none of {known} in {prompt!r}: what was learned has no part in it", file=sys.stderr)
         if cut := tokenizer.truncated(prompt):
             print(f"warning: {prompt!r} is too long; left out: {cut!r}", file=sys.stderr)
-    print(f"{workdir}: {config.relation} by {config.method}, {step} of {config.steps} steps trained")
+    print(f"{config.model}: {words.origin}")
     seeds = [seed + i for i in range(num_images)]
     images = generate.draw(
         sd,
         tokenizer,
         np.repeat(prompts, num_images).tolist(),
         seeds * len(prompts),
-        rows,
-        num_steps=steps,
-        guidance_scale=guidance,
+        np.concatenate([np.zeros((0, width), np.float32), *words.tokens.values()]),
+        num_steps=config.sample_steps,
+        guidance_scale=config.guidance_scale,
         resolution=config.resolution,
+        sampler=config.sampler,
         negative_prompt=config.negative_prompt,
         batch_size=min(config.sample_batch, num_images * len(prompts)),
         progress="drawing",
@@ -63,12 +118,12 @@ def sample(
     images = generate.to_uint8(images)
     settings = {
         "model": config.model,
-        "sampler": "ddim",
-        "steps": str(steps),
-        "guidance_scale": str(guidance),
+        "sampler": config.sampler,
+        "steps": str(config.sample_steps),
+        "guidance_scale": str(config.guidance_scale),
         "resolution": str(config.resolution),
         "negative_prompt": config.negative_prompt,
-        "relation": f"{config.relation}, {config.method}, {step} steps",
+        "words": words.origin,
     }
     for n, image in enumerate(images):
         prompt, number = prompts[n // num_images], seeds[n % num_images]
@@ -80,31 +135,53 @@ def sample(
     return out / "grid.png"
 
 
+def _file_name(prompt: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"
+
+
 @one_line
 def main(argv) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: put the prompt in quotes")
-    out = Path(_OUT.value) if _OUT.value else Path(_WORKDIR.value) / "samples"
-    path = sample(
-        Path(_WORKDIR.value),
-        _PROMPT.value,
-        out,
-        num_images=_NUM_IMAGES.value,
-        seed=_SEED.value,
-        steps=_STEPS.value,
-        guidance=_GUIDANCE_SCALE.value,
-    )
+    workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
+    prompts = read_prompts(_PROMPT.value or [], _PROMPTS_FILE.value)
+    words = read_words(workdir, _MODEL.value, _EMBEDDING.value or [])
+    for key, flag in _SETTINGS.items():
+        if flag.value is not None:
+            words.config[key] = flag.value
+    out = Path(_OUT.value) if _OUT.value else (workdir or Path()) / "samples"
+    path = sample(words, prompts, out, num_images=_NUM_IMAGES.value, seed=_SEED.value)
     print(f"pictures: {out}, all of them on {path}")
 
 
 if __name__ == "__main__":
     from absl import app, flags
 
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-    _PROMPT = flags.DEFINE_multi_string("prompt", None, 'Such as "cat <R> teapot"; may be repeated.', required=True)
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run, whose words and settings are used.")
+    _MODEL = flags.DEFINE_string(
+        "model",
+        None,
+        "A Stable Diffusion 1.x: a diffusers folder, a .safetensors checkpoint, a hub id such as owner/name or "
+        "owner/name@revision, or miniature. The training run's by default.",
+    )
+    _EMBEDDING = flags.DEFINE_multi_string(
+        "embedding", None, "A file of learned words, FILE or TOKEN=FILE to choose its name in prompts; may be repeated."
+    )
+    _PROMPT = flags.DEFINE_multi_string("prompt", None, 'Such as "cat <R> teapot"; may be repeated.')
+    _PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "A text file with a prompt a line.")
     _NUM_IMAGES = flags.DEFINE_integer("num_images", 4, "Images of each prompt.", lower_bound=1)
     _SEED = flags.DEFINE_integer("seed", 0, "Of each prompt's first image; the next has seed + 1.", lower_bound=0)
-    _STEPS = flags.DEFINE_integer("steps", None, "DDIM steps; the training config's by default.", lower_bound=1)
-    _GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", None, "The training config's by default.")
-    _OUT = flags.DEFINE_string("out", None, "Where the PNGs go; WORKDIR/samples by default.")
+    _OUT = flags.DEFINE_string("out", None, "Where the PNGs go; WORKDIR/samples, or samples, by default.")
+    # By default what the training run's config, or config.py's for the model, says.
+    _SETTINGS = {
+        "sampler": flags.DEFINE_string(
+            "sampler", None, "ddim, pndm, euler, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; ddim by default."
+        ),
+        "sample_steps": flags.DEFINE_integer("steps", None, "Of the sampler; 50 by default.", lower_bound=1),
+        "guidance_scale": flags.DEFINE_float("guidance_scale", None, "1 is none; 7.5 by default."),
+        "negative_prompt": flags.DEFINE_string("negative_prompt", None, "What to steer away from."),
+        "resolution": flags.DEFINE_integer("resolution", None, "Pixels, both sides; 512 by default.", lower_bound=8),
+        "precision": flags.DEFINE_enum("precision", None, ["float32", "bfloat16"], "float32 by default."),
+        "sample_batch": flags.DEFINE_integer("batch_size", None, "Images drawn at once; 4 by default.", lower_bound=1),
+    }
     app.run(main, flags_parser=parse_flags)

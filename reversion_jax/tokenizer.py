@@ -104,10 +104,11 @@ class Tokenizer:
 
     def _pieces(self, text: str) -> Iterator[tuple[int, str]]:
         """Splits at placeholders, before the backend could lower their case or take them apart."""
-        # The longest name first, lest one that starts another be found inside it.
+        # The longest name first, lest one that starts another be found inside it; "hug" not inside "hugging".
         names = sorted(self.rows_per_token, key=len, reverse=True)
+        wholes = [re.sub(r"^(?=\w)|(?<=\w)$", r"\\b", re.escape(name)) for name in names]
         start = 0
-        for piece in re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]:
+        for piece in re.split(f"({'|'.join(wholes)})", text) if names else [text]:
             yield start, piece
             start += len(piece)
 

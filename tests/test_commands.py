@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from reversion_jax import embeddings
 from reversion_jax.data import exemplars
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +52,7 @@ def test_sample(workdir, tmp_path):
     arguments = ["--prompt", "cat <R> dog", "--prompt", "a dog", "--num_images", "3", "--seed", "7", "--out", str(out)]
     done = run("sample", "--workdir", str(workdir), *arguments)
     assert done.returncode == 0, done.stderr
-    assert "no <R> in 'a dog'" in done.stderr
+    assert "none of <R>, <R-inv> in 'a dog'" in done.stderr
     names = sorted(path.name for path in out.iterdir())
     assert len(names) == 7
     assert names[0] == "000-cat-r-dog-7.png"
@@ -60,6 +61,31 @@ def test_sample(workdir, tmp_path):
     assert picture.text["seed"] == "9"
     assert picture.text["steps"] == "2"
     assert np.asarray(picture).shape == (16, 16, 3)
+
+
+def test_sample_needs_no_training_run(recorded, workdir, tmp_path):
+    """A model, embedding files of two kinds, prompts from a file; and the same word gives the run's own picture."""
+    done = run("export", "--workdir", str(workdir), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "prompts.txt").write_text("cat <R> dog\n\ndog hug cat\ndogs hugging, of a photo on top of cat\n")
+    common = ["--num_images", "1", "--sampler", "dpmpp_2m_karras", "--steps", "3", "--resolution", "16"]
+    words = ["--embedding", str(tmp_path / "learned_embeds.bin"), "--embedding", f"hug={tmp_path}/hug.safetensors"]
+    arguments = ["--model", str(recorded.folder), *words, "--prompts_file", str(tmp_path / "prompts.txt")]
+    done = run("sample", *arguments, *common, "--precision", "bfloat16", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "is too long; left out: " in done.stderr
+    assert "none of <R>, hug in 'dogs hugging" in done.stderr
+    pictures = sorted((tmp_path / "out").glob("00*.png"))
+    assert [path.name[:3] for path in pictures] == ["000", "001", "002"]
+    assert Image.open(pictures[0]).text["sampler"] == "dpmpp_2m_karras"
+
+    sources = {"files": arguments[:4], "run": ["--workdir", str(workdir)]}
+    for name, source in sources.items():
+        out = str(tmp_path / name)
+        done = run("sample", *source, "--prompt", "cat <R> dog", *common, "--guidance_scale", "3", "--out", out)
+        assert done.returncode == 0, done.stderr
+    files, of_run = (np.asarray(Image.open(tmp_path / name / "000-cat-r-dog-0.png"), int) for name in sources)
+    assert np.abs(files - of_run).max() <= 1
 
 
 def test_export(workdir, tmp_path):
@@ -87,11 +113,21 @@ def test_export(workdir, tmp_path):
         ("train", ["--config", "configs/hug.py", "--config.nokey=1"], "nokey"),
         ("train", ["--config", "nowhere.py"], "nowhere.py"),
         ("sample", ["--workdir", "nowhere", "--prompt", "cat <R> dog"], "no training run in nowhere"),
+        ("sample", ["--prompt", "cat <R> dog"], "give --workdir=RUN or --model="),
+        ("sample", ["--workdir", "RUN"], "give --prompt, or --prompts_file"),
+        ("sample", ["--workdir", "RUN", "--prompt", "<R>", "--sampler", "magic"], "known: ddim, pndm, euler"),
+        ("sample", ["--workdir", "RUN", "--prompt", "<R>", "--resolution", "15"], "resolution=15"),
+        ("sample", ["--model", "miniature", "--prompt", "a", "--embedding", "WIDE"], "is 32 numbers wide"),
+        ("sample", ["--model", "miniature", "--prompt", "a", "--embedding", "none.pt"], "no embedding at none.pt"),
+        ("sample", ["--workdir", "RUN", "--prompt", "a", "--embedding", "WIDE"], "<R> is given twice"),
         ("export", ["--workdir", "nowhere", "--out", "elsewhere"], "no training run in nowhere"),
     ],
 )
 def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path):
-    arguments = [a.replace("EXEMPLARS", str(workdir.parent / "exemplars")) for a in arguments]
+    embeddings.export(np.ones((1, 32), np.float32), 1, "wide", tmp_path)
+    stand_ins = {"EXEMPLARS": workdir.parent / "exemplars", "RUN": workdir, "WIDE": tmp_path / "wide.safetensors"}
+    for name, path in stand_ins.items():
+        arguments = [a.replace(name, str(path)) for a in arguments]
     paths = [str(ROOT / a) if a.startswith("configs/") else a for a in arguments]
     done = run(command, *paths, cwd=tmp_path)
     assert done.returncode == 2

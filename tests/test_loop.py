@@ -161,7 +161,7 @@ def test_load_rows(finished, config, tmp_path):
 def test_previews_are_what_sample_draws(finished):
     workdir, _ = finished
     settled, loaded, _ = job.load_rows(workdir)
-    sd, tokenizer = job.load_model(settled)
+    sd, tokenizer = job.load_model(settled.model, dict.fromkeys(job.PLACEHOLDERS, 1))
     images = generate.draw(
         sd,
         tokenizer,
@@ -182,7 +182,7 @@ def test_previews_are_what_sample_draws(finished):
 
 def test_images_do_not_depend_on_their_batch(finished):
     settled, rows, _ = job.load_rows(finished[0])
-    sd, tokenizer = job.load_model(settled)
+    sd, tokenizer = job.load_model(settled.model, dict.fromkeys(job.PLACEHOLDERS, 1))
     draw = lambda texts, seeds, size: generate.draw(
         sd, tokenizer, texts, seeds, rows, num_steps=2, guidance_scale=3.0, resolution=16, batch_size=size
     )

@@ -1,0 +1,79 @@
+"""Drawing: what is shared between images must not change them."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from reversion_jax import generate
+from reversion_jax.models.vae import VAE
+from reversion_jax.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def draw(recorded):
+    """A function of prompts, seeds and settings; images of 16 px by two steps of the tiny model."""
+    sd = recorded.model
+    tokenizer = Tokenizer.load(sd.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=tiny.LENGTH)
+    rows = tiny.noise(3, (1, 32))
+
+    def draw(prompts, seeds, **settings):
+        settings = {"num_steps": 2, "guidance_scale": 3.0, "resolution": 16, "batch_size": 2} | settings
+        return generate.draw(sd, tokenizer, prompts, seeds, rows, **settings)
+
+    return draw
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "pndm"])
+def test_an_image_alone_equals_it_among_others(draw, sampler):
+    prompts = ["cat <R> dog", "dog", "cat <R> dog", "a photo of dog on top of cat", ""]
+    together = draw(prompts, [5, 6, 7, 8, 9], sampler=sampler)
+    for i in (2, 3):
+        alone = draw(prompts[i : i + 1], [5 + i], sampler=sampler)
+        np.testing.assert_allclose(alone[0], together[i], atol=1e-4)
+    assert np.abs(together[0] - together[2]).max() > 0.01  # the same prompt from other noise
+    assert np.abs(draw(["dog"], [8]) - draw(["cat"], [8])).max() > 0.01
+
+
+def test_a_prompt_is_encoded_once(draw, monkeypatch):
+    encoded = []
+
+    def spy(params, model, ids, rows):
+        encoded.extend(map(tuple, ids.tolist()))
+        return spied(params, model, ids, rows)
+
+    spied = generate.encode_text
+    monkeypatch.setattr(generate, "encode_text", spy)
+    draw(["cat"] * 5 + ["dog"] * 4, range(9), batch_size=3)
+    assert len(encoded) == len(set(encoded)) == 3  # with the negative prompt
+
+
+def test_decoding_in_slices_changes_nothing(recorded, monkeypatch):
+    config, params = recorded.model.config.vae, recorded.model.params
+    latents = tiny.noise(0, (5, 8, 8, 4))
+    whole = VAE(config).apply({"params": params["vae"]}, latents, method="decode")
+    monkeypatch.setattr(generate, "_DECODED_PIXELS", 2 * 16 * 16)
+    np.testing.assert_allclose(generate.decode(params, config, latents), whole, atol=1e-5)
+
+
+def test_decoding_memory_does_not_grow_with_the_images(recorded):
+    config, params = recorded.model.config.vae, recorded.model.params
+
+    def temporaries(count):
+        latents = jax.ShapeDtypeStruct((count, 256, 256, 4), np.float32)
+        decode = jax.jit(lambda params, latents: generate.decode(params, config, latents))
+        return decode.lower(params, latents).compile().memory_analysis().temp_size_in_bytes
+
+    pictures = 6 * 512 * 512 * 3 * 4  # of which there may be a copy or two
+    assert temporaries(8) - temporaries(2) < 2 * pictures < 0.5 * temporaries(2)
+
+
+@pytest.mark.parametrize("resolution", [0, 15])
+def test_a_resolution_the_model_cannot_have(draw, resolution):
+    with pytest.raises(ValueError, match="multiples of 2 pixels"):
+        draw(["cat"], [0], resolution=resolution)
+
+
+def test_an_unknown_sampler(draw):
+    with pytest.raises(ValueError, match="known: ddim"):
+        draw(["cat"], [0], sampler="magic")
