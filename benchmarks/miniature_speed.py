@@ -27,6 +27,7 @@ def main() -> None:
     def train(count: int) -> None:
         state = step.init_state(task.first_rows, task.step_config)
         kwargs = {"model": task.sd.config, "schedule": task.sd.schedule, "config": task.step_config, "capacity": 400}
+        kwargs["mesh"] = task.mesh
         state, _ = step.train_steps(state, jnp.int32(count), task.sd.params, task.data, task.hyper, **kwargs)
         state.rows.block_until_ready()
 

@@ -48,6 +48,7 @@ def train(task: job.Job):
         schedule=task.sd.schedule,
         config=task.step_config,
         capacity=task.config.steps,
+        mesh=task.mesh,
     )
     return state.rows[0]
 

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     c.method = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
     c.initialiser = "and"  # word whose embedding <R> and <R-inv> start from (RV)
     c.rows_per_token = 1  # embedding rows of each of <R> and <R-inv>
+    c.devices = 0  # at most so many, which share runs x batch_size samples evenly; 0: all there are
     c.precision = "float32"  # of the frozen text encoder and UNet; "bfloat16": half the memory, faster on TPU and GPU
     c.remat = False  # True: a quarter of the activations' memory for a third more of the UNet's work (see README)
     c.seed = 0  # of the training's noise, timesteps, exemplars and words

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from reversion_jax.diffusion import samplers
@@ -17,6 +18,7 @@ from reversion_jax.models.clip import CLIPTextEncoder
 from reversion_jax.models.presets import ModelConfig, compute_dtype
 from reversion_jax.models.unet import UNet
 from reversion_jax.models.vae import VAE, VAEConfig
+from reversion_jax.parallel import mesh_of, over_samples
 from reversion_jax.tokenizer import Tokenizer
 from reversion_jax.weights.folder import StableDiffusion
 
@@ -34,7 +36,7 @@ def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array
     return encoder.apply(variables, spliced, method="encode")
 
 
-def predict_noise(params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array):
+def predict(params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array) -> jax.Array:
     """The UNet's output for latents [N, H, W, C] at timesteps [N], given text states [N, L, D] -> [N, H, W, C]."""
     unet = UNet(model.unet, compute_dtype(params))
     return unet.apply({"params": params["unet"]}, latents, timesteps, states)
@@ -57,7 +59,7 @@ def _keys(seeds: Sequence[int]) -> jax.Array:
     return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
 
-@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps"))
+@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "mesh"))
 def _draw_batch(
     params: Any,
     unconditional: jax.Array,
@@ -70,11 +72,15 @@ def _draw_batch(
     schedule: Schedule,
     sampler: str,
     num_steps: int,
+    mesh: Mesh,
 ) -> jax.Array:
-    unconditional = jnp.broadcast_to(unconditional, conditional.shape)
-    predict = partial(predict_noise, params, model)
-    denoiser = guided_denoiser(predict, unconditional, conditional, guidance_scale)
-    return decode(params, model.vae, samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys))
+    def draw(shared, conditional, noise, keys):
+        params, unconditional, guidance_scale = shared
+        unconditional = jnp.broadcast_to(unconditional, conditional.shape)
+        denoiser = guided_denoiser(partial(predict, params, model), unconditional, conditional, guidance_scale)
+        return decode(params, model.vae, samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys))
+
+    return over_samples(draw, mesh)((params, unconditional, guidance_scale), conditional, noise, keys)
 
 
 def draw(
@@ -92,7 +98,7 @@ def draw(
     batch_size: int = 4,
     progress: str | None = None,
 ) -> np.ndarray:
-    """One image a prompt and seed, float32 [N, resolution, resolution, 3] in [-1, 1].
+    """One image a prompt and seed, float32 [N, resolution, resolution, 3] in [-1, 1], on the weights' devices.
 
     `rows` [P, D] are the learned ones, without which prompts must hold no placeholder. Batches are filled up by
     repetition, so that one compiled program serves any number of images. `progress` labels a bar. ValueError for
@@ -106,6 +112,8 @@ def draw(
         rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
     rows = jnp.asarray(rows)
 
+    mesh = mesh_of(sd.params)
+    batch_size += -batch_size % mesh.size
     texts, number = np.unique([negative_prompt, *prompts], return_inverse=True)
     ids = tokenizer(texts.tolist())
     size = min(batch_size, len(ids))
@@ -127,6 +135,7 @@ def draw(
             schedule=sd.schedule,
             sampler=sampler,
             num_steps=num_steps,
+            mesh=mesh,
         )
         images.append(np.asarray(batch))  # on the host at once, so that the bar tells the truth
     return np.clip(np.concatenate(images)[:count], -1, 1)

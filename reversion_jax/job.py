@@ -8,10 +8,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reversion_jax import config as settings
-from reversion_jax import generate
+from reversion_jax import generate, parallel
 from reversion_jax.checkpoints import Checkpoints
 from reversion_jax.data import batches, exemplars
 from reversion_jax.data.arrays import Data
@@ -37,13 +38,19 @@ class Job:
     hyper: step.Hyperparameters
     step_config: step.StepConfig
     first_rows: jax.Array  # [1, P, D]
+    mesh: Mesh
 
 
 def load_model(
-    model: str, rows_per_token: Mapping[str, int], precision: str = "float32"
+    model: str, rows_per_token: Mapping[str, int], precision: str = "float32", mesh: Mesh | None = None
 ) -> tuple[folder.StableDiffusion, Tokenizer]:
-    """A model by its folder, file or hub id, and a tokenizer that knows placeholders of so many rows each."""
+    """A model by its folder, file or hub id, and a tokenizer that knows placeholders of so many rows each.
+
+    The weights are whole on each of the mesh's devices; by default on all there are.
+    """
     sd = folder.load(resolve(model), dtype=jnp.dtype(precision))
+    mesh = mesh or parallel.make_mesh(jax.device_count())
+    sd = sd._replace(params=parallel.replicate(sd.params, mesh))
     tokenizer = Tokenizer.load(
         sd.tokenizer_folder,
         rows_per_token,
@@ -68,6 +75,11 @@ def load_exemplars(config: ConfigDict) -> exemplars.Exemplars:
     return exemplars.Exemplars(drawn.astype(np.float32) / 127.5 - 1, tuple(map(tuple, templates)), names)
 
 
+def read_settings(path: Path) -> dict:
+    """A run's config.json; settings that there were not when it was written have their defaults."""
+    return json.loads(settings.get_config().to_json()) | json.loads(path.read_text())
+
+
 def load_rows(workdir: Path) -> tuple[ConfigDict, jax.Array, int]:
     """A run's settled config, its newest rows [P, D] and their step. ValueError if nothing was trained there."""
     path = workdir / "config.json"
@@ -75,7 +87,7 @@ def load_rows(workdir: Path) -> tuple[ConfigDict, jax.Array, int]:
         raise ValueError(
             f"no training run in {workdir}: train one by python -m reversion_jax.train --workdir {workdir}"
         )
-    config = ConfigDict(json.loads(path.read_text()))
+    config = ConfigDict(read_settings(path))
     width = folder.load_config(resolve(config.model)).text.hidden_size
     empty = jnp.zeros((1, len(PLACEHOLDERS) * config.rows_per_token, width))
     checkpoints = Checkpoints(workdir / "checkpoints")
@@ -91,7 +103,8 @@ def prepare(config: ConfigDict) -> Job:
     shown = load_exemplars(config)
     lists = {name: words.load(config[name]) for name in ("prepositions", "verbs", "stop_words")}
     placeholders = dict.fromkeys(PLACEHOLDERS, config.rows_per_token)
-    sd, tokenizer = load_model(config.model, placeholders, config.precision)
+    mesh = parallel.make_mesh(config.batch_size, config.devices)
+    sd, tokenizer = load_model(config.model, placeholders, config.precision, mesh)
     downscale = sd.config.vae.downscale * 2 ** (len(sd.config.unet.block_out_channels) - 1)
     if config.resolution % downscale:
         raise ValueError(f"config.resolution={config.resolution}: must be a multiple of {downscale} for this model")
@@ -130,7 +143,9 @@ def prepare(config: ConfigDict) -> Job:
         adam_b2=config.adam_b2,
         adam_eps=config.adam_eps,
     )
-    return Job(config, sd, tokenizer, shown, data, step.Hyperparameters(**of_run), static, first_rows[None])
+    hyper = step.Hyperparameters(**of_run)
+    data, hyper, first_rows = parallel.replicate((data, hyper, first_rows[None]), mesh)
+    return Job(config, sd, tokenizer, shown, data, hyper, static, first_rows, mesh)
 
 
 def describe(job: Job) -> str:
@@ -150,9 +165,15 @@ def describe(job: Job) -> str:
         f"method      {c.method}: {c.steps} steps of {c.batch_size} x {c.accumulation} samples, "
         f"rate {c.learning_rate:g}, control {c.control_weight:g} ({c.verb_weight:g} verbs), "
         f"importance {c.importance:g}, seed {c.seed}",
-        f"device      {jax.devices()[0].device_kind}",
+        f"device      {jax.devices()[0].device_kind}" + _shares(job),
     ]
     return "\n".join(lines)
+
+
+def _shares(job: Job) -> str:
+    used, there = job.mesh.size, jax.device_count()
+    shares = f", {used} of {there}: each has {job.config.batch_size // used} of batch_size={job.config.batch_size}"
+    return shares if there > 1 else ""
 
 
 def preview_prompts(config: ConfigDict) -> list[str]:

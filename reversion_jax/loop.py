@@ -17,11 +17,13 @@ from reversion_jax import config as settings
 from reversion_jax import generate, pictures
 from reversion_jax.checkpoints import Checkpoints, write_text
 from reversion_jax.inversion import prompts, step
-from reversion_jax.job import Job, describe, draw, look, prepare, preview_prompts
+from reversion_jax.job import Job, describe, draw, look, prepare, preview_prompts, read_settings
 from reversion_jax.miniature import judge, scenes
+from reversion_jax.parallel import replicate
 
 # Keys that may change when a run is taken up again: they do not touch what is learned.
 _FREE = [
+    "devices",
     "steps",
     "steps_per_dispatch",
     "checkpoint_every_steps",
@@ -30,6 +32,7 @@ _FREE = [
     "preview_seed",
     "judged_prompts",
     "sample_steps",
+    "sampler",
     "guidance_scale",
     "negative_prompt",
     "sample_batch",
@@ -61,7 +64,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 def _take_up(job: Job, workdir: Path, checkpoints: Checkpoints) -> step.State:
     """The newest checkpoint's state, or the first; the metrics beyond it are dropped. ValueError if not this run."""
-    state = step.init_state(job.first_rows, job.step_config)
+    state = replicate(step.init_state(job.first_rows, job.step_config), job.mesh)
     path = workdir / "config.json"
     mine = json.loads(job.config.to_json())
     if checkpoints.latest() is not None:
@@ -69,7 +72,7 @@ def _take_up(job: Job, workdir: Path, checkpoints: Checkpoints) -> step.State:
             raise ValueError(
                 f"{workdir} holds checkpoints but no config.json: give a new --workdir, or delete that one"
             )
-        theirs = json.loads(path.read_text())
+        theirs = read_settings(path)
         changed = sorted(k for k in mine.keys() | theirs.keys() if k not in _FREE and mine.get(k) != theirs.get(k))
         if changed:
             raise ValueError(
@@ -192,6 +195,7 @@ def train(config: ConfigDict, workdir: Path) -> np.ndarray:
                 schedule=job.sd.schedule,
                 config=job.step_config,
                 capacity=config.steps_per_dispatch,
+                mesh=job.mesh,
             )
             # A copy: the state's own buffers are given to the next dispatch.
             watcher.push(done, count, metrics, jnp.copy(state.rows))

@@ -15,6 +15,7 @@ STOREYS = {
     "tokenizer": 0,
     "models": 1,
     "diffusion": 1,
+    "parallel": 1,
     "weights": 2,
     "inversion": 2,
     "inversion.step": 3,

@@ -158,6 +158,16 @@ def test_load_rows(finished, config, tmp_path):
         job.load_rows(tmp_path)
 
 
+def test_settings_newer_than_the_run_have_their_defaults(finished, config, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    stored = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps({k: v for k, v in stored.items() if k not in ("remat", "sampler")}))
+    assert job.load_rows(workdir)[0].sampler == "ddim"
+    np.testing.assert_array_equal(loop.train(config, workdir), finished[1])
+    with pytest.raises(ValueError, match="another remat"):
+        loop.train(changed(config, remat=True), workdir)
+
+
 def test_previews_are_what_sample_draws(finished):
     workdir, _ = finished
     settled, loaded, _ = job.load_rows(workdir)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from reversion_jax.data.arrays import SHARED, Data
 from reversion_jax.diffusion.schedule import Schedule
@@ -15,6 +16,7 @@ from reversion_jax.inversion.suppressor import gaussian_blur
 from reversion_jax.models.clip import CLIPTextEncoder
 from reversion_jax.models.presets import ModelConfig, compute_dtype
 from reversion_jax.models.unet import UNet
+from reversion_jax.parallel import over_samples, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,25 @@ def _token_states(table: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Arra
     return jnp.take(table, jnp.maximum(ids, 0), axis=0), ids >= 0
 
 
+def _predict(
+    params: Any,
+    trainable: jax.Array,
+    ids: jax.Array,
+    noisy: jax.Array,
+    timesteps: jax.Array,
+    *,
+    model: ModelConfig,
+    remat: bool,
+) -> jax.Array:
+    """The networks: rows [N, P, D], a sample's own, ids [N, L], noisy latents [N, H, W, C] -> the UNet's output."""
+    dtype = compute_dtype(params)
+    encoder, text_params = CLIPTextEncoder(model.text, dtype), {"params": params["text_encoder"]}
+    embeddings = encoder.apply(text_params, ids, method="embed")
+    spliced = rows.splice(embeddings[:, None], ids[:, None], trainable, model.text.vocab_size)[:, 0]
+    context = encoder.apply(text_params, spliced, method="encode")
+    return UNet(model.unet, dtype, remat).apply({"params": params["unet"]}, noisy, timesteps, context)
+
+
 def micro_batch_loss(
     trainable: jax.Array,
     batch: Sample,
@@ -145,22 +166,24 @@ def micro_batch_loss(
     model: ModelConfig,
     schedule: Schedule,
     config: StepConfig,
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """Eq. 10 summed over runs, which do not share rows, so that each gets the gradient of its own loss."""
-    runs, size, length = batch.ids.shape
-    flat = lambda x: x.reshape(runs * size, *x.shape[2:])
-    dtype = compute_dtype(params)
-    encoder, text_params = CLIPTextEncoder(model.text, dtype), {"params": params["text_encoder"]}
-    embeddings = encoder.apply(text_params, flat(batch.ids), method="embed").reshape(runs, size, length, -1)
-    spliced = rows.splice(embeddings, batch.ids, trainable, model.text.vocab_size)
-    context = encoder.apply(text_params, flat(spliced), method="encode")
+    """Eq. 10 summed over runs, which do not share rows, so that each gets the gradient of its own loss.
 
+    The networks run on the mesh's devices, each on its share of all runs' samples; the rest is small, and on each.
+    """
+    runs, size = batch.ids.shape[:2]
+    flat = lambda x: x.reshape(runs * size, *x.shape[2:])
     noisy = schedule.add_noise(flat(batch.latents), flat(batch.noise), flat(batch.timestep))
     if config.blur_noisy_latents:
         blurred = jax.vmap(gaussian_blur)(noisy.reshape(batch.latents.shape), hyper.latent_sigma)
         noisy = flat(blurred)
-    unet = UNet(model.unet, dtype, config.remat)
-    predicted = unet.apply({"params": params["unet"]}, noisy, flat(batch.timestep), context)
+    predict = partial(_predict, model=model, remat=config.remat)
+    if mesh is not None:
+        predict = over_samples(predict, mesh)
+    # A row for each sample: its gradient is a sum, and all that passes between devices.
+    of_samples = flat(jnp.broadcast_to(trainable[:, None], (runs, size, *trainable.shape[1:])))
+    predicted = predict(params, of_samples, flat(batch.ids), noisy, flat(batch.timestep))
     target = schedule.training_target(flat(batch.latents), flat(batch.noise), flat(batch.timestep))
     denoising = losses.denoising(predicted, target).reshape(runs, size).mean(axis=1)
 
@@ -185,12 +208,16 @@ def train_step(
     model: ModelConfig,
     schedule: Schedule,
     config: StepConfig,
+    mesh: Mesh | None = None,
 ) -> tuple[State, Metrics]:
     """One AdamW step of every run, over `accumulation` micro-batches whose losses are averaged."""
 
     def micro_step(totals, micro):
         batch = draw_batch(state.step, micro, data, hyper, schedule, config)
-        loss = partial(micro_batch_loss, model=model, schedule=schedule, config=config)
+        if mesh is not None:
+            # Every device draws all samples: otherwise the compiler would cut the small work up as well, and talk.
+            batch = whole(batch, mesh)
+        loss = partial(micro_batch_loss, model=model, schedule=schedule, config=config, mesh=mesh)
         grads, metrics = jax.grad(loss, has_aux=True)(state.rows, batch, params, hyper)
         return jax.tree.map(jnp.add, totals, (grads, metrics)), None
 
@@ -211,7 +238,7 @@ def train_step(
     return State(state.rows + updates, moments, state.step + 1), metrics
 
 
-@partial(jax.jit, static_argnames=("model", "schedule", "config", "capacity"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("model", "schedule", "config", "mesh", "capacity"), donate_argnames="state")
 def train_steps(
     state: State,
     num_steps: jax.Array,
@@ -223,6 +250,7 @@ def train_steps(
     schedule: Schedule,
     config: StepConfig,
     capacity: int,
+    mesh: Mesh | None = None,
 ) -> tuple[State, Metrics]:
     """`num_steps` <= capacity steps in one dispatch; metrics [capacity, R], of which the first num_steps are set.
 
@@ -231,7 +259,7 @@ def train_steps(
 
     def body(i, carry):
         state, history = carry
-        state, metrics = train_step(state, params, data, hyper, model, schedule, config)
+        state, metrics = train_step(state, params, data, hyper, model, schedule, config, mesh)
         return state, jax.tree.map(lambda past, now: past.at[i].set(now), history, metrics)
 
     empty = jnp.zeros((capacity, len(state.rows)))

@@ -1,0 +1,71 @@
+"""SD 1.5's UNet at full size, random weights: seconds, temporary memory and work of a forward pass and a row gradient.
+
+    python benchmarks/unet_sd15.py --batch_size 2 --resolution 256
+
+"XLA's own" has plain convolutions and keeps attention's scores; "ours" is what the package runs; "remat" computes
+activations again. One process, the variants in turns, the best of three. On a CPU, temporary memory is that of a
+schedule made for speed: XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false shows that of one made for
+memory, which is the only kind that GPUs and TPUs have. Needs 8 GiB; --compile_only does not run anything.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reversion_jax.models import attention, convolution, unet
+from reversion_jax.models.presets import SD15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--compile_only", action="store_true")
+    options = parser.parse_args()
+    n, side = options.batch_size, options.resolution // 8
+    shapes = jax.eval_shape(
+        unet.UNet(SD15.unet).init, jax.random.key(0), jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), jnp.zeros((1, 77, 768))
+    )
+    rng = np.random.default_rng(0)
+
+    def array(shape, scale=1.0):
+        if options.compile_only:
+            return jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jnp.asarray(scale * rng.standard_normal(shape, np.float32))
+
+    params = jax.tree.map(lambda leaf: array(leaf.shape, 0.02), shapes)
+    arguments = params, array((n, side, side, 4)), array((n,)), array((n, 77, 768))
+
+    programs = {}
+    long, forms = attention._LONG, (convolution._as_product, convolution._with_turned_kernel)
+    for name, remat in (("XLA's own", False), ("ours", False), ("ours, remat", True)):
+        own = name == "XLA's own"
+        attention._LONG = 10**9 if own else long
+        convolution._as_product, convolution._with_turned_kernel = (convolution._convolve,) * 2 if own else forms
+        apply = unet.UNet(SD15.unet, remat=remat).apply
+        forward = lambda *arguments, apply=apply: apply(*arguments)
+        gradient = jax.grad(lambda *arguments, apply=apply: jnp.sum(jnp.square(apply(*arguments))), argnums=3)
+        for kind, function in (("forward", forward), ("row gradient", gradient)):
+            start = time.perf_counter()
+            programs[kind, name] = jax.jit(function).lower(*arguments).compile()
+            print(f"{kind}, {name}: compiled in {time.perf_counter() - start:.0f} s", flush=True)
+
+    best = dict.fromkeys(programs, float("inf"))
+    for _ in range(0 if options.compile_only else 3):
+        for key, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            best[key] = min(best[key], time.perf_counter() - start)
+    print(f"batch {n}, {options.resolution} px, float32, {jax.devices()[0].device_kind}")
+    print("| | seconds | temporary GiB | TFLOP by XLA's count |\n|---|---|---|---|")
+    for (kind, name), program in programs.items():
+        temporary = program.memory_analysis().temp_size_in_bytes / 2**30
+        work = program.cost_analysis()["flops"] / 1e12
+        print(f"| {kind}, {name} | {best[kind, name]:.2f} | {temporary:.2f} | {work:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
