@@ -18,7 +18,7 @@ from reversion_jax.models.clip import CLIPTextEncoder
 from reversion_jax.models.presets import ModelConfig, compute_dtype
 from reversion_jax.models.unet import UNet
 from reversion_jax.models.vae import VAE, VAEConfig
-from reversion_jax.parallel import mesh_of, over_samples
+from reversion_jax.parallel import is_first, mesh_of, over_samples, whole
 from reversion_jax.tokenizer import Tokenizer
 from reversion_jax.weights.folder import StableDiffusion
 
@@ -49,38 +49,38 @@ def decode(params: Any, config: VAEConfig, latents: jax.Array) -> jax.Array:
     return jax.lax.map(one, latents, batch_size=max(1, _DECODED_PIXELS // pixels))
 
 
-def initial_noise(seeds: Sequence[int], model: ModelConfig, resolution: int) -> jax.Array:
+def initial_noise(seeds: Sequence[int] | jax.Array, model: ModelConfig, resolution: int) -> jax.Array:
     """One image's latent noise a seed, [N, H/8, W/8, C]; it depends on nothing but the seed and the size."""
     side = resolution // model.vae.downscale
-    return jax.vmap(lambda key: jax.random.normal(key, (side, side, model.vae.latent_channels)))(_keys(seeds))
+    draw = lambda seed: jax.random.normal(jax.random.key(seed), (side, side, model.vae.latent_channels))
+    return jax.vmap(draw)(jnp.asarray(seeds, jnp.uint32))
 
 
-def _keys(seeds: Sequence[int]) -> jax.Array:
-    return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-
-
-@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "mesh"))
+@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "resolution", "mesh"))
 def _draw_batch(
     params: Any,
     unconditional: jax.Array,
     conditional: jax.Array,
-    noise: jax.Array,
-    keys: jax.Array,
-    guidance_scale: jax.Array,
+    seeds: np.ndarray,
+    guidance_scale: np.ndarray,
     *,
     model: ModelConfig,
     schedule: Schedule,
     sampler: str,
     num_steps: int,
+    resolution: int,
     mesh: Mesh,
 ) -> jax.Array:
-    def draw(shared, conditional, noise, keys):
+    def draw(shared, conditional, seeds):
         params, unconditional, guidance_scale = shared
         unconditional = jnp.broadcast_to(unconditional, conditional.shape)
+        noise = initial_noise(seeds, model, resolution)
+        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
         denoiser = guided_denoiser(partial(predict, params, model), unconditional, conditional, guidance_scale)
         return decode(params, model.vae, samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys))
 
-    return over_samples(draw, mesh)((params, unconditional, guidance_scale), conditional, noise, keys)
+    images = over_samples(draw, mesh)((params, unconditional, guidance_scale), conditional, seeds)
+    return whole(images, mesh)
 
 
 def draw(
@@ -122,19 +122,20 @@ def draw(
 
     count = len(prompts)
     images = []
-    for start in tqdm(range(0, count, batch_size), progress, disable=progress is None, mininterval=1):
+    quiet = progress is None or not is_first()
+    for start in tqdm(range(0, count, batch_size), progress, disable=quiet, mininterval=1):
         chosen = _batch(start, batch_size, count)
         batch = _draw_batch(
             sd.params,
             states[number[:1]],
             states[number[1:][chosen]],
-            initial_noise(np.asarray(seeds)[chosen], sd.config, resolution),
-            jax.vmap(partial(jax.random.fold_in, data=1))(_keys(np.asarray(seeds)[chosen])),
-            jnp.float32(guidance_scale),
+            np.asarray(seeds, np.uint32)[chosen],
+            np.float32(guidance_scale),
             model=sd.config,
             schedule=sd.schedule,
             sampler=sampler,
             num_steps=num_steps,
+            resolution=resolution,
             mesh=mesh,
         )
         images.append(np.asarray(batch))  # on the host at once, so that the bar tells the truth

@@ -19,7 +19,7 @@ from reversion_jax.checkpoints import Checkpoints, write_text
 from reversion_jax.inversion import prompts, step
 from reversion_jax.job import Job, describe, draw, look, prepare, preview_prompts, read_settings
 from reversion_jax.miniature import judge, scenes
-from reversion_jax.parallel import replicate
+from reversion_jax.parallel import any_process, is_first, replicate
 
 # Keys that may change when a run is taken up again: they do not touch what is learned.
 _FREE = [
@@ -66,6 +66,7 @@ def _take_up(job: Job, workdir: Path, checkpoints: Checkpoints) -> step.State:
     """The newest checkpoint's state, or the first; the metrics beyond it are dropped. ValueError if not this run."""
     state = replicate(step.init_state(job.first_rows, job.step_config), job.mesh)
     path = workdir / "config.json"
+    history = workdir / "metrics.jsonl"
     mine = json.loads(job.config.to_json())
     if checkpoints.latest() is not None:
         if not path.exists():
@@ -84,10 +85,10 @@ def _take_up(job: Job, workdir: Path, checkpoints: Checkpoints) -> step.State:
                 "give more steps, or a new --workdir"
             )
         state = checkpoints.restore(state)
-    write_text(path, json.dumps(mine, indent=2) + "\n")
-    history = workdir / "metrics.jsonl"
-    kept = [r for r in pictures.read_history(history) if r["step"] <= int(state.step)] if history.exists() else []
-    write_text(history, "".join(json.dumps(record) + "\n" for record in kept))
+    if is_first():
+        write_text(path, json.dumps(mine, indent=2) + "\n")
+        kept = [r for r in pictures.read_history(history) if r["step"] <= int(state.step)] if history.exists() else []
+        write_text(history, "".join(json.dumps(record) + "\n" for record in kept))
     return state
 
 
@@ -96,7 +97,10 @@ class _Watcher:
 
     def __init__(self, job: Job, workdir: Path, first: int):
         self._job, self._path, self._pending = job, workdir / "metrics.jsonl", None
-        self.bar = tqdm(total=job.config.steps, initial=first, desc="training", mininterval=0.5, unit="step")
+        steps = job.config.steps
+        self.bar = tqdm(
+            total=steps, initial=first, desc="training", mininterval=0.5, unit="step", disable=not is_first()
+        )
 
     def push(self, first: int, count: int, metrics: step.Metrics, learned: jax.Array) -> None:
         self.flush()
@@ -116,6 +120,8 @@ class _Watcher:
         if not np.isfinite(learned).all():
             raise FloatingPointError(f"the rows are not finite at step {first + count}: lower the rate")
         seen = look(self._job, learned)
+        if not is_first():
+            return
         with open(self._path, "a") as file:
             for i in range(count):
                 record = {"step": first + i + 1, **{name: float(values[i]) for name, values in losses.items()}}
@@ -127,7 +133,7 @@ class _Watcher:
 
 
 def _report(job: Job, workdir: Path, learned: jax.Array, texts: list[str]) -> None:
-    """Contact sheet, plot and, on the miniature, the judge's word."""
+    """Contact sheet, plot and, on the miniature, the judge's word; all processes draw, the first one writes."""
     c = job.config
     first = [prompts.direct(t[0]).replace(prompts.RELATION, "{}") for t in job.exemplars.templates]
     sections = [("exemplars", generate.to_uint8(job.exemplars.images), first)]
@@ -136,21 +142,25 @@ def _report(job: Job, workdir: Path, learned: jax.Array, texts: list[str]) -> No
         after = draw(job, texts, learned, "drawing the prompts after")
         sections += [(f"before: <R> is {c.initialiser!r}", before, texts), (f"after {c.steps} steps", after, texts)]
     title = f"{c.relation}, {c.method}, {c.model}, seed {c.seed}"
-    pictures.save_png(workdir / "contact_sheet.png", pictures.contact_sheet(title, sections))
-    pictures.plot_history(pictures.read_history(workdir / "metrics.jsonl"), workdir / "training.png", title)
     nearest = ", ".join(f"{word} {cosine:.2f}" for word, cosine in look(job, learned[None])["nearest"][:6])
-    print(f"nearest words of <R>: {nearest}")
+    if is_first():
+        pictures.save_png(workdir / "contact_sheet.png", pictures.contact_sheet(title, sections))
+        pictures.plot_history(pictures.read_history(workdir / "metrics.jsonl"), workdir / "training.png", title)
+        print(f"nearest words of <R>: {nearest}")
     if c.model == settings.MINIATURE and not c.exemplars and c.judged_prompts:
         asked = scenes.unseen_scenes(c.relation, c.judged_prompts, c.preview_seed + 1)
         texts = [f"{s.subject} {prompts.RELATION} {s.object}" for s in asked]
         for name, vectors in (("before", job.first_rows[0]), ("after", learned)):
             seen = draw(job, texts, vectors, f"for the judge, {name}", c.preview_seed + 1000)
+            if not is_first():
+                continue
             relation, both = judge.right(judge.look(seen / np.float32(127.5) - 1), asked)
             print(
                 f"judge, {name:6}: relation right {relation.mean():.0%}, both entities right {both.mean():.0%}, "
                 f"all right {(relation & both).mean():.0%} of {len(asked)} unseen pairs"
             )
-    print(f"pictures: {workdir / 'contact_sheet.png'}, {workdir / 'training.png'}, {workdir / 'previews'}")
+    if is_first():
+        print(f"pictures: {workdir / 'contact_sheet.png'}, {workdir / 'training.png'}, {workdir / 'previews'}")
 
 
 def train(config: ConfigDict, workdir: Path) -> np.ndarray:
@@ -162,7 +172,8 @@ def train(config: ConfigDict, workdir: Path) -> np.ndarray:
     config = settings.settle(config)
     started = time.time()
     job = prepare(config)
-    print(describe(job) + f"\nloaded in   {time.time() - started:.0f} s; results go to {workdir}", flush=True)
+    say = print if is_first() else lambda *_, **__: None
+    say(describe(job) + f"\nloaded in   {time.time() - started:.0f} s; results go to {workdir}", flush=True)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = _take_up(job, workdir, checkpoints)
@@ -171,16 +182,17 @@ def train(config: ConfigDict, workdir: Path) -> np.ndarray:
 
     def preview(learned: jax.Array, at: int) -> None:
         if texts:
-            path = workdir / "previews" / f"step_{at:06d}.png"
-            pictures.save_png(path, pictures.grid(draw(job, texts, learned, f"preview at step {at}")))
+            grid = pictures.grid(draw(job, texts, learned, f"preview at step {at}"))
+            if is_first():
+                pictures.save_png(workdir / "previews" / f"step_{at:06d}.png", grid)
 
     if done:
-        print(f"taken up at step {done} of {config.steps}")
+        say(f"taken up at step {done} of {config.steps}")
     else:
         preview(state.rows[0], 0)
     watcher = _Watcher(job, workdir, done)
     with _stop_on_signal() as stopped, watcher.bar:
-        while done < config.steps and not stopped():
+        while done < config.steps and not any_process(stopped()):
             to_boundary = [
                 every - done % every for every in (config.checkpoint_every_steps, config.preview_every_steps)
             ]
@@ -203,7 +215,7 @@ def train(config: ConfigDict, workdir: Path) -> np.ndarray:
             if done % config.checkpoint_every_steps == 0:
                 watcher.flush()
                 checkpoints.save(done, state)
-            if done % config.preview_every_steps == 0 and not stopped():
+            if done % config.preview_every_steps == 0 and not any_process(stopped()):
                 watcher.flush()
                 preview(state.rows[0], done)
         watcher.flush()

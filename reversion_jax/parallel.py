@@ -1,15 +1,48 @@
-"""Many devices: a mesh of one axis, along which samples and images are laid. Weights are whole on every device."""
+"""Many devices, of one process or several: a mesh of one axis, along which samples and images are laid.
+
+Weights are whole on every device. Each process runs the same program on the same inputs; the first one writes files.
+"""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 _AXIS = "data"
+
+
+def start() -> None:
+    """Joins the processes of a job, before anything else uses JAX; ValueError where there is no such job.
+
+    On TPU pods, under Slurm and under Open MPI it finds the others by itself; elsewhere JAX_COORDINATOR_ADDRESS
+    (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [os.environ.get(name) for name in names]
+    try:
+        if all(given):
+            jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot join other processes ({reason}): where they are not found, set {names}") from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; all of them have to ask."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def make_mesh(samples: int, devices: int = 0) -> Mesh:

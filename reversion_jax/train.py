@@ -13,7 +13,11 @@ from reversion_jax.errors import one_line, parse_flags
 def main(argv) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
-    from reversion_jax.loop import train  # after the flags are read: --help need not load jax
+    from reversion_jax import parallel  # after the flags are read: --help need not load jax
+    from reversion_jax.loop import train
+
+    if _DISTRIBUTED.value:
+        parallel.start()
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     train(_CONFIG.value, Path(_WORKDIR.value or f"runs/{name}"))
@@ -25,5 +29,11 @@ if __name__ == "__main__":
 
     _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/hug.py.", lock_config=True)
     _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; runs/<the config's name> by default.")
+    _DISTRIBUTED = flags.DEFINE_bool(
+        "distributed",
+        False,
+        "This is one of several processes, all of the same command. They find each other on TPU pods, under Slurm "
+        "and Open MPI; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+    )
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=parse_flags)

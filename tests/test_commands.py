@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     line = [sys.executable, "-m", f"reversion_jax.{command}", *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=600)
+    return subprocess.run(line, cwd=cwd, env=tiny.quick_environment(), capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")

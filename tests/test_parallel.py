@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from reversion_jax import parallel
 
@@ -15,8 +15,8 @@ from reversion_jax import parallel
 def compared(recorded):
     """What eight_devices.py says of one and eight devices."""
     here = Path(__file__).parent
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(here.parent)}
+    environment = tiny.quick_environment("--xla_force_host_platform_device_count=8")
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(here.parent)}
     command = [sys.executable, str(here / "eight_devices.py"), str(recorded.folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

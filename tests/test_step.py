@@ -130,8 +130,9 @@ def test_step_is_adamw_on_the_mean_of_the_micro_batches(run, recorded, data, fir
     hyper = hyperparameters()
     model, schedule = recorded.model.config, recorded.model.schedule
     loss = partial(step.micro_batch_loss, model=model, schedule=schedule, config=config)
+    grad = tiny.quick_jit(jax.grad(loss, has_aux=True))
     results = [
-        jax.jit(jax.grad(loss, has_aux=True))(
+        grad(
             first_rows,
             step.draw_batch(jnp.int32(0), jnp.int32(micro), data, hyper, schedule, config),
             recorded.model.params,

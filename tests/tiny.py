@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 from pathlib import Path
 
 import jax
@@ -22,6 +23,11 @@ from reversion_jax.weights.folder import WEIGHT_FILES, StableDiffusion
 LENGTH = 12
 # Compiles quickly rather than well: test_recorded.py compiles a network for every mistake.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# The same for a process of its own, with any other flags it should have.
+quick_environment = lambda *flags: {
+    **os.environ,
+    "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", *flags]),
+}
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = ("cat", "dog", "on", "top", "of", "photo")
 

@@ -1,0 +1,355 @@
+"""A training step of Stable Diffusion 1.5 at full size, float32, random weights, on the CPU: PyTorch's against ours.
+
+    python benchmarks/step.py --resolution 256
+
+Three loops that do the same, one micro-batch a step, with ReVersion's losses:
+"published" is what ReVersion describes, on diffusers' and transformers' classes: each step takes the exemplars through
+the VAE, differentiates the whole token table, has AdamW move all of it, and puts the old rows back;
+"written well" is PyTorch too, but encodes the exemplars once and differentiates and moves the row alone;
+"ours" is reversion_jax.
+
+Each runs in a process of its own, in turns; of the rounds the fastest counts. Needs Linux, torch, diffusers and
+transformers, 5 GB of disk for weights that are written and deleted (or --weights, a diffusers folder), and 12 GiB.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import multiprocessing
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+EXEMPLARS = 8
+PREPOSITIONS = 56  # in ReVersion's list
+POSITIVES = 4  # of them, a sample
+TEMPERATURE, CONTROL_WEIGHT, IMPORTANCE = 0.07, 0.01, 0.5
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.01
+# TFLOP a sample, by PyTorch's counter: the UNet forward, and backward for activations alone.
+FLOOR = {256: 0.180 + 0.181, 512: 0.803 + 0.866}
+
+
+class Task(NamedTuple):
+    """What all three learn from; token `vocab_size`, the first after the model's own, is the relation."""
+
+    pictures: np.ndarray  # float32 [E, H, W, 3] in [-1, 1]
+    ids: np.ndarray  # [E, 77]
+    is_negative: np.ndarray  # bool [E, 77]
+    prepositions: np.ndarray  # token ids [W]
+    batch_size: int
+
+
+class Cost(NamedTuple):
+    """What a loop took. What is loaded or done by then counts from before its process began."""
+
+    step_seconds: float
+    loaded_seconds: float
+    first_step_seconds: float
+    peak_gib: float
+    imports_gib: float
+
+
+def make_task(resolution: int, batch_size: int, vocab_size: int) -> Task:
+    rng = np.random.default_rng(0)
+    pictures = rng.uniform(-1, 1, (EXEMPLARS, resolution, resolution, 3)).astype(np.float32)
+    start, end = vocab_size - 2, vocab_size - 1
+    ids = np.full((EXEMPLARS, 77), end)
+    ids[:, 0], ids[:, 1:4] = start, rng.integers(0, start, (EXEMPLARS, 3))
+    ids[:, 2] = vocab_size
+    is_negative = np.isin(np.arange(77), (1, 3)) & (ids < start)
+    return Task(pictures, ids, is_negative, rng.choice(start, PREPOSITIONS, replace=False), batch_size)
+
+
+def published(task: Task, path: Path, steps: int, started: float) -> Cost:
+    import torch
+
+    imports_gib, text, vae, unet, scheduler = torch_models(path)
+    table = text.get_input_embeddings().weight.requires_grad_(True)
+    before = table.detach()[:-1].clone()
+    optimiser = torch.optim.AdamW([table], LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    pictures = torch.from_numpy(task.pictures).permute(0, 3, 1, 2).contiguous()
+
+    def one_step():
+        chosen = torch.randint(EXEMPLARS, (task.batch_size,))
+        with torch.no_grad():
+            latents = vae.encode(pictures[chosen]).latent_dist.sample() * vae.config.scaling_factor
+        loss = _torch_loss(task, text, unet, scheduler, latents, chosen, table[-1], table.detach())
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        with torch.no_grad():
+            table[:-1] = before
+        return loss.item()
+
+    return _cost(lambda count: [one_step() for _ in range(count)][-1], steps, started, imports_gib)
+
+
+def written_well(task: Task, path: Path, steps: int, started: float) -> Cost:
+    import torch
+
+    imports_gib, text, vae, unet, scheduler = torch_models(path)
+    table = text.get_input_embeddings().weight
+    row = table[-1].clone().requires_grad_(True)
+    placeholder = len(table) - 1
+    text.get_input_embeddings().register_forward_hook(
+        lambda module, arguments, found: torch.where((arguments[0] == placeholder)[..., None], row, found)
+    )
+    optimiser = torch.optim.AdamW([row], LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    pictures = torch.from_numpy(task.pictures).permute(0, 3, 1, 2).contiguous()
+    with torch.no_grad():
+        posteriors = [vae.encode(some).latent_dist for some in pictures.split(4)]
+        mean = torch.cat([p.mean for p in posteriors]) * vae.config.scaling_factor
+        std = torch.cat([p.std for p in posteriors]) * vae.config.scaling_factor
+
+    def one_step():
+        chosen = torch.randint(EXEMPLARS, (task.batch_size,))
+        latents = mean[chosen] + std[chosen] * torch.randn_like(mean[chosen])
+        loss = _torch_loss(task, text, unet, scheduler, latents, chosen, row, table)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        return loss.item()
+
+    return _cost(lambda count: [one_step() for _ in range(count)][-1], steps, started, imports_gib)
+
+
+def ours(task: Task, path: Path, steps: int, started: float) -> Cost:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    from reversion_jax import parallel
+    from reversion_jax.data import batches
+    from reversion_jax.inversion import step
+    from reversion_jax.weights import folder
+
+    imports_gib = status_gib("VmRSS")
+    mesh = parallel.make_mesh(task.batch_size)
+    sd = folder.load(path)
+    params = parallel.replicate(sd.params, mesh)
+    posterior = batches.posterior(params["vae"], sd.config.vae, task.pictures, 0.0)
+    data, hyper, config, state = _our_arguments(task, posterior, sd.config.text.hidden_size)
+    data, hyper, state = parallel.replicate((data, hyper, state), mesh)
+
+    def run(count):
+        nonlocal state
+        static = {"model": sd.config, "schedule": sd.schedule, "config": config, "capacity": steps, "mesh": mesh}
+        state, metrics = step.train_steps(state, np.int32(count), params, data, hyper, **static)
+        return metrics.denoising[count - 1, 0].item() + CONTROL_WEIGHT * metrics.control[count - 1, 0].item()
+
+    return _cost(run, steps, started, imports_gib)
+
+
+def work(task: Task) -> tuple[float, float]:
+    """TFLOP of one of our steps by XLA's count: as compiled, and with attention that has no loops."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    from flax.traverse_util import unflatten_dict
+
+    from reversion_jax.diffusion.schedule import Schedule
+    from reversion_jax.inversion import step
+    from reversion_jax.models import attention
+    from reversion_jax.models.presets import SD15
+    from reversion_jax.weights import folder
+
+    params = {
+        part: unflatten_dict({k: jax.ShapeDtypeStruct(v, np.float32) for k, v in shapes.items()}, sep="/")
+        for part, shapes in folder.parameter_shapes(SD15).items()
+    }
+    height, width = (side // SD15.vae.downscale for side in task.pictures.shape[1:3])
+    posterior = (np.zeros((EXEMPLARS, height, width, SD15.vae.latent_channels), np.float32),) * 2
+    data, hyper, config, state = _our_arguments(task, posterior, SD15.text.hidden_size)
+
+    def count():
+        one_step = lambda *arguments: step.train_step(*arguments, model=SD15, schedule=Schedule(), config=config)
+        program = jax.jit(one_step).lower(state, params, data, hyper).compile()
+        return program.cost_analysis()["flops"] / 1e12
+
+    compiled = count()
+    attention._LONG = 10**9
+    return compiled, count()
+
+
+def _our_arguments(task: Task, posterior: tuple[Any, Any], width: int):
+    """Data, hyperparameters, configuration and first state of one run of ReVersion's method."""
+    import jax.numpy as jnp
+
+    from reversion_jax.data.arrays import Data
+    from reversion_jax.inversion import step
+
+    words = jnp.asarray(task.prepositions[:, None], jnp.int32)
+    each = lambda array: jnp.broadcast_to(array[None, :, None, None], (1, EXEMPLARS, 1, 2, 77))  # inverse: unused
+    data = Data(
+        *(jnp.asarray(array)[None] for array in posterior),
+        num_exemplars=jnp.array([EXEMPLARS]),
+        ids=each(jnp.asarray(task.ids, jnp.int32)),
+        is_negative=each(jnp.asarray(task.is_negative)),
+        num_templates=jnp.ones((1, EXEMPLARS), jnp.int32),
+        prepositions=words,
+        verbs=words,
+        vocabulary=words[:, 0],
+    )
+    values = {
+        "learning_rate": LEARNING_RATE,
+        "weight_decay": WEIGHT_DECAY,
+        "denoise_weight": 1.0,
+        "control_weight": CONTROL_WEIGHT,
+        "verb_weight": 0.0,
+        "temperature": TEMPERATURE,
+        "inverse_share": 0.0,
+        "importance": IMPORTANCE,
+        "latent_sigma": 0.0,
+    }
+    floats = {name: jnp.array([value], jnp.float32) for name, value in values.items()}
+    hyper = step.Hyperparameters(seed=jnp.zeros(1, jnp.uint32), **floats)
+    config = step.StepConfig(task.batch_size, accumulation=1, positives_per_sample=POSITIVES, rows_per_token=1)
+    return data, hyper, config, step.init_state(jnp.full((1, 2, width), 0.02), config)
+
+
+def torch_models(path: Path):
+    """GiB that the imports took; text encoder, VAE and UNet, frozen; and the noise schedule."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, logging
+
+    logging.disable_progress_bar()
+    imports_gib = status_gib("VmRSS")
+    text = CLIPTextModel.from_pretrained(path / "text_encoder")
+    text.resize_token_embeddings(text.config.vocab_size + 1, mean_resizing=False)
+    vae = AutoencoderKL.from_pretrained(path / "vae")
+    unet = UNet2DConditionModel.from_pretrained(path / "unet")
+    frozen = [network.requires_grad_(False) for network in (text, vae, unet)]
+    return imports_gib, *frozen, DDPMScheduler.from_pretrained(path / "scheduler")
+
+
+def _torch_loss(task, text, unet, scheduler, latents, chosen, row, table):
+    """ReVersion's: the denoising loss of `latents`, and `row` steered to prepositions and away from its prompts."""
+    import torch
+    import torch.nn.functional as F
+
+    total = scheduler.config.num_train_timesteps
+    importance = 1 - IMPORTANCE * torch.cos(torch.pi * torch.arange(total) / total)
+    timesteps = torch.multinomial(importance, len(latents), replacement=True)
+    noise = torch.randn_like(latents)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    ids = torch.from_numpy(task.ids)[chosen]
+    denoising = F.mse_loss(unet(noisy, timesteps, text(ids).last_hidden_state).sample, noise)
+
+    drawn = torch.cat([torch.randperm(PREPOSITIONS)[:POSITIVES] for _ in latents])
+    positives = torch.from_numpy(task.prepositions)[drawn]
+    negatives = ids[torch.from_numpy(task.is_negative)[chosen]]
+    toward, away = (
+        torch.exp(F.cosine_similarity(row[None], table[words]) / TEMPERATURE).sum() for words in (positives, negatives)
+    )
+    return denoising - CONTROL_WEIGHT * torch.log(toward / (toward + away))
+
+
+def _cost(run: Callable[[int], float], steps: int, started: float, imports_gib: float) -> Cost:
+    """Has a loop that is ready do its first step, then `steps` more; `run` does so many and returns the last loss."""
+    loaded = time.time() - started
+    run(1)
+    first = time.time() - started
+    start = time.perf_counter()
+    loss = run(steps)
+    seconds = (time.perf_counter() - start) / steps
+    if not np.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss}")
+    return Cost(seconds, loaded, first, status_gib("VmHWM"), imports_gib)
+
+
+def status_gib(counter: str) -> float:
+    """This process's memory, VmRSS, or its peak, VmHWM; in getrusage's peak a process starts with its parent's."""
+    return int(re.search(rf"{counter}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
+
+
+def alone(function: Callable, *arguments) -> Any:
+    """Calls it in a process of its own, so that memory and compiled programs are its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def write_weights(path: Path) -> None:
+    """Stable Diffusion 1.5 as a diffusers folder without tokenizer, such that activations keep their size."""
+    from flax.traverse_util import unflatten_dict
+
+    from reversion_jax.diffusion.schedule import Schedule
+    from reversion_jax.models.presets import SD15
+    from reversion_jax.weights import folder
+
+    rng = np.random.default_rng(0)
+
+    def array(name, shape):
+        if name.endswith(("scale", "bias")):
+            return np.full(shape, name.endswith("scale"), np.float32)
+        scale = 0.02 if name.endswith("embedding") else np.prod(shape[:-1]) ** -0.5
+        return rng.standard_normal(shape, np.float32) * np.float32(scale)
+
+    params = {
+        part: unflatten_dict({name: array(name, shape) for name, shape in shapes.items()}, sep="/")
+        for part, shapes in folder.parameter_shapes(SD15).items()
+    }
+    folder.save(path, folder.StableDiffusion(SD15, Schedule(), params, path / "tokenizer"), np.float32)
+
+
+@contextlib.contextmanager
+def weights(given: str | None) -> Iterator[Path]:
+    """The folder given, or one of random weights for as long as it is needed."""
+    if given:
+        yield Path(given)
+        return
+    with tempfile.TemporaryDirectory() as path:
+        alone(write_weights, Path(path))
+        yield Path(path)
+
+
+def require_pytorch() -> None:
+    missing = [name for name in ("torch", "diffusers", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f"This compares with PyTorch, but there is no {', '.join(missing)}: install the 'interop' extra.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resolution", type=int, default=256, choices=sorted(FLOOR))
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3, help="timed in each round, after the first")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--weights", help="a diffusers folder of Stable Diffusion 1.x")
+    options = parser.parse_args()
+    require_pytorch()
+
+    task = make_task(options.resolution, options.batch_size, vocab_size=49408)
+    loops = {"PyTorch, published": published, "PyTorch, written well": written_well, "ours": ours}
+    costs = {name: [] for name in loops}
+    with weights(options.weights) as path:
+        for turn in range(options.rounds):
+            for name, loop in loops.items():
+                costs[name].append(alone(loop, task, path, options.steps, time.time()))
+                print(f"round {turn + 1}, {name}: {costs[name][-1].step_seconds:.2f} s a step", flush=True)
+    compiled, unrolled = alone(work, task)
+
+    # Noise only ever adds to a time, and to memory as little as nothing.
+    best = {name: Cost(*map(min, zip(*found, strict=True))) for name, found in costs.items()}
+    print(f"\nbatch {options.batch_size}, {options.resolution} px, float32, best of {options.rounds} rounds\n")
+    print("| | seconds a step | times ours | peak GiB | less imports | seconds until loaded | until the first step |")
+    print("|---|---|---|---|---|---|---|")
+    for name, cost in best.items():
+        ratio = cost.step_seconds / best["ours"].step_seconds
+        memory = f"{cost.peak_gib:.2f} | {cost.peak_gib - cost.imports_gib:.2f}"
+        ready = f"{cost.loaded_seconds:.0f} | {cost.first_step_seconds:.0f}"
+        print(f"| {name} | {cost.step_seconds:.2f} | {ratio:.2f} | {memory} | {ready} |")
+    floor = options.batch_size * FLOOR[options.resolution]
+    print(f"\nfloor, the UNet forward and backward for activations alone: {floor:.3f} TFLOP a step")
+    print(f"our step by XLA's count, text encoder included: {compiled:.3f} TFLOP, attention's loops counted once")
+    print(f"the same with attention that has no loops: {unrolled:.3f} TFLOP, {unrolled / floor:.2f} of the floor")
+    print(f"we get through the floor at {floor / best['ours'].step_seconds:.3f} TFLOP/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Several processes of one job, over the CPU's own collectives: as one process, and taken up after a crash."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from reversion_jax import job
+from reversion_jax.data import exemplars
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def command(recorded, tmp_path_factory):
+    """The command line of a run of the tiny model, without --workdir."""
+    place = tmp_path_factory.mktemp("processes")
+    shown = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
+    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * 3)
+    (place / "words.txt").write_text("on\ntop\nof\n")
+    settings = {
+        "model": recorded.folder,
+        "exemplars": place / "exemplars",
+        "prepositions": place / "words.txt",
+        "verbs": place / "words.txt",
+        "initialiser": "on",
+        "resolution": 16,
+        "batch_size": 4,
+        "accumulation": 1,
+        "positives_per_sample": 2,
+        "sample_steps": 2,
+        "sample_batch": 2,
+        "steps": 60,
+        "steps_per_dispatch": 2,
+        "checkpoint_every_steps": 10,
+        "preview_every_steps": 30,
+    }
+    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
+    return [sys.executable, "-m", "reversion_jax.train", "--config", str(ROOT / "configs" / "hug.py"), *overrides]
+
+
+@pytest.fixture(scope="module")
+def alone(command, tmp_path_factory):
+    """What one process learns."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    done = subprocess.run(
+        [*command, "--workdir", str(workdir)],
+        cwd=ROOT,
+        env=tiny.quick_environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def start(command, workdir, processes):
+    launcher = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", str(processes), "--"]
+    line = [*launcher, *command, "--distributed", "--workdir", str(workdir)]
+    return subprocess.Popen(
+        line, cwd=ROOT, env=tiny.quick_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    out, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, out
+    return out
+
+
+def assert_same_run(workdir, alone):
+    (_, found, at), (_, wanted, _) = job.load_rows(workdir), job.load_rows(alone)
+    assert at == 60
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    histories = [(place / "metrics.jsonl").read_text().splitlines() for place in (workdir, alone)]
+    assert [json.loads(line)["step"] for line in histories[0]] == list(range(1, 61))
+    losses = [[json.loads(line)["denoising"] for line in lines] for lines in histories]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert sorted(p.name for p in workdir.iterdir()) == sorted(p.name for p in alone.iterdir())
+
+
+def test_four_processes_equal_one(command, alone, tmp_path):
+    out = finish(start(command, tmp_path / "run", 4))
+    assert out.count("nearest words of <R>") == 1  # the first alone speaks
+    assert "4 of 4: each has 1 of batch_size=4" in out
+    assert_same_run(tmp_path / "run", alone)
+
+
+def children(process):
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
+def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, alone, tmp_path):
+    workdir = tmp_path / "run"
+    crashing = start(command, workdir, 2)
+    history = workdir / "metrics.jsonl"
+    deadline = time.time() + 300
+    while not history.exists() or len(history.read_text().splitlines()) < 14:
+        assert crashing.poll() is None, crashing.communicate()[0]
+        assert time.time() < deadline
+        time.sleep(0.05)
+    os.kill(int(children(crashing)[-1]), signal.SIGKILL)
+    crashing.communicate(timeout=120)
+    assert crashing.returncode != 0
+    assert "taken up at step" in finish(start(command, workdir, 2))
+    assert_same_run(workdir, alone)
