@@ -143,6 +143,9 @@ def _file_name(prompt: str) -> str:
 def main(argv) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: put the prompt in quotes")
+    from reversion_jax.compilation import keep_compiled
+
+    keep_compiled()
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
     prompts = read_prompts(_PROMPT.value or [], _PROMPTS_FILE.value)
     words = read_words(workdir, _MODEL.value, _EMBEDDING.value or [])

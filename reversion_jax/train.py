@@ -14,8 +14,10 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
     from reversion_jax import parallel  # after the flags are read: --help need not load jax
+    from reversion_jax.compilation import keep_compiled
     from reversion_jax.loop import train
 
+    keep_compiled()
     if _DISTRIBUTED.value:
         parallel.start()
 

