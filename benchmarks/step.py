@@ -210,7 +210,7 @@ def _our_arguments(task: Task, posterior: tuple[Any, Any], width: int):
     floats = {name: jnp.array([value], jnp.float32) for name, value in values.items()}
     hyper = step.Hyperparameters(seed=jnp.zeros(1, jnp.uint32), **floats)
     config = step.StepConfig(task.batch_size, accumulation=1, positives_per_sample=POSITIVES, rows_per_token=1)
-    return data, hyper, config, step.init_state(jnp.full((1, 2, width), 0.02), config)
+    return data, hyper, config, step.init_state(jnp.full((1, 2, width), 0.02, jnp.float32), config)
 
 
 def torch_models(path: Path):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of one machine, in one process: launch/gpu_box.sh configs/hug.py runs/hug --config.seed=1
+# Trains on the GPUs of one machine, in one process (as many as divide batch_size): launch/gpu_box.sh configs/hug.py runs/hug --config.seed=1
 # Not yet run by us. The first time: python3 -m venv .venv && .venv/bin/pip install -e . "jax[cuda13]"
 set -euo pipefail
 config=$1 workdir=$2

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+_STOPPED = 130  # after a signal and a checkpoint; the others follow
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -36,7 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     while any(process.poll() is None for process in processes):
-        failed = [process.returncode for process in processes if process.returncode]
+        failed = [process.returncode for process in processes if process.returncode not in (None, 0, _STOPPED)]
         if failed:
             time.sleep(5)  # most fail together, each with its message
             for process in processes:

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of several nodes, one process a GPU:
-#     sbatch --nodes 2 --gpus-per-node 4 launch/slurm.sh configs/hug.py runs/hug
+# Trains on the GPUs of several nodes, one process a GPU; a sample for each of them:
+#     sbatch --nodes 2 --gpus-per-node 4 launch/slurm.sh configs/hug.py runs/hug \
+#         --config.batch_size=8 --config.accumulation=1
 # Not yet run by us. The folder must be shared by the nodes, with .venv in it (pip install -e . "jax[cuda13]").
 #SBATCH --job-name=reversion
 #SBATCH --ntasks-per-gpu=1
-#SBATCH --requeue
+#SBATCH --gpu-bind=none
 #SBATCH --signal=TERM@120
-# Two minutes before the end of its time the run writes a checkpoint; requeued, it goes on from there.
+# Two minutes before the end of its time the run writes a checkpoint; submitted again, it goes on from there. No
+# binding, because JAX gives each process the GPU of its number on the node, for which it has to see them all.
 set -euo pipefail
 config=$1 workdir=$2
 shift 2

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+_MAX_BYTES = 2 * 2**30
+
 
 def keep_compiled() -> None:
     """Turns JAX's persistent cache on for this process, unless JAX_COMPILATION_CACHE_DIR says where, or is empty.
@@ -13,11 +15,11 @@ def keep_compiled() -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "reversion_jax"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "reversion_jax"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return  # a read-only home costs time only
-    if folder.stat().st_uid == os.getuid():
-        folder.chmod(0o700)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        folder.chmod(0o700)  # fails for a folder of someone else's
+    except (OSError, RuntimeError):
+        return  # no home, or one that cannot be written: that costs time only
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)

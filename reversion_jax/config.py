@@ -18,14 +18,16 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
 
     # What is learned, and from what.
-    c.model = SD15  # a diffusers folder, a hub id, or "miniature": the small model that comes with the package
+    # A diffusers folder, a .safetensors checkpoint, a hub id (owner/name or owner/name@revision), or "miniature": the
+    # small model that comes with the package.
+    c.model = SD15
     c.exemplars = placeholder(str)  # folder of pictures and text.json: exemplars/<relation>; miniature: "", drawn
     c.num_exemplars = 8  # how many the miniature draws
     c.relation = "relation"  # names the exported files; on the miniature one of its twelve relations
     c.method = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
     c.initialiser = "and"  # word whose embedding <R> and <R-inv> start from (RV)
     c.rows_per_token = 1  # embedding rows of each of <R> and <R-inv>
-    c.devices = 0  # at most so many, which share runs x batch_size samples evenly; 0: all there are
+    c.devices = 0  # at most so many, which share batch_size samples evenly; 0: all there are
     c.precision = "float32"  # of the frozen text encoder and UNet; "bfloat16": half the memory, faster on TPU and GPU
     c.remat = False  # True: a quarter of the activations' memory for a third more of the UNet's work (see README)
     c.seed = 0  # of the training's noise, timesteps, exemplars and words

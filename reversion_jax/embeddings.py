@@ -54,18 +54,21 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         try:
             tokens = load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, AttributeError, TypeError) as error:  # the latter for types that NumPy lacks
             raise ValueError(f"cannot read {path}: {error}") from error
     else:
         tokens = torch_file.read(path)
         if isinstance(tokens, dict) and "string_to_param" in tokens:
-            tokens = {tokens.get("name") or path.stem: tokens["string_to_param"].get("*")}
+            vectors = tokens["string_to_param"]
+            tokens = {str(tokens.get("name") or path.stem): vectors.get("*") if isinstance(vectors, dict) else vectors}
     if isinstance(tokens, dict) and list(tokens) == ["emb_params"]:  # A1111's and kohya's .safetensors
         tokens = {path.stem: tokens["emb_params"]}
     if not isinstance(tokens, dict) or not tokens:
         raise ValueError(f"{path} is not an embedding: expected vectors by the names of their tokens")
     for token, array in tokens.items():
-        if not isinstance(token, str) or not isinstance(array, np.ndarray) or array.ndim not in (1, 2):
+        if not isinstance(token, str) or not token or token != token.strip():
+            raise ValueError(f"{path} names a token {token!r}: give it a name that prompts can have")
+        if not isinstance(array, np.ndarray) or array.ndim not in (1, 2):
             said = f"has shape {array.shape}" if isinstance(array, np.ndarray) else f"is a {type(array).__name__}"
             raise ValueError(f"{path} is not an embedding: {token} {said}, expected [S, D]")
     return {token: np.atleast_2d(array.astype(np.float32)) for token, array in tokens.items()}

@@ -20,6 +20,13 @@ def one_line(main: Callable) -> Callable:
             return main(argv)
         except (ValueError, OSError, FloatingPointError) as error:
             _fail(error)
+        except RuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):  # JAX's and XLA's word for it
+                raise
+            _fail(
+                "not enough memory on the device: try bfloat16 (--config.precision, --precision), a smaller batch_size "
+                "or, in training, --config.remat=True"
+            )
         except KeyboardInterrupt as stop:
             print(stop if stop.args else "stopped", file=sys.stderr)
             sys.exit(130)

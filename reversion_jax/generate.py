@@ -1,6 +1,6 @@
 """Draws images: prompts and learned rows in, pictures out. Previews, `sample` and the judge all draw here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -83,7 +83,7 @@ def _draw_batch(
     return whole(images, mesh)
 
 
-def draw(
+def draw_batches(
     sd: StableDiffusion,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
@@ -97,17 +97,20 @@ def draw(
     negative_prompt: str = "",
     batch_size: int = 4,
     progress: str | None = None,
-) -> np.ndarray:
-    """One image a prompt and seed, float32 [N, resolution, resolution, 3] in [-1, 1], on the weights' devices.
+) -> Iterator[np.ndarray]:
+    """One image a prompt and seed, in batches of float32 [n, resolution, resolution, 3] in [-1, 1], as they are drawn.
 
-    `rows` [P, D] are the learned ones, without which prompts must hold no placeholder. Batches are filled up by
-    repetition, so that one compiled program serves any number of images. `progress` labels a bar. ValueError for
-    an unknown sampler or a resolution that the model cannot have.
+    It is done on the devices that the weights are on. `rows` [P, D] are the learned ones, without which prompts must
+    hold no placeholder. The last batch is filled up by repetition, so that one compiled program serves any number of
+    images. `progress` labels a bar. ValueError for an unknown sampler, a resolution that the model cannot have, a
+    placeholder without a row, and unless there is a seed for each prompt.
     """
     samplers.get(sampler)
     multiple = sd.config.vae.downscale
     if resolution < multiple or resolution % multiple:
         raise ValueError(f"resolution={resolution}: this model draws multiples of {multiple} pixels")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: each image needs one")
     if rows is None:
         rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
     rows = jnp.asarray(rows)
@@ -116,12 +119,13 @@ def draw(
     batch_size += -batch_size % mesh.size
     texts, number = np.unique([negative_prompt, *prompts], return_inverse=True)
     ids = tokenizer(texts.tolist())
+    if ids.max() >= tokenizer.vocab_size + len(rows):
+        raise ValueError(f"prompts hold placeholders for more than the {len(rows)} rows given")
     size = min(batch_size, len(ids))
     states = [encode_text(sd.params, sd.config, ids[_batch(i, size, len(ids))], rows) for i in range(0, len(ids), size)]
     states = jnp.concatenate(states)[: len(ids)]
 
     count = len(prompts)
-    images = []
     quiet = progress is None or not is_first()
     for start in tqdm(range(0, count, batch_size), progress, disable=quiet, mininterval=1):
         chosen = _batch(start, batch_size, count)
@@ -138,8 +142,12 @@ def draw(
             resolution=resolution,
             mesh=mesh,
         )
-        images.append(np.asarray(batch))  # on the host at once, so that the bar tells the truth
-    return np.clip(np.concatenate(images)[:count], -1, 1)
+        yield np.clip(np.asarray(batch)[: count - start], -1, 1)
+
+
+def draw(*arguments, **settings) -> np.ndarray:
+    """All of `draw_batches`'s images, [N, resolution, resolution, 3]."""
+    return np.concatenate(list(draw_batches(*arguments, **settings)))
 
 
 def _batch(start: int, size: int, count: int) -> np.ndarray:

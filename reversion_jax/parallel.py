@@ -48,13 +48,19 @@ def any_process(flag: bool) -> bool:
 def make_mesh(samples: int, devices: int = 0) -> Mesh:
     """A mesh of the most devices that share `samples` evenly, of the first `devices` (0: all there are).
 
-    ValueError if there are not so many.
+    ValueError if there are not so many, or if a process would have none of them.
     """
     available = jax.devices()
     if not 0 <= devices <= len(available):
         raise ValueError(f"config.devices={devices}: there are {len(available)} {available[0].platform} devices")
     available = available[: devices or len(available)]
     count = max(n for n in range(1, len(available) + 1) if samples % n == 0)
+    busy = {device.process_index for device in available[:count]}
+    if len(busy) < jax.process_count():
+        raise ValueError(
+            f"{samples} samples keep {len(busy)} of {jax.process_count()} processes busy: start as many, or set "
+            f"config.batch_size to a multiple of {len(jax.devices())}"
+        )
     return Mesh(np.array(available[:count]), (_AXIS,))
 
 
@@ -69,9 +75,13 @@ def whole(tree: Any, mesh: Mesh) -> Any:
 
 
 def mesh_of(tree: Any) -> Mesh:
-    """The mesh that `replicate` laid a tree on; for any other tree that of one device."""
-    sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
-    return sharding.mesh if isinstance(sharding, NamedSharding) else make_mesh(1)
+    """The mesh that `replicate` laid a tree on; for any other tree that of the device it lies on."""
+    leaf = jax.tree.leaves(tree)[0]
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, NamedSharding) and sharding.mesh.axis_names == (_AXIS,):
+        return sharding.mesh
+    device = min(leaf.devices(), key=lambda device: device.id) if sharding else jax.local_devices()[0]
+    return Mesh(np.array([device]), (_AXIS,))
 
 
 def over_samples(function: Callable, mesh: Mesh) -> Callable:

@@ -94,7 +94,7 @@ def test_equals_pytorch(sd15, inputs):
     errors = tiny.error(found, wanted), tiny.error(row, wanted_row)
     print(f"\nagainst PyTorch: UNet's output off by {errors[0]:.1e}, row's gradient by {errors[1]:.1e}")
     print(f"gradient in bfloat16: cosine {cosine:.5f} with float32's")
-    assert max(errors) < 1e-3
+    assert max(errors) < 1e-4
     assert cosine > 0.99
 
 

@@ -79,6 +79,7 @@ def finish(process):
 def assert_same_run(workdir, alone):
     (_, found, at), (_, wanted, _) = job.load_rows(workdir), job.load_rows(alone)
     assert at == 60
+    assert np.abs(wanted[0] - wanted[1]).max() > 1e-3  # both started from the same word
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     histories = [(place / "metrics.jsonl").read_text().splitlines() for place in (workdir, alone)]
     assert [json.loads(line)["step"] for line in histories[0]] == list(range(1, 61))
@@ -113,3 +114,11 @@ def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, alone, tmp_path)
     assert crashing.returncode != 0
     assert "taken up at step" in finish(start(command, workdir, 2))
     assert_same_run(workdir, alone)
+
+
+def test_a_process_without_a_device_is_refused(command, tmp_path):
+    process = start([*command, "--config.batch_size=1"], tmp_path / "run", 2)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "error: 1 samples keep 1 of 2 processes busy" in out
+    assert "Traceback" not in out

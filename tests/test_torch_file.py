@@ -90,3 +90,30 @@ def test_anything_else(tmp_path, content):
     (tmp_path / "x.bin").write_bytes(content)
     with pytest.raises(ValueError, match=r"cannot read .* damaged"):
         torch_file.read(tmp_path / "x.bin")
+
+
+def test_what_rebuilds_tensors_cannot_be_changed(tmp_path):
+    change = b"ctorch._utils\n_rebuild_tensor_v2\n}(X\x08\x00\x00\x00__dict__K\x01ub."
+    (tmp_path / "x.pt").write_bytes(zipped(b"\x80\x02" + change))
+    with pytest.raises(ValueError, match="changes what rebuilds"):
+        torch_file.read(tmp_path / "x.pt")
+
+
+def test_a_compressed_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+    with pytest.raises(ValueError, match="compressed"):
+        torch_file.read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("vectors", [[1], None, {}])
+def test_a1111_without_vectors(torch, tmp_path, vectors):
+    torch.save({"string_to_param": vectors, "name": [1]}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="is not an embedding"):
+        embeddings.read(tmp_path / "x.pt")
+
+
+def test_a_blank_name(torch, tmp_path):
+    torch.save({" ": torch.zeros(8)}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="give it a name"):
+        embeddings.read(tmp_path / "x.pt")

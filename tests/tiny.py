@@ -26,6 +26,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 # The same for a process of its own, with any other flags it should have.
 quick_environment = lambda *flags: {
     **os.environ,
+    "JAX_COMPILATION_CACHE_DIR": "",  # the user's own is not the tests' business
     "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", *flags]),
 }
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -1,6 +1,6 @@
 """Multi-head attention that never holds all of a long sequence's scores, forwards or backwards."""
 
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,8 @@ _BLOCK = 512  # queries at a time
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, causal: bool = False) -> jax.Array:
     """Multi-head attention, [N, Lq, C], [N, Lk, C], [N, Lk, C] -> [N, Lq, C]; softmax in float32."""
     split = [x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value)]
-    if query.shape[1] < _LONG or key.shape[1] < _LONG or causal:
-        out = _short(*split, causal)
-    elif _cudnn_applies(split[0]):
-        out = jax.nn.dot_product_attention(*split, implementation="cudnn")
-    else:
-        out = _long(*split)
+    short = query.shape[1] < _LONG or key.shape[1] < _LONG or causal
+    out = _short(*split, causal) if short else _long(*split)
     return out.reshape(query.shape)
 
 
@@ -34,14 +30,19 @@ def _short(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> 
 
 
 def _long(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """As `_short`, some queries at a time, whose scores the backward pass computes again."""
-    n, _, heads, width = query.shape
-    each = [jnp.moveaxis(x, 2, 1).reshape(n * heads, -1, width) for x in (query, key, value)]
+    """As `_short`, some queries at a time, whose scores the backward pass computes again; or cuDNN's flash form."""
+
+    def by_heads(over_heads, *split):
+        n, _, heads, width = split[0].shape
+        out = over_heads(*(jnp.moveaxis(x, 2, 1).reshape(n * heads, -1, width) for x in split))
+        return jnp.moveaxis(out.reshape(n, heads, -1, width), 1, 2)
+
     # XLA's CPU is 4 times faster on one head after another: plain matrix products, which fit its caches.
-    out = jax.lax.platform_dependent(
-        *each, cpu=lambda *each: jax.lax.map(lambda head: _one_head(*head), each), default=jax.vmap(_one_head)
-    )
-    return jnp.moveaxis(out.reshape(n, heads, -1, width), 1, 2)
+    in_turn = lambda *each: jax.lax.map(lambda head: _one_head(*head), each)
+    forms = {"cpu": partial(by_heads, in_turn), "default": partial(by_heads, jax.vmap(_one_head))}
+    if _cudnn_applies(query, key):
+        forms["cuda"] = partial(jax.nn.dot_product_attention, implementation="cudnn")
+    return jax.lax.platform_dependent(query, key, value, **forms)
 
 
 def _one_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -57,15 +58,9 @@ def _one_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return jax.lax.map(attend, blocks).reshape(-1, width)[:length]
 
 
-def _cudnn_applies(query: jax.Array) -> bool:
-    """Whether cuDNN's flash attention takes such heads, self-attending."""
-    length, width = query.shape[1], query.shape[3]
+def _cudnn_applies(query: jax.Array, key: jax.Array) -> bool:
+    """Whether cuDNN's flash attention takes such heads, and the GPU, if any, is of compute capability 8 or more."""
+    width, aligned = query.shape[3], query.shape[1] % 64 == key.shape[1] % 64 == 0
     half = query.dtype in (jnp.bfloat16, jnp.float16)
-    return half and width <= 128 and width % 8 == 0 and length % 64 == 0 and _has_ampere()
-
-
-@functools.cache
-def _has_ampere() -> bool:
-    """An NVIDIA GPU of compute capability 8 or more, before which cuDNN has no flash attention."""
-    device = jax.devices()[0]
-    return "nvidia" in device.device_kind.lower() and float(getattr(device, "compute_capability", 0)) >= 8
+    new_enough = float(getattr(jax.devices()[0], "compute_capability", 0)) >= 8
+    return half and aligned and width <= 128 and width % 8 == 0 and new_enough

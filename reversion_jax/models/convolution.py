@@ -18,7 +18,10 @@ _convolve = functools.partial(
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **kwargs) -> jax.Array:
-    """`nn.Conv`'s `conv_general_dilated`: [N, H, W, C] and [3, 3, C, C'] -> [N, H, W, C'], same up to rounding."""
+    """`nn.Conv`'s `conv_general_dilated`: [N, H, W, C] and [3, 3, C, C'] -> [N, H, W, C'], same up to rounding.
+
+    No dilation and no groups. It has gradients of any order, but no forward mode (jax.jvp).
+    """
     if tuple(strides) != (1, 1) or list(padding) != [(1, 1), (1, 1)]:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
     n, height, width, channels = x.shape

@@ -35,7 +35,10 @@ def resolve(model: str) -> Path:
         raise ValueError(
             f'{model!r} is neither a folder, nor a .safetensors file, nor "miniature", nor a hub id such as owner/name'
         )
-    return _from_hub(*hub_id.groups())
+    try:
+        return _from_hub(*hub_id.groups())
+    except ValueError as error:
+        raise ValueError(f"no folder {model}, and {error}") from error
 
 
 @functools.cache  # a command may ask for its model's config first and for its weights later

@@ -27,7 +27,12 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
     def read(name: str) -> np.ndarray:
         # Opened for each: of an open file, all that was read of it stays in memory.
         with safe_open(path, framework="numpy") as file:
-            return file.get_tensor(name)
+            try:
+                return file.get_tensor(name)
+            except (AttributeError, TypeError) as error:  # float8 and the like
+                raise ValueError(
+                    f"cannot read {name} in {path} ({error}): take a copy of the model in float32, float16 or bfloat16"
+                ) from error
 
     try:
         with safe_open(path, framework="numpy") as file:
@@ -59,11 +64,14 @@ def open_msgpack(path: Path) -> dict[str, Stored]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's values; ValueError if it cannot be read."""
+    """A JSON file's values by their keys; ValueError if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"cannot read {path}: expected keys and values")
+    return values
 
 
 def _array(code: int, data: bytes) -> np.ndarray:

@@ -43,6 +43,8 @@ class Refused(Exception):
 
 def _read_zip(content: bytes) -> Any:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise Refused("it is compressed, which torch.save's files never are")
         (pickled,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
         folder = pickled.removesuffix("data.pkl")
         return _Tensors(archive.read(pickled), lambda key: archive.read(f"{folder}data/{key}")).load()
@@ -77,22 +79,34 @@ class _Tensors(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
-            return np.dtype(_STORAGES[name])
-        known = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-        }
-        if (module, name) not in known:
+            return name
+        if (module, name) not in _KNOWN:
             raise Refused(f"it holds more than tensors ({module}.{name}), and a pickle can run code")
-        return known[module, name]
+        return _KNOWN[module, name]
 
     def persistent_load(self, reference: tuple) -> np.ndarray:
-        _, dtype, key, _, count, *_ = reference
-        self.types[key] = dtype
+        _, storage, key, _, count, *_ = reference
+        dtype = self.types[key] = np.dtype(_STORAGES[storage])
         if self._numbers is None:
             return np.broadcast_to(np.zeros((), dtype), count)
         return np.frombuffer(self._numbers(key), dtype, count)
+
+
+class _Fixed:
+    """A function that the pickle may call, but not change."""
+
+    __slots__ = ("__call",)
+
+    def __init__(self, call):
+        object.__setattr__(self, "_Fixed__call", call)
+
+    def __call__(self, *arguments):
+        return self.__call(*arguments)
+
+    def __setattr__(self, *_):
+        raise Refused("it changes what rebuilds tensors")
+
+    __setstate__ = __setattr__
 
 
 def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_) -> np.ndarray:
@@ -103,3 +117,10 @@ def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_) 
     if offset < 0 or min(shape, default=1) < 0:
         raise ValueError
     return storage[offset:][: math.prod(shape)].reshape(shape)
+
+
+_KNOWN = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Fixed(_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Fixed(lambda data, *_: data),
+}
