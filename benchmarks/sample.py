@@ -36,7 +36,7 @@ def pytorch(path: Path, resolution: int, steps: int, started: float) -> Cost:
 
     imports_gib, text, vae, unet, _ = torch_models(path)
     scheduler = DDIMScheduler.from_pretrained(path / "scheduler")
-    ids = torch.from_numpy(_ids(["", "prompt"]))
+    ids = torch.from_numpy(_Tokenizer()(["", "prompt"]))
     noise = torch.randn(1, 4, resolution // 8, resolution // 8)
 
     def decode(latents):
@@ -73,21 +73,26 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
     sd = folder.load(path)
     sd = sd._replace(params=parallel.replicate(sd.params, mesh))
     settings = {"num_steps": steps, "guidance_scale": GUIDANCE, "resolution": resolution, "batch_size": 1}
+    tokenizer = _Tokenizer()
     no_rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
     noise = generate.initial_noise([0], sd.config, resolution)
     decode = jax.jit(generate.decode, static_argnums=1)
 
     def ends():
         for text in ("", "prompt"):
-            generate.encode_text(sd.params, sd.config, _ids([text]), no_rows).block_until_ready()
+            generate.encode_text(sd.params, sd.config, tokenizer([text]), no_rows).block_until_ready()
         decode(sd.params, sd.config.vae, noise).block_until_ready()
 
-    return _cost(lambda: generate.draw(sd, _ids, ["prompt"], [0], **settings), ends, steps, started, imports_gib)
+    return _cost(lambda: generate.draw(sd, tokenizer, ["prompt"], [0], **settings), ends, steps, started, imports_gib)
 
 
-def _ids(texts: list[str]) -> np.ndarray:
-    """A stand-in for a tokenizer: as many ids as a prompt has."""
-    return np.stack([np.full(77, len(text)) for text in texts])
+class _Tokenizer:
+    """Stands in for one, and for its files: as many ids as a prompt has, of no matter what."""
+
+    vocab_size = 49408
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        return np.stack([np.full(77, len(text)) for text in texts])
 
 
 def _cost(draw: Callable[[], Any], ends: Callable[[], Any], steps: int, started: float, imports_gib: float) -> Cost:

@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-_MAX_BYTES = 2 * 2**30
-
 
 def keep_compiled() -> None:
     """Turns JAX's persistent cache on for this process, unless JAX_COMPILATION_CACHE_DIR says where, or is empty.
@@ -22,4 +20,3 @@ def keep_compiled() -> None:
     except (OSError, RuntimeError):
         return  # no home, or one that cannot be written: that costs time only
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)

@@ -7,6 +7,7 @@ Needs 5 GB of disk, 12 GiB of memory and ten minutes.
 
 import gc
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax.traverse_util import unflatten_dict
 
+from reversion_jax import generate, parallel
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.models.clip import CLIPTextEncoder
 from reversion_jax.models.presets import SD15
@@ -82,6 +85,48 @@ def inputs():
         "noise": tiny.noise(2, (1, 4, 32, 32)),
         "timesteps": np.array([500], np.int32),
     }
+
+
+def test_reversions_own_row_is_drawn_with(sd15, tmp_path):
+    row = Path(__file__).parents[2] / "shared" / "reference" / "reversion_painted_on_learned_embeds.bin"
+    if not row.is_file():
+        pytest.skip("no shared/reference beside the repository")
+    command = [sys.executable, "-m", "reversion_jax.sample", "--model", str(sd15), "--embedding", str(row)]
+    settings = ["--num_images", "1", "--steps", "2", "--sampler", "pndm", "--resolution", "64", "--out", str(tmp_path)]
+    done = subprocess.run([*command, "--prompt", "cat <R> stone", *settings], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    assert f"<R> from {row}" in done.stdout
+    assert (tmp_path / "000-cat-r-stone-0.png").is_file()
+
+
+def test_sixteen_gigabytes_suffice_for_eight_pictures():
+    """Of 512 px in float32, by the compiled program's own account, scheduled for memory as on GPUs and TPUs."""
+    shapes = folder.parameter_shapes(SD15)
+    params = {
+        part: unflatten_dict({k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in named.items()}, sep="/")
+        for part, named in shapes.items()
+    }
+    states = lambda n: jax.ShapeDtypeStruct((n, 77, 768), jnp.float32)
+    lowered = generate._draw_batch.lower(
+        params,
+        states(1),
+        states(8),
+        np.arange(8, dtype=np.uint32),
+        np.float32(7.5),
+        model=SD15,
+        schedule=Schedule(),
+        sampler="ddim",
+        num_steps=50,
+        resolution=512,
+        mesh=parallel.make_mesh(1),
+    )
+    compiled = lowered.compile(compiler_options={"xla_cpu_enable_concurrency_optimized_scheduler": False})
+    memory = compiled.memory_analysis()
+    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    weights = sum(4 * math.prod(shape) for named in shapes.values() for shape in named.values())
+    print(f"\n8 pictures of 512 px: {total / 1e9:.1f} GB, {weights / 1e9:.1f} of them weights")
+    assert total < 16e9
 
 
 def test_equals_pytorch(sd15, inputs):

@@ -37,10 +37,10 @@ def command(recorded, tmp_path_factory):
         "positives_per_sample": 2,
         "sample_steps": 2,
         "sample_batch": 2,
-        "steps": 60,
+        "steps": 24,
         "steps_per_dispatch": 2,
-        "checkpoint_every_steps": 10,
-        "preview_every_steps": 30,
+        "checkpoint_every_steps": 6,
+        "preview_every_steps": 12,
     }
     overrides = [f"--config.{key}={value}" for key, value in settings.items()]
     return [sys.executable, "-m", "reversion_jax.train", "--config", str(ROOT / "configs" / "hug.py"), *overrides]
@@ -78,11 +78,11 @@ def finish(process):
 
 def assert_same_run(workdir, alone):
     (_, found, at), (_, wanted, _) = job.load_rows(workdir), job.load_rows(alone)
-    assert at == 60
+    assert at == 24
     assert np.abs(wanted[0] - wanted[1]).max() > 1e-3  # both started from the same word
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     histories = [(place / "metrics.jsonl").read_text().splitlines() for place in (workdir, alone)]
-    assert [json.loads(line)["step"] for line in histories[0]] == list(range(1, 61))
+    assert [json.loads(line)["step"] for line in histories[0]] == list(range(1, 25))
     losses = [[json.loads(line)["denoising"] for line in lines] for lines in histories]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert sorted(p.name for p in workdir.iterdir()) == sorted(p.name for p in alone.iterdir())
@@ -105,7 +105,7 @@ def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, alone, tmp_path)
     crashing = start(command, workdir, 2)
     history = workdir / "metrics.jsonl"
     deadline = time.time() + 300
-    while not history.exists() or len(history.read_text().splitlines()) < 14:
+    while not history.exists() or len(history.read_text().splitlines()) < 8:
         assert crashing.poll() is None, crashing.communicate()[0]
         assert time.time() < deadline
         time.sleep(0.05)

@@ -86,7 +86,7 @@ def init_state(initial_rows: jax.Array, config: StepConfig) -> State:
     """The state before the first step, from rows [R, P, D]."""
     moments = _optimiser(config, jnp.zeros(())).init(initial_rows)
     # A copy, because `train_steps` reuses the state's buffers.
-    return State(jnp.array(initial_rows), moments, jnp.zeros((), jnp.int32))
+    return State(jnp.array(initial_rows, jnp.float32), moments, jnp.zeros((), jnp.int32))
 
 
 def draw_sample(key: jax.Array, data: Data, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> Sample:
