@@ -7,11 +7,8 @@ Compile times are given apart. Budget on two CPU cores: 0.08 s an image, 20 s fo
 
 import time
 
-import jax.numpy as jnp
-
 from reversion_jax import config as settings
 from reversion_jax import job
-from reversion_jax.inversion import step
 
 
 def main() -> None:
@@ -25,10 +22,7 @@ def main() -> None:
         return time.perf_counter() - start
 
     def train(count: int) -> None:
-        state = step.init_state(task.first_rows, task.step_config)
-        kwargs = {"model": task.sd.config, "schedule": task.sd.schedule, "config": task.step_config, "capacity": 400}
-        kwargs["mesh"] = task.mesh
-        state, _ = step.train_steps(state, jnp.int32(count), task.sd.params, task.data, task.hyper, **kwargs)
+        state, _ = job.advance(task, job.first_state(task), count, capacity=400)
         state.rows.block_until_ready()
 
     texts = ["red circle <R> blue star"] * 64

@@ -11,14 +11,13 @@ two busy CPU cores; writes table.md, table.json and the pictures.
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
 from reversion_jax import config as settings
 from reversion_jax import generate, job, pictures
-from reversion_jax.inversion import prompts, step, words
+from reversion_jax.inversion import prompts, words
 from reversion_jax.miniature import judge, scenes
 
 VERB_WEIGHT = {"hug": 0.8, "carved_by": 0.8, "hanging_from": 0.2}  # as in configs/
@@ -37,19 +36,7 @@ def config_of(relation: str, seed: int):
 
 def train(task: job.Job):
     """The rows [P, D] after all steps."""
-    state = step.init_state(task.first_rows, task.step_config)
-    state, _ = step.train_steps(
-        state,
-        jnp.int32(task.config.steps),
-        task.sd.params,
-        task.data,
-        task.hyper,
-        model=task.sd.config,
-        schedule=task.sd.schedule,
-        config=task.step_config,
-        capacity=task.config.steps,
-        mesh=task.mesh,
-    )
+    state, _ = job.advance(task, job.first_state(task), task.config.steps, capacity=task.config.steps)
     return state.rows[0]
 
 

@@ -22,7 +22,7 @@ from reversion_jax.parallel import is_first, mesh_of, over_samples, whole
 from reversion_jax.tokenizer import Tokenizer
 from reversion_jax.weights.folder import StableDiffusion
 
-# The VAE decodes so many pixels at once: one picture of 512 px, which takes 2 GB.
+# The VAE decodes so many pixels at once: one picture of 512 px.
 _DECODED_PIXELS = 512 * 512
 
 

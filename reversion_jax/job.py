@@ -148,6 +148,27 @@ def prepare(config: ConfigDict) -> Job:
     return Job(config, sd, tokenizer, shown, data, hyper, static, first_rows, mesh)
 
 
+def first_state(job: Job) -> step.State:
+    """The state before the first step, on the job's devices."""
+    return parallel.replicate(step.init_state(job.first_rows, job.step_config), job.mesh)
+
+
+def advance(job: Job, state: step.State, count: int, capacity: int) -> tuple[step.State, step.Metrics]:
+    """`count` steps of the job in one dispatch, see `step.train_steps`; the state given is used up."""
+    return step.train_steps(
+        state,
+        jnp.int32(count),
+        job.sd.params,
+        job.data,
+        job.hyper,
+        model=job.sd.config,
+        schedule=job.sd.schedule,
+        config=job.step_config,
+        capacity=capacity,
+        mesh=job.mesh,
+    )
+
+
 def describe(job: Job) -> str:
     """What was loaded and what will be done, for people."""
     c = job.config

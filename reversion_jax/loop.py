@@ -17,9 +17,19 @@ from reversion_jax import config as settings
 from reversion_jax import generate, pictures
 from reversion_jax.checkpoints import Checkpoints, write_text
 from reversion_jax.inversion import prompts, step
-from reversion_jax.job import Job, describe, draw, look, prepare, preview_prompts, read_settings
+from reversion_jax.job import (
+    Job,
+    advance,
+    describe,
+    draw,
+    first_state,
+    look,
+    prepare,
+    preview_prompts,
+    read_settings,
+)
 from reversion_jax.miniature import judge, scenes
-from reversion_jax.parallel import any_process, is_first, replicate
+from reversion_jax.parallel import any_process, is_first
 
 # Keys that may change when a run is taken up again: they do not touch what is learned.
 _FREE = [
@@ -64,7 +74,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 def _take_up(job: Job, workdir: Path, checkpoints: Checkpoints) -> step.State:
     """The newest checkpoint's state, or the first; the metrics beyond it are dropped. ValueError if not this run."""
-    state = replicate(step.init_state(job.first_rows, job.step_config), job.mesh)
+    state = first_state(job)
     path = workdir / "config.json"
     history = workdir / "metrics.jsonl"
     mine = json.loads(job.config.to_json())
@@ -132,14 +142,20 @@ class _Watcher:
         self.bar.set_postfix(means | {"nearest": nearest})
 
 
-def _report(job: Job, workdir: Path, learned: jax.Array, texts: list[str]) -> None:
-    """Contact sheet, plot and, on the miniature, the judge's word; all processes draw, the first one writes."""
+def _report(job: Job, workdir: Path, learned: jax.Array, texts: list[str], drawn: dict[int, np.ndarray]) -> None:
+    """Contact sheet, plot and, on the miniature, the judge's word; all processes draw, the first one writes.
+
+    `drawn` has the first and the last preview's pictures, by their steps, where this process drew them.
+    """
     c = job.config
     first = [prompts.direct(t[0]).replace(prompts.RELATION, "{}") for t in job.exemplars.templates]
     sections = [("exemplars", generate.to_uint8(job.exemplars.images), first)]
     if texts:
-        before = draw(job, texts, job.first_rows[0], "drawing the prompts before")
-        after = draw(job, texts, learned, "drawing the prompts after")
+        before, after = drawn.get(0), drawn.get(c.steps)
+        if before is None:
+            before = draw(job, texts, job.first_rows[0], "drawing the prompts before")
+        if after is None:
+            after = draw(job, texts, learned, "drawing the prompts after")
         sections += [(f"before: <R> is {c.initialiser!r}", before, texts), (f"after {c.steps} steps", after, texts)]
     title = f"{c.relation}, {c.method}, {c.model}, seed {c.seed}"
     nearest = ", ".join(f"{word} {cosine:.2f}" for word, cosine in look(job, learned[None])["nearest"][:6])
@@ -179,12 +195,15 @@ def train(config: ConfigDict, workdir: Path) -> np.ndarray:
     state = _take_up(job, workdir, checkpoints)
     done = int(state.step)
     texts = preview_prompts(config)
+    drawn = {}
 
     def preview(learned: jax.Array, at: int) -> None:
         if texts:
-            grid = pictures.grid(draw(job, texts, learned, f"preview at step {at}"))
+            images = draw(job, texts, learned, f"preview at step {at}")
+            if at in (0, config.steps):
+                drawn[at] = images
             if is_first():
-                pictures.save_png(workdir / "previews" / f"step_{at:06d}.png", grid)
+                pictures.save_png(workdir / "previews" / f"step_{at:06d}.png", pictures.grid(images))
 
     if done:
         say(f"taken up at step {done} of {config.steps}")
@@ -197,18 +216,7 @@ def train(config: ConfigDict, workdir: Path) -> np.ndarray:
                 every - done % every for every in (config.checkpoint_every_steps, config.preview_every_steps)
             ]
             count = min(config.steps_per_dispatch, config.steps - done, *to_boundary)
-            state, metrics = step.train_steps(
-                state,
-                jnp.int32(count),
-                job.sd.params,
-                job.data,
-                job.hyper,
-                model=job.sd.config,
-                schedule=job.sd.schedule,
-                config=job.step_config,
-                capacity=config.steps_per_dispatch,
-                mesh=job.mesh,
-            )
+            state, metrics = advance(job, state, count, config.steps_per_dispatch)
             # A copy: the state's own buffers are given to the next dispatch.
             watcher.push(done, count, metrics, jnp.copy(state.rows))
             done += count
@@ -223,5 +231,5 @@ def train(config: ConfigDict, workdir: Path) -> np.ndarray:
     checkpoints.close()
     if done < config.steps:
         raise KeyboardInterrupt(f"stopped at step {done}, checkpoint written; the same command goes on from there")
-    _report(job, workdir, state.rows[0], texts)
+    _report(job, workdir, state.rows[0], texts, drawn)
     return np.asarray(state.rows[0])
