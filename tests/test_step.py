@@ -281,7 +281,7 @@ def row_gradient(recorded, tokenizer, data, params, **changes) -> np.ndarray:
 
 def test_rematerialisation_changes_no_gradient(recorded, tokenizer, data):
     kept, again = (row_gradient(recorded, tokenizer, data, recorded.model.params, remat=remat) for remat in (0, 1))
-    assert tiny.error(again, kept) < 1e-6
+    assert tiny.error(again, kept) < 1e-5
 
 
 def test_bfloat16_weights_give_nearly_the_gradient(recorded, tokenizer, data):

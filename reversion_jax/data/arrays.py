@@ -6,7 +6,7 @@ import jax
 
 
 class Data(NamedTuple):
-    """Everything the steps read, on the device; E exemplars of K templates each, padded to the largest run."""
+    """Everything the steps read, on the device; R runs of E exemplars of K templates, padded to the largest."""
 
     mean: jax.Array  # [R, E, H, W, C] posterior of the exemplars
     std: jax.Array  # [R, E, H, W, C]
@@ -16,7 +16,8 @@ class Data(NamedTuple):
     num_templates: jax.Array  # [R, E]
     prepositions: jax.Array  # [W, k] token ids of each word, padded with -1
     verbs: jax.Array  # [W', k]
-    vocabulary: jax.Array  # [V'] ids that may serve as negatives
+    vocabulary: jax.Array  # [R, V'] ids that may serve as negatives
+    num_vocabulary: jax.Array  # [R]
 
 
-SHARED = ("prepositions", "verbs", "vocabulary")  # fields without a runs axis
+SHARED = ("prepositions", "verbs")  # fields without a runs axis

@@ -1,6 +1,7 @@
 """Turns exemplars and settings into what the training step reads, all of it on the device, once."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,16 +18,16 @@ from reversion_jax.tokenizer import Tokenizer
 _ENCODE_BATCH = 4  # pictures through the VAE at once: bounds memory at 512 px
 
 
+@partial(jax.jit, static_argnames="config")
+def _encode(params: Any, images: jax.Array, sigma_px: jax.Array, config: VAEConfig) -> tuple[jax.Array, jax.Array]:
+    return VAE(config).apply({"params": params}, gaussian_blur(images, sigma_px), method="encode")
+
+
 def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: float) -> tuple[jax.Array, jax.Array]:
     """The low-passed pictures' scaled posterior: images [E, H, W, 3] -> mean and std [E, H/8, W/8, C]."""
-
-    @jax.jit
-    def encode(params, images):
-        return VAE(config).apply({"params": params}, gaussian_blur(images, sigma_px), method="encode")
-
-    size = min(len(images), _ENCODE_BATCH)
-    padded = np.concatenate([images, images[: -len(images) % size]])
-    parts = [encode(vae_params, padded[i : i + size]) for i in range(0, len(padded), size)]
+    padded = np.resize(images, (len(images) + -len(images) % _ENCODE_BATCH, *images.shape[1:]))
+    batches = np.split(padded, range(_ENCODE_BATCH, len(padded), _ENCODE_BATCH))
+    parts = [_encode(vae_params, batch, np.float32(sigma_px), config) for batch in batches]
     mean, std = (jnp.concatenate(part)[: len(images)] for part in zip(*parts, strict=True))
     return mean, std
 
@@ -91,14 +92,15 @@ def prepare_run(
         num_templates=jnp.asarray(counts)[None],
         prepositions=jnp.asarray(word_table(prepositions, tokenizer)),
         verbs=jnp.asarray(word_table(verbs, tokenizer)),
-        vocabulary=jnp.asarray(vocabulary),
+        vocabulary=jnp.asarray(vocabulary)[None],
+        num_vocabulary=jnp.array([len(vocabulary)], jnp.int32),
     )
 
 
 def join_runs(runs: Sequence[Data]) -> Data:
-    """Runs prepared alone, as one batch of runs; word tables are the first's, and must be the same in all.
+    """Runs prepared alone, as one batch of runs; word lists are the first's, and must be the same in all.
 
-    Exemplars, templates and prompts are padded to the largest run; what is padded is never drawn.
+    Exemplars, templates, prompts and vocabularies are padded to the largest run; what is padded is never drawn.
     """
 
     def join(name: str) -> jax.Array:

@@ -1,11 +1,13 @@
 """The training step: the one place where models, schedule and losses meet. Only the rows are differentiated."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -30,6 +32,7 @@ class StepConfig:
     vocabulary_negatives: int = 0  # a sample; 0: negatives are the prompts' own words
     blur_noisy_latents: bool = False
     remat: bool = False
+    runs_at_once: int = 0  # through the networks together; 0: all
     adam_b1: float = 0.9
     adam_b2: float = 0.999
     adam_eps: float = 1e-8
@@ -106,7 +109,8 @@ def draw_sample(key: jax.Array, data: Data, hyper: Hyperparameters, schedule: Sc
         return table[chosen].reshape(-1)
 
     if config.vocabulary_negatives:
-        negatives = jax.random.choice(keys[8], data.vocabulary, (config.vocabulary_negatives,))
+        chosen = jax.random.randint(keys[8], (config.vocabulary_negatives,), 0, data.num_vocabulary)
+        negatives = data.vocabulary[chosen]
     else:
         negatives = jnp.where(data.is_negative[exemplar, template, inverse], ids, -1)
     prepositions, verbs = words(keys[6], data.prepositions), words(keys[7], data.verbs)
@@ -200,6 +204,22 @@ def micro_batch_loss(
     return jnp.sum(total), Metrics(denoising, control)
 
 
+def _in_groups(function: Callable, size: int, rows: jax.Array, data: Data, hyper: Hyperparameters) -> Any:
+    """`function(rows, data, hyper)` of R runs, computed for `size` of them after another; what it returns is [R, ...].
+
+    The last group is filled up with the first runs, whose second results are dropped.
+    """
+    runs = len(rows)
+    if not 0 < size < runs:
+        return function(rows, data, hyper)
+    members = np.resize(np.arange(runs), (-(-runs // size), size))
+    shared = {name: getattr(data, name) for name in SHARED}
+    of_runs = (rows, data._replace(**dict.fromkeys(SHARED)), hyper)
+    grouped = jax.tree.map(lambda x: x[members], of_runs)
+    results = jax.lax.map(lambda group: function(group[0], group[1]._replace(**shared), group[2]), grouped)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:runs], results)
+
+
 def train_step(
     state: State,
     params: Any,
@@ -212,14 +232,17 @@ def train_step(
 ) -> tuple[State, Metrics]:
     """One AdamW step of every run, over `accumulation` micro-batches whose losses are averaged."""
 
-    def micro_step(totals, micro):
+    def gradients(micro: jax.Array, rows: jax.Array, data: Data, hyper: Hyperparameters) -> tuple[jax.Array, Metrics]:
         batch = draw_batch(state.step, micro, data, hyper, schedule, config)
         if mesh is not None:
             # Every device draws all samples: otherwise the compiler would cut the small work up as well, and talk.
             batch = whole(batch, mesh)
         loss = partial(micro_batch_loss, model=model, schedule=schedule, config=config, mesh=mesh)
-        grads, metrics = jax.grad(loss, has_aux=True)(state.rows, batch, params, hyper)
-        return jax.tree.map(jnp.add, totals, (grads, metrics)), None
+        return jax.grad(loss, has_aux=True)(rows, batch, params, hyper)
+
+    def micro_step(totals, micro):
+        of_runs = _in_groups(partial(gradients, micro), config.runs_at_once, state.rows, data, hyper)
+        return jax.tree.map(jnp.add, totals, of_runs), None
 
     nothing = jnp.zeros(len(state.rows))
     totals = (jnp.zeros_like(state.rows), Metrics(nothing, nothing))
