@@ -8,7 +8,7 @@ Compile times are given apart. Budget on two CPU cores: 0.08 s an image, 20 s fo
 import time
 
 from reversion_jax import config as settings
-from reversion_jax import job
+from reversion_jax import job, report
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
         state.rows.block_until_ready()
 
     texts = ["red circle <R> blue star"] * 64
-    first = timed(lambda: job.draw(task, texts[: task.config.sample_batch], task.first_rows[0]))
-    images = [timed(lambda: job.draw(task, texts, task.first_rows[0])) / len(texts) for _ in range(3)]
+    first = timed(lambda: report.draw(task, texts[: task.config.sample_batch], task.first_rows[0]))
+    images = [timed(lambda: report.draw(task, texts, task.first_rows[0])) / len(texts) for _ in range(3)]
     print(f"an image, {task.config.sample_steps} steps: {min(images):.4f} s (first batch {first:.1f} s)")
     first = timed(lambda: train(1))
     steps = [timed(lambda: train(100)) / 100 for _ in range(3)]

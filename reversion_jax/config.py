@@ -5,6 +5,7 @@ states none, so its own settings are our guesses.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -27,10 +28,16 @@ def get_config() -> ConfigDict:
     c.method = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
     c.initialiser = "and"  # word whose embedding <R> and <R-inv> start from (RV)
     c.rows_per_token = 1  # embedding rows of each of <R> and <R-inv>
-    c.devices = 0  # at most so many, which share batch_size samples evenly; 0: all there are
+    c.devices = 0  # at most so many, which share the samples evenly; 0: all there are
     c.precision = "float32"  # of the frozen text encoder and UNet; "bfloat16": half the memory, faster on TPU and GPU
     c.remat = False  # True: a quarter of the activations' memory for a third more of the UNet's work (see README)
     c.seed = 0  # of the training's noise, timesteps, exemplars and words
+
+    # Several runs in one program, each with these settings but for its own, such as
+    # ({"relation": "hug"}, {"relation": "on", "verb_weight": 0.2}); OF_RUN lists what a run may have of its own.
+    c.runs = ()
+    # Of them, at most so many go through the networks together: more fill a device better and need more of its memory.
+    c.runs_at_once = placeholder(int)  # 0: all (default), miniature 4
 
     # Optimisation: AdamW on the rows alone, constant rate (RV).
     c.steps = placeholder(int)  # optimiser steps: 3000, miniature 400
@@ -61,9 +68,9 @@ def get_config() -> ConfigDict:
     c.suppressor_target = "pixels"  # or "noisy_latents", the other reading of Eq. 8
 
     # Watching and keeping. None of these changes what is learned.
-    c.steps_per_dispatch = placeholder(int)  # training steps between looks at the metrics: 10, miniature 50
+    c.steps_per_dispatch = 50  # training steps between looks at the metrics
     c.checkpoint_every_steps = placeholder(int)  # 500, miniature 100
-    c.preview_every_steps = placeholder(int)  # 500, miniature 200
+    c.preview_every_steps = placeholder(int)  # 500, miniature 200; 0: no previews
     c.preview_prompts = ()  # drawn at step 0, then every so often, from the same noise; the miniature has its own
     c.preview_seed = 0
     c.judged_prompts = 64  # on the miniature: unseen pairs that the judge looks at, before and after; 0 = none
@@ -98,7 +105,7 @@ _OPEN = {
         "learning_rate": 2e-3,
         "prepositions": "prepositions",
         "verbs": "verbs",
-        "steps_per_dispatch": 10,
+        "runs_at_once": 0,
         "checkpoint_every_steps": 500,
         "preview_every_steps": 500,
         "sample_steps": 50,
@@ -113,7 +120,7 @@ _OPEN = {
         "learning_rate": 3e-3,
         "prepositions": "miniature_prepositions",
         "verbs": "miniature_verbs",
-        "steps_per_dispatch": 50,
+        "runs_at_once": 4,
         "checkpoint_every_steps": 100,
         "preview_every_steps": 200,
         "sample_steps": 20,
@@ -123,16 +130,30 @@ _OPEN = {
 }
 
 
+# What runs of one program may differ in; all else is shared.
+OF_RUN = (
+    *("relation", "exemplars", "num_exemplars", "preview_prompts", "method", "initialiser", "seed"),
+    *("learning_rate", "weight_decay", "denoise_weight", "control_weight", "verb_weight", "temperature"),
+    *("inverse_share", "importance", "suppressor_sigma_px"),
+)
+
+
 def settle(config: ConfigDict) -> ConfigDict:
-    """A copy without None: the open keys by `model`, then what `method` switches off. ValueError, one line."""
-    if config.method not in METHODS:
-        raise ValueError(f"config.method={config.method!r}: use one of {', '.join(METHODS)}")
+    """A copy without None: the open keys by `model`, then what `method` switches off. ValueError, one line.
+
+    What belongs to a run stays open where there are several, see `each_run`.
+    """
     config = config.copy_and_resolve_references().unlock()
     for key, value in _OPEN["miniature" if config.model == MINIATURE else "full"].items():
         if config[key] is None:
             config[key] = value
     if config.suppressor_sigma_px is None:
         config.suppressor_sigma_px = 2.0 * config.resolution / 512
+    if config.runs:
+        each_run(config)
+        return config.lock()
+    if config.method not in METHODS:
+        raise ValueError(f"config.method={config.method!r}: use one of {', '.join(METHODS)}")
     if config.exemplars is None:
         config.exemplars = "" if config.model == MINIATURE else f"exemplars/{config.relation}"
     _check(config)
@@ -140,15 +161,57 @@ def settle(config: ConfigDict) -> ConfigDict:
     return config.lock()
 
 
+def each_run(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The settled config of every run, by its name: its own settings, such as "hug-seed1". ValueError, one line.
+
+    A config without `runs` is one run, named "".
+    """
+    if not config.runs:
+        return {"": settle(config)}
+    settled = []
+    for number, own in enumerate(config.runs):
+        where = f"config.runs[{number}]"
+        if not isinstance(own, Mapping):
+            raise ValueError(f'{where}={own!r}: each run is a dict of settings, such as {{"seed": 1}}')
+        if shared := sorted(own.keys() - set(OF_RUN)):
+            raise ValueError(f"{where} sets {shared[0]}, but a run can have only its own {', '.join(OF_RUN)}")
+        run = config.copy_and_resolve_references().unlock()
+        run.runs = ()
+        try:
+            run.update(own)
+            settled.append(settle(run))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from error
+    # The shortest names that tell the runs apart.
+    for keys in (
+        ("relation", "method", "seed"),
+        [key for key in OF_RUN if key not in ("exemplars", "preview_prompts")],
+    ):
+        names = [_name(own, keys) or run.relation for own, run in zip(config.runs, settled, strict=True)]
+        twice = [(number, name) for number, name in enumerate(names) if name in names[:number]]
+        if not twice:
+            return dict(zip(names, settled, strict=True))
+    number, name = twice[0]
+    raise ValueError(f"config.runs[{number}]: there is a run {name} already; its relation may be any name of its own")
+
+
+def _name(own: Mapping, keys: Sequence[str]) -> str:
+    words = [f"{'' if key in ('relation', 'method') else key}{own[key]}" for key in keys if key in own]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(words))
+
+
 def _check(c: ConfigDict) -> None:
     at_least_one = (
         "steps batch_size accumulation resolution rows_per_token positives_per_sample steps_per_dispatch "
-        "checkpoint_every_steps preview_every_steps sample_steps sample_batch num_exemplars "
+        "checkpoint_every_steps sample_steps sample_batch num_exemplars "
         "vocabulary_negatives_per_sample"
     )
     for key in at_least_one.split():
         if c[key] < 1:
             raise ValueError(f"config.{key}={c[key]}: must be at least 1")
+    for key in ("runs_at_once", "preview_every_steps", "judged_prompts"):
+        if c[key] < 0:
+            raise ValueError(f"config.{key}={c[key]}: must not be negative")
     for key in ("verb_weight", "inverse_share"):
         if not 0 <= c[key] <= 1:
             raise ValueError(f"config.{key}={c[key]}: must be between 0 and 1")

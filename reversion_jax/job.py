@@ -1,4 +1,4 @@
-"""What a run is made of: its model, exemplars and settings, loaded; and how to look at its rows and draw with them."""
+"""What a job is made of, loaded: a model, and the exemplars and settings of one run or of several in one program."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reversion_jax import config as settings
-from reversion_jax import generate, parallel
+from reversion_jax import parallel
 from reversion_jax.checkpoints import Checkpoints
 from reversion_jax.data import batches, exemplars
 from reversion_jax.data.arrays import Data
@@ -27,17 +27,26 @@ PLACEHOLDERS = (prompts.RELATION, prompts.INVERSE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """Everything a run needs, loaded: made by `prepare`."""
+class Run:
+    """One of a job's runs: one relation, one method, one seed."""
 
+    name: str  # its folder in the job's; "" for a run alone
     config: ConfigDict  # settled
+    exemplars: exemplars.Exemplars
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything that training needs, loaded: made by `prepare`."""
+
+    config: ConfigDict  # settled; what all runs share
+    runs: tuple[Run, ...]  # R of them, as in the arrays
     sd: folder.StableDiffusion
     tokenizer: Tokenizer
-    exemplars: exemplars.Exemplars
     data: Data
     hyper: step.Hyperparameters
     step_config: step.StepConfig
-    first_rows: jax.Array  # [1, P, D]
+    first_rows: jax.Array  # [R, P, D]
     mesh: Mesh
 
 
@@ -81,29 +90,45 @@ def read_settings(path: Path) -> dict:
 
 
 def load_rows(workdir: Path) -> tuple[ConfigDict, jax.Array, int]:
-    """A run's settled config, its newest rows [P, D] and their step. ValueError if nothing was trained there."""
-    path = workdir / "config.json"
-    if not path.is_file():
+    """A run's settled config, its newest rows [P, D] and their step. ValueError if nothing was trained there.
+
+    Of several runs that were trained together each has its own folder in the job's.
+    """
+    config, name = _trained(workdir), ""
+    if config is None and (together := _trained(workdir.parent)) and together.runs:
+        config, name, workdir = together, workdir.name, workdir.parent
+    if config is None:
         raise ValueError(
             f"no training run in {workdir}: train one by python -m reversion_jax.train --workdir {workdir}"
         )
-    config = ConfigDict(read_settings(path))
+    runs = settings.each_run(config) if config.runs else {"": config}
+    if name not in runs:
+        raise ValueError(
+            f"{workdir} holds {len(runs)} runs: give the folder of one of them, such as {next(iter(runs))}"
+        )
     width = folder.load_config(resolve(config.model)).text.hidden_size
-    empty = jnp.zeros((1, len(PLACEHOLDERS) * config.rows_per_token, width))
+    empty = jnp.zeros((len(runs), len(PLACEHOLDERS) * config.rows_per_token, width))
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = checkpoints.restore(step.init_state(empty, step.StepConfig(1, 1, 1, config.rows_per_token)))
     checkpoints.close()
-    return config, state.rows[0], int(state.step)
+    return runs[name], state.rows[list(runs).index(name)], int(state.step)
+
+
+def _trained(workdir: Path) -> ConfigDict | None:
+    """The config of the job that keeps its checkpoints in `workdir`, if one does."""
+    path = workdir / "config.json"
+    return ConfigDict(read_settings(path)) if path.is_file() and (workdir / "checkpoints").is_dir() else None
 
 
 def prepare(config: ConfigDict) -> Job:
     """Loads and computes, once, what the steps read. ValueError and OSError, one line each, for bad input."""
     # What is quickly read first: a wrong folder should not cost a download.
     samplers.get(config.sampler)
-    shown = load_exemplars(config)
+    runs = tuple(Run(name, own, load_exemplars(own)) for name, own in settings.each_run(config).items())
     lists = {name: words.load(config[name]) for name in ("prepositions", "verbs", "stop_words")}
+    at_once = -(-len(runs) // -(-len(runs) // (config.runs_at_once or len(runs))))  # groups of much the same size
+    mesh = parallel.make_mesh(at_once * config.batch_size, config.devices)
     placeholders = dict.fromkeys(PLACEHOLDERS, config.rows_per_token)
-    mesh = parallel.make_mesh(config.batch_size, config.devices)
     sd, tokenizer = load_model(config.model, placeholders, config.precision, mesh)
     downscale = sd.config.vae.downscale * 2 ** (len(sd.config.unet.block_out_channels) - 1)
     if config.resolution % downscale:
@@ -114,23 +139,8 @@ def prepare(config: ConfigDict) -> Job:
                 f"config.{name}={config[name]!r} has {len(lists[name])} words, fewer than "
                 f"config.positives_per_sample={config.positives_per_sample}"
             )
-    in_pixels = config.suppressor_target == "pixels"
-    data = batches.prepare_run(
-        shown,
-        tokenizer,
-        sd.params["vae"],
-        sd.config.vae,
-        **lists,
-        inverse=config.inverse_share > 0,
-        steers_to_verbs=config.verb_weight > 0,
-        sigma_px=config.suppressor_sigma_px if in_pixels else 0.0,
-    )
-    table = sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    initialiser = tokenizer.word_ids(config.initialiser)
-    first_rows = rows.init(table, [initialiser] * len(PLACEHOLDERS), config.rows_per_token)
-    of_run = {name: config[name] for name in step.Hyperparameters._fields if name in config}
-    of_run["latent_sigma"] = 0.0 if in_pixels else config.suppressor_sigma_px / sd.config.vae.downscale
-    of_run = {name: jnp.array([value], jnp.uint32 if name == "seed" else jnp.float32) for name, value in of_run.items()}
+    inputs = [_inputs(run, sd, tokenizer, lists) for run in runs]
+    data, hyper, first_rows = zip(*inputs, strict=True)
     static = step.StepConfig(
         batch_size=config.batch_size,
         accumulation=config.accumulation,
@@ -138,14 +148,53 @@ def prepare(config: ConfigDict) -> Job:
         rows_per_token=config.rows_per_token,
         vocabulary_negatives=config.vocabulary_negatives_per_sample if config.negatives == "vocabulary" else 0,
         remat=config.remat,
-        blur_noisy_latents=not in_pixels and config.suppressor_sigma_px > 0,
+        runs_at_once=at_once,
+        blur_noisy_latents=any(h["latent_sigma"] for h in hyper),
         adam_b1=config.adam_b1,
         adam_b2=config.adam_b2,
         adam_eps=config.adam_eps,
     )
-    hyper = step.Hyperparameters(**of_run)
-    data, hyper, first_rows = parallel.replicate((data, hyper, first_rows[None]), mesh)
-    return Job(config, sd, tokenizer, shown, data, hyper, static, first_rows, mesh)
+    hyper = step.Hyperparameters(
+        **{
+            name: jnp.array([h[name] for h in hyper], jnp.uint32 if name == "seed" else jnp.float32)
+            for name in step.Hyperparameters._fields
+        }
+    )
+    arrays = (batches.join_runs(data), hyper, jnp.stack(first_rows))
+    data, hyper, first_rows = parallel.replicate(arrays, mesh)
+    return Job(config, runs, sd, tokenizer, data, hyper, static, first_rows, mesh)
+
+
+def _inputs(
+    run: Run, sd: folder.StableDiffusion, tokenizer: Tokenizer, lists: Mapping[str, list[str]]
+) -> tuple[Data, dict[str, float], jax.Array]:
+    """A run's data (R = 1), hyperparameters and first rows [P, D]."""
+    config = run.config
+    in_pixels = config.suppressor_target == "pixels"
+    try:
+        data = batches.prepare_run(
+            run.exemplars,
+            tokenizer,
+            sd.params["vae"],
+            sd.config.vae,
+            **lists,
+            inverse=config.inverse_share > 0,
+            steers_to_verbs=config.verb_weight > 0,
+            sigma_px=config.suppressor_sigma_px if in_pixels else 0.0,
+        )
+        table = token_table(sd)
+        initialiser = tokenizer.word_ids(config.initialiser)
+        first_rows = rows.init(table, [initialiser] * len(PLACEHOLDERS), config.rows_per_token)
+    except ValueError as error:
+        raise ValueError(f"{run.name}: {error}" if run.name else error) from error
+    hyper = {name: config[name] for name in step.Hyperparameters._fields if name in config}
+    hyper["latent_sigma"] = 0.0 if in_pixels else config.suppressor_sigma_px / sd.config.vae.downscale
+    return data, hyper, first_rows
+
+
+def token_table(sd: folder.StableDiffusion) -> jax.Array:
+    """The frozen token embeddings, [V, D]."""
+    return sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
 
 
 def first_state(job: Job) -> step.State:
@@ -167,78 +216,3 @@ def advance(job: Job, state: step.State, count: int, capacity: int) -> tuple[ste
         capacity=capacity,
         mesh=job.mesh,
     )
-
-
-def describe(job: Job) -> str:
-    """What was loaded and what will be done, for people."""
-    c = job.config
-    pairs = f"{len(job.exemplars.images)} exemplars at {c.resolution} px" + (
-        f", low-passed with sigma {c.suppressor_sigma_px:g} px" if c.suppressor_sigma_px else ""
-    )
-    first = job.exemplars.templates[0][0]
-    lines = [
-        f"model       {c.model}, {sum(x.size for x in jax.tree.leaves(job.sd.params)):,} frozen numbers",
-        f"exemplars   {c.exemplars or 'drawn by the miniature'}: {pairs}",
-        f"prompts     {prompts.direct(first)!r}"
-        + (f" and, for {c.inverse_share:.0%}, {prompts.inverse(first)!r}" if c.inverse_share else ""),
-        f"learns      {job.first_rows[0].size:,} numbers: {c.rows_per_token} row(s) each of <R> and <R-inv>, from"
-        f" {c.initialiser!r}" + ("" if c.inverse_share else " (<R-inv> stays as it is)"),
-        f"method      {c.method}: {c.steps} steps of {c.batch_size} x {c.accumulation} samples, "
-        f"rate {c.learning_rate:g}, control {c.control_weight:g} ({c.verb_weight:g} verbs), "
-        f"importance {c.importance:g}, seed {c.seed}",
-        f"device      {jax.devices()[0].device_kind}" + _shares(job),
-    ]
-    return "\n".join(lines)
-
-
-def _shares(job: Job) -> str:
-    used, there = job.mesh.size, jax.device_count()
-    shares = f", {used} of {there}: each has {job.config.batch_size // used} of batch_size={job.config.batch_size}"
-    return shares if there > 1 else ""
-
-
-def preview_prompts(config: ConfigDict) -> list[str]:
-    """The fixed prompts of previews and contact sheet; on the miniature, pairs that no exemplar shows."""
-    if config.model == settings.MINIATURE:
-        relation = config.relation if config.relation in scenes.RELATIONS else "beside"  # only the pairs matter
-        return [
-            f"{scene.subject} {prompts.RELATION} {scene.object}"
-            for scene in scenes.unseen_scenes(relation, 16, config.preview_seed)
-        ]
-    return list(config.preview_prompts)
-
-
-def draw(
-    job: Job, texts: list[str], learned: jax.Array, label: str | None = None, seed: int | None = None
-) -> np.ndarray:
-    """Images uint8 of the prompts with rows [P, D], at the config's sampling settings; the i-th has seed + i."""
-    c = job.config
-    seed = c.preview_seed if seed is None else seed
-    images = generate.draw(
-        job.sd,
-        job.tokenizer,
-        texts,
-        [seed + i for i in range(len(texts))],
-        learned,
-        num_steps=c.sample_steps,
-        guidance_scale=c.guidance_scale,
-        resolution=c.resolution,
-        sampler=c.sampler,
-        negative_prompt=c.negative_prompt,
-        batch_size=c.sample_batch,
-        progress=label,
-    )
-    return generate.to_uint8(images)
-
-
-def look(job: Job, learned: jax.Array, top: int = 10) -> dict:
-    """Where <R>'s first row stands: norm, distance from its start, nearest words with their cosines."""
-    table = job.sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    row, first = learned[0, 0], job.first_rows[0, 0]
-    ids, cosines = rows.nearest(row, table, top)
-    names = job.tokenizer.ids_to_words(np.asarray(ids).tolist())
-    return {
-        "norm": float(jnp.linalg.norm(row)),
-        "distance": float(jnp.linalg.norm(row - first)),
-        "nearest": [[name, round(float(c), 4)] for name, c in zip(names, cosines, strict=True)],
-    }

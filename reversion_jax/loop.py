@@ -1,4 +1,4 @@
-"""The training run: exemplars in, learned rows out, with everything that a person wants to see on the way."""
+"""Training: exemplars in, learned rows out, with everything that a person wants to see on the way."""
 
 import contextlib
 import json
@@ -14,26 +14,17 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from reversion_jax import config as settings
-from reversion_jax import generate, pictures
+from reversion_jax import pictures
 from reversion_jax.checkpoints import Checkpoints, write_text
-from reversion_jax.inversion import prompts, step
-from reversion_jax.job import (
-    Job,
-    advance,
-    describe,
-    draw,
-    first_state,
-    look,
-    prepare,
-    preview_prompts,
-    read_settings,
-)
-from reversion_jax.miniature import judge, scenes
+from reversion_jax.inversion import step
+from reversion_jax.job import Job, advance, first_state, prepare, read_settings
 from reversion_jax.parallel import any_process, is_first
+from reversion_jax.report import describe, draw, look, preview_prompts, report
 
 # Keys that may change when a run is taken up again: they do not touch what is learned.
 _FREE = [
     "devices",
+    "runs_at_once",
     "steps",
     "steps_per_dispatch",
     "checkpoint_every_steps",
@@ -76,7 +67,6 @@ def _take_up(job: Job, workdir: Path, checkpoints: Checkpoints) -> step.State:
     """The newest checkpoint's state, or the first; the metrics beyond it are dropped. ValueError if not this run."""
     state = first_state(job)
     path = workdir / "config.json"
-    history = workdir / "metrics.jsonl"
     mine = json.loads(job.config.to_json())
     if checkpoints.latest() is not None:
         if not path.exists():
@@ -97,16 +87,23 @@ def _take_up(job: Job, workdir: Path, checkpoints: Checkpoints) -> step.State:
         state = checkpoints.restore(state)
     if is_first():
         write_text(path, json.dumps(mine, indent=2) + "\n")
-        kept = [r for r in pictures.read_history(history) if r["step"] <= int(state.step)] if history.exists() else []
-        write_text(history, "".join(json.dumps(record) + "\n" for record in kept))
+        for run in job.runs:
+            _cut_history(workdir / run.name / "metrics.jsonl", int(state.step))
     return state
 
 
+def _cut_history(path: Path, last: int) -> None:
+    """Drops the metrics of steps beyond the last one, which will be done again."""
+    path.parent.mkdir(exist_ok=True)
+    kept = [record for record in pictures.read_history(path) if record["step"] <= last] if path.exists() else []
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
 class _Watcher:
-    """Writes metrics.jsonl and moves the progress bar, one dispatch behind the device."""
+    """Writes each run's metrics.jsonl and moves the progress bar, one dispatch behind the device."""
 
     def __init__(self, job: Job, workdir: Path, first: int):
-        self._job, self._path, self._pending = job, workdir / "metrics.jsonl", None
+        self._job, self._workdir, self._pending = job, workdir, None
         steps = job.config.steps
         self.bar = tqdm(
             total=steps, initial=first, desc="training", mininterval=0.5, unit="step", disable=not is_first()
@@ -117,73 +114,44 @@ class _Watcher:
         self._pending = (first, count, metrics, learned)
 
     def flush(self) -> None:
-        """Waits for the last dispatch; FloatingPointError, with the step's number, if a loss was not finite."""
+        """Waits for the last dispatch; FloatingPointError, with run and step, if a loss was not finite."""
         if self._pending is None:
             return
         first, count, metrics, learned = self._pending
         self._pending = None
-        losses = {name: np.asarray(values)[:count, 0] for name, values in metrics._asdict().items()}
-        for name, values in losses.items():
-            if not np.isfinite(values).all():
-                at = first + int(np.argmin(np.isfinite(values))) + 1
-                raise FloatingPointError(f"the {name} loss is {values[at - first - 1]} at step {at}: lower the rate")
-        if not np.isfinite(learned).all():
-            raise FloatingPointError(f"the rows are not finite at step {first + count}: lower the rate")
+        losses = {name: np.asarray(values)[:count] for name, values in metrics._asdict().items()}
+        finite = np.isfinite(np.asarray(learned)).all(axis=(1, 2))
+        for number, run in enumerate(self._job.runs):
+            of_run = f" of {run.name}" if run.name else ""
+            for name, values in losses.items():
+                if not np.isfinite(values[:, number]).all():
+                    at = int(np.argmin(np.isfinite(values[:, number])))
+                    value = f"{values[at, number]} at step {first + at + 1}"
+                    raise FloatingPointError(f"the {name} loss{of_run} is {value}: lower the rate")
+            if not finite[number]:
+                raise FloatingPointError(f"the rows{of_run} are not finite at step {first + count}: lower the rate")
         seen = look(self._job, learned)
         if not is_first():
             return
-        with open(self._path, "a") as file:
-            for i in range(count):
-                record = {"step": first + i + 1, **{name: float(values[i]) for name, values in losses.items()}}
-                file.write(json.dumps(record | (seen if i + 1 == count else {})) + "\n")
+        for number, run in enumerate(self._job.runs):
+            of_run = {name: values[:, number].tolist() for name, values in losses.items()}
+            records = [{"step": first + i + 1} | {name: of_run[name][i] for name in of_run} for i in range(count)]
+            records[-1] |= seen[number]
+            with open(self._workdir / run.name / "metrics.jsonl", "a") as file:
+                file.write("".join(json.dumps(record) + "\n" for record in records))
         self.bar.update(count)
-        nearest = " ".join(word for word, _ in seen["nearest"][:3])
-        means = {name: f"{values.mean():.4f}" for name, values in losses.items()}
-        self.bar.set_postfix(means | {"nearest": nearest})
-
-
-def _report(job: Job, workdir: Path, learned: jax.Array, texts: list[str], drawn: dict[int, np.ndarray]) -> None:
-    """Contact sheet, plot and, on the miniature, the judge's word; all processes draw, the first one writes.
-
-    `drawn` has the first and the last preview's pictures, by their steps, where this process drew them.
-    """
-    c = job.config
-    first = [prompts.direct(t[0]).replace(prompts.RELATION, "{}") for t in job.exemplars.templates]
-    sections = [("exemplars", generate.to_uint8(job.exemplars.images), first)]
-    if texts:
-        before, after = drawn.get(0), drawn.get(c.steps)
-        if before is None:
-            before = draw(job, texts, job.first_rows[0], "drawing the prompts before")
-        if after is None:
-            after = draw(job, texts, learned, "drawing the prompts after")
-        sections += [(f"before: <R> is {c.initialiser!r}", before, texts), (f"after {c.steps} steps", after, texts)]
-    title = f"{c.relation}, {c.method}, {c.model}, seed {c.seed}"
-    nearest = ", ".join(f"{word} {cosine:.2f}" for word, cosine in look(job, learned[None])["nearest"][:6])
-    if is_first():
-        pictures.save_png(workdir / "contact_sheet.png", pictures.contact_sheet(title, sections))
-        pictures.plot_history(pictures.read_history(workdir / "metrics.jsonl"), workdir / "training.png", title)
-        print(f"nearest words of <R>: {nearest}")
-    if c.model == settings.MINIATURE and not c.exemplars and c.judged_prompts:
-        asked = scenes.unseen_scenes(c.relation, c.judged_prompts, c.preview_seed + 1)
-        texts = [f"{s.subject} {prompts.RELATION} {s.object}" for s in asked]
-        for name, vectors in (("before", job.first_rows[0]), ("after", learned)):
-            seen = draw(job, texts, vectors, f"for the judge, {name}", c.preview_seed + 1000)
-            if not is_first():
-                continue
-            relation, both = judge.right(judge.look(seen / np.float32(127.5) - 1), asked)
-            print(
-                f"judge, {name:6}: relation right {relation.mean():.0%}, both entities right {both.mean():.0%}, "
-                f"all right {(relation & both).mean():.0%} of {len(asked)} unseen pairs"
-            )
-    if is_first():
-        print(f"pictures: {workdir / 'contact_sheet.png'}, {workdir / 'training.png'}, {workdir / 'previews'}")
+        shown = {name: f"{values.mean():.4f}" for name, values in losses.items()}
+        if len(seen) == 1:
+            shown["nearest"] = " ".join(word for word, _ in seen[0]["nearest"][:3])
+        self.bar.set_postfix(shown)
 
 
 def train(config: ConfigDict, workdir: Path) -> np.ndarray:
-    """Trains the config's run in `workdir`, or takes it up again; returns the learned rows [P, D].
+    """Trains the config's runs in `workdir`, or takes them up again; returns the learned rows [R, P, D].
 
-    A stopped run goes on, bit for bit, as if it had not been stopped. ValueError, OSError: bad input;
-    FloatingPointError: diverged; KeyboardInterrupt: stopped by a signal, after a checkpoint.
+    One run's results lie in `workdir`, those of several in a folder of each. A stopped job goes on, bit for bit, as if
+    it had not been stopped. ValueError, OSError: bad input; FloatingPointError: diverged; KeyboardInterrupt: stopped by
+    a signal, after a checkpoint.
     """
     config = settings.settle(config)
     started = time.time()
@@ -194,27 +162,30 @@ def train(config: ConfigDict, workdir: Path) -> np.ndarray:
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = _take_up(job, workdir, checkpoints)
     done = int(state.step)
-    texts = preview_prompts(config)
-    drawn = {}
+    texts = [preview_prompts(run.config) if config.preview_every_steps else [] for run in job.runs]
+    drawn = [{} for _ in job.runs]  # by run and step, for the report
 
     def preview(learned: jax.Array, at: int) -> None:
-        if texts:
-            images = draw(job, texts, learned, f"preview at step {at}")
+        for number, run in enumerate(job.runs):
+            if not texts[number]:
+                continue
+            images = draw(job, texts[number], learned[number], f"preview at step {at} {run.name}".strip())
             if at in (0, config.steps):
-                drawn[at] = images
+                drawn[number][at] = images
             if is_first():
-                pictures.save_png(workdir / "previews" / f"step_{at:06d}.png", pictures.grid(images))
+                path = workdir / run.name / "previews" / f"step_{at:06d}.png"
+                pictures.save_png(path, pictures.grid(images))
 
     if done:
         say(f"taken up at step {done} of {config.steps}")
     else:
-        preview(state.rows[0], 0)
+        preview(state.rows, 0)
     watcher = _Watcher(job, workdir, done)
+    # A preview every 0 steps is none: as if it came every time that a checkpoint is written, and drew nothing.
+    preview_every = config.preview_every_steps or config.checkpoint_every_steps
     with _stop_on_signal() as stopped, watcher.bar:
         while done < config.steps and not any_process(stopped()):
-            to_boundary = [
-                every - done % every for every in (config.checkpoint_every_steps, config.preview_every_steps)
-            ]
+            to_boundary = [every - done % every for every in (config.checkpoint_every_steps, preview_every)]
             count = min(config.steps_per_dispatch, config.steps - done, *to_boundary)
             state, metrics = advance(job, state, count, config.steps_per_dispatch)
             # A copy: the state's own buffers are given to the next dispatch.
@@ -223,13 +194,18 @@ def train(config: ConfigDict, workdir: Path) -> np.ndarray:
             if done % config.checkpoint_every_steps == 0:
                 watcher.flush()
                 checkpoints.save(done, state)
-            if done % config.preview_every_steps == 0 and not any_process(stopped()):
+            if done % preview_every == 0 and not any_process(stopped()):
                 watcher.flush()
-                preview(state.rows[0], done)
+                preview(state.rows, done)
         watcher.flush()
         checkpoints.save(done, state)
     checkpoints.close()
     if done < config.steps:
         raise KeyboardInterrupt(f"stopped at step {done}, checkpoint written; the same command goes on from there")
-    _report(job, workdir, state.rows[0], texts, drawn)
-    return np.asarray(state.rows[0])
+    for number, run in enumerate(job.runs):
+        report(job, number, workdir / run.name, state.rows, drawn[number])
+    if len(job.runs) == 1:
+        say(f"pictures: {workdir / 'contact_sheet.png'}, {workdir / 'training.png'}, {workdir / 'previews'}")
+    else:
+        say(f"pictures: contact_sheet.png, training.png and previews in each run's folder in {workdir}")
+    return np.asarray(state.rows)

@@ -28,7 +28,7 @@ def load(name):
 
 
 def test_one_config_for_each_of_the_benchmarks_relations():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {*BENCHMARK, "miniature"}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {*BENCHMARK, "miniature", "ten_relations"}
 
 
 @pytest.mark.parametrize("name", BENCHMARK)
@@ -49,6 +49,13 @@ def test_full_size_is_the_published_run(name):
     assert c.verb_weight == (0.2 if name in ("on", "inside", "back2back", "hanging_from") else 0.8)
     assert c.preview_prompts
     assert all("<R>" in prompt for prompt in c.preview_prompts)
+
+
+def test_ten_relations_are_the_ten_configs():
+    c = load("ten_relations")
+    assert [run["relation"] for run in c.runs] == BENCHMARK
+    for name, run in settings.each_run(c).items():
+        assert run.to_json() == settings.settle(load(name)).to_json()
 
 
 def test_the_miniature_gets_sizes_that_suit_it():

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from reversion_jax import config as settings
-from reversion_jax import generate, job, loop, pictures
+from reversion_jax import generate, job, loop, pictures, report
 from reversion_jax.data import exemplars
 
 
@@ -43,7 +43,7 @@ def finished(config, tmp_path_factory):
 
 def test_what_a_run_leaves_behind(finished):
     workdir, rows = finished
-    assert rows.shape == (2, 32)
+    assert rows.shape == (1, 2, 32)
     records = pictures.read_history(workdir / "metrics.jsonl")
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
     looks = [r for r in records if "nearest" in r]
@@ -99,9 +99,9 @@ def test_seeds_and_methods_differ(config, finished, tmp_path):
     other = loop.train(changed(config, seed=1), tmp_path / "seed")
     reversion = loop.train(changed(config, method="reversion"), tmp_path / "reversion")
     assert (other != finished[1]).any()
-    assert (reversion[0] != finished[1][0]).any()
+    assert (reversion[0, 0] != finished[1][0, 0]).any()
     first = loop.prepare(settings.settle(config)).first_rows[0]
-    np.testing.assert_array_equal(reversion[1], first[1])
+    np.testing.assert_array_equal(reversion[0, 1], first[1])
 
 
 def test_another_config_in_the_same_folder_is_refused(config, finished):
@@ -151,7 +151,7 @@ def test_divergence_stops_with_the_steps_number(config, tmp_path):
 def test_load_rows(finished, config, tmp_path):
     workdir, rows = finished
     settled, loaded, at = job.load_rows(workdir)
-    np.testing.assert_array_equal(loaded, rows)
+    np.testing.assert_array_equal(loaded, rows[0])
     assert at == 6
     assert settled.to_json() == json.dumps(json.loads((workdir / "config.json").read_text()))
     with pytest.raises(ValueError, match="no training run in"):
@@ -230,7 +230,7 @@ def test_prompts_that_cannot_be_inverted_only_matter_to_inverse_prompts(config, 
 
 
 def test_tiny_describes_itself(config):
-    said = job.describe(loop.prepare(settings.settle(config)))
+    said = report.describe(loop.prepare(settings.settle(config)))
     assert "3 exemplars at 16 px" in said
     assert "'dog <R-inv> <R> cat'" in said
     assert tiny.CONFIG.text.hidden_size == 32

@@ -5,7 +5,7 @@ import pytest
 from test_config import BENCHMARK, load
 
 from reversion_jax import config as settings
-from reversion_jax import generate, job, loop
+from reversion_jax import generate, job, loop, report
 from reversion_jax.miniature import judge, scenes
 from reversion_jax.weights.resolve import _MINIATURE
 
@@ -38,7 +38,7 @@ def test_it_obeys_words_on_pairs_that_it_never_saw(task):
     rng = np.random.default_rng(0)
     asked = [scenes.unseen_scenes(scenes.NAMED[i % 7], 1, seed=9000 + i)[0] for i in range(70)]
     texts = [f"{s.subject} {rng.choice(scenes.CAPTIONS[s.relation][0])} {s.object}" for s in asked]
-    relation, entities = judge.right(judge.look(job.draw(task, texts, task.first_rows[0]) / 127.5 - 1), asked)
+    relation, entities = judge.right(judge.look(report.draw(task, texts, task.first_rows[0]) / 127.5 - 1), asked)
     # 500 prompts give the figures in README.md; these bounds allow for 70.
     assert relation.mean() >= 0.8
     assert entities.mean() >= 0.65

@@ -1,0 +1,73 @@
+"""Several runs of the miniature in one program, against one after another: seconds, compiling included.
+
+    python benchmarks/runs.py
+
+The runs are Inv-ReVersion on `hug` from several seeds, 400 steps at batch 8. Each way has a process of its own, which
+compiles anew, in turns; of the rounds the fastest counts. One after another, a single process trains all of them and
+compiles once; as separate commands each would load and compile too, unless its program is kept (compilation.py).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+
+from reversion_jax import config as settings
+from reversion_jax import job
+
+
+def train(c, steps: int) -> None:
+    task = job.prepare(settings.settle(c))
+    state = job.first_state(task)
+    for _ in range(0, steps, c.steps_per_dispatch):
+        state, _ = job.advance(task, state, min(steps, c.steps_per_dispatch), c.steps_per_dispatch)
+    state.rows.block_until_ready()
+
+
+def measure(runs: int, at_once: int, steps: int) -> list[float]:
+    """Seconds of each job, loading and compiling included; `at_once` = 0: one job after another."""
+    c = settings.get_config()
+    c.model, c.relation, c.verb_weight = settings.MINIATURE, "hug", 0.8
+    if at_once:
+        c.runs, c.runs_at_once = tuple({"seed": seed} for seed in range(runs)), at_once
+    seconds = []
+    for seed in range(1 if at_once else runs):
+        c.seed = seed
+        start = time.perf_counter()
+        train(c, steps)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--at_once", type=int, nargs="+", default=[5], help="through the networks together, to compare")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child is not None:
+        print(json.dumps(measure(given.runs, given.child, given.steps)))
+        return
+    found = {}
+    for _ in range(given.rounds):
+        for at_once in (0, *given.at_once):
+            command = [sys.executable, __file__, f"--runs={given.runs}", f"--steps={given.steps}", f"--child={at_once}"]
+            seconds = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            found[at_once] = min(found.get(at_once, seconds), seconds, key=sum)
+            print(f"{at_once or 'one'} at once: {sum(seconds):.0f} s", flush=True)
+    alone = found.pop(0)
+    print(
+        f"{given.runs} runs one after another: {sum(alone):.0f} s, the first {alone[0]:.0f}, the last {alone[-1]:.0f}"
+    )
+    for at_once, (seconds,) in found.items():
+        print(
+            f"together, {at_once} at once: {seconds:.0f} s, {sum(alone) / seconds:.2f} times as fast; "
+            f"than as {given.runs} commands that each compile: {given.runs * alone[0] / seconds:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

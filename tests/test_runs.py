@@ -1,0 +1,130 @@
+"""Several runs in one program: each equals the run alone, and its folder is used like a run's."""
+
+import json
+
+import numpy as np
+import pytest
+from test_loop import changed, config  # noqa: F401 (config is a fixture)
+
+from reversion_jax import config as settings
+from reversion_jax import job, loop, pictures, report
+from reversion_jax.data import exemplars
+
+NAMES = ["hug", "reversion-seed1", "seed2"]
+
+
+@pytest.fixture(scope="module")
+def several(config, tmp_path_factory):  # noqa: F811
+    """Three runs that differ in exemplars and their number, method (and thereby vocabulary), seed, filter and rate."""
+    place = tmp_path_factory.mktemp("other") / "exemplars"
+    shown = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    exemplars.write_folder(place, shown, [["dog {} cat"]] * 2)
+    runs = (
+        {"relation": "hug", "exemplars": str(place), "preview_prompts": ("dog <R> cat",)},
+        {"method": "reversion", "seed": 1},
+        {"seed": 2, "suppressor_sigma_px": 1.5, "learning_rate": 0.02, "initialiser": "top"},
+    )
+    shared = {"steps": 50, "checkpoint_every_steps": 20, "preview_every_steps": 50, "negatives": "vocabulary"}
+    return changed(config, **shared, steps_per_dispatch=20, runs=runs, runs_at_once=2)
+
+
+@pytest.fixture(scope="module")
+def together(several, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("together") / "job"
+    return workdir, loop.train(several, workdir)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_run_in_company_equals_the_run_alone(several, together, number, tmp_path):
+    workdir, rows = together
+    alone = loop.train(changed(several, runs=(), **several.runs[number]), tmp_path / "run")
+    assert (alone.shape, rows.shape) == ((1, 2, 32), (3, 2, 32))
+    np.testing.assert_allclose(rows[number], alone[0], atol=1e-5)
+    assert np.abs(rows - alone).max() > 1e-2  # the others are others
+    history = [pictures.read_history(w / "metrics.jsonl") for w in (workdir / NAMES[number], tmp_path / "run")]
+    losses = [[record["denoising"] for record in records] for records in history]
+    np.testing.assert_allclose(*losses, atol=1e-4)
+    assert history[0][-1]["nearest"][0][0] == history[1][-1]["nearest"][0][0]
+
+
+def test_each_run_has_a_folder_that_serves_as_a_runs(several, together):
+    workdir, rows = together
+    assert {path.name for path in workdir.iterdir()} == {"checkpoints", "config.json", *NAMES}
+    for name, row in zip(NAMES, rows, strict=True):
+        left = {path.name for path in (workdir / name).iterdir()}
+        assert left == {"contact_sheet.png", "metrics.jsonl", "previews", "training.png"}
+        settled, loaded, at = job.load_rows(workdir / name)
+        np.testing.assert_array_equal(loaded, row)
+        assert at == 50
+        assert not settled.runs
+    assert job.load_rows(workdir / NAMES[1])[0].method == "reversion"
+    with pytest.raises(ValueError, match=f"holds 3 runs: give the folder of one of them, such as {NAMES[0]}"):
+        job.load_rows(workdir)
+    with pytest.raises(ValueError, match="holds 3 runs"):
+        job.load_rows(workdir / "another")
+
+
+def test_several_interrupted_equal_uninterrupted(several, together, tmp_path):
+    loop.train(changed(several, steps=20), tmp_path / "job")
+    np.testing.assert_array_equal(loop.train(several, tmp_path / "job"), together[1])
+    records = pictures.read_history(tmp_path / "job" / NAMES[1] / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 51))
+    with pytest.raises(ValueError, match="another runs"):
+        loop.train(changed(several, runs=several.runs[:2]), tmp_path / "job")
+
+
+def test_groups_change_nothing_but_rounding(several, together, tmp_path):
+    at_once = loop.train(changed(several, runs_at_once=0), tmp_path / "job")
+    np.testing.assert_allclose(at_once, together[1], atol=1e-5)
+
+
+def test_divergence_names_the_run(several, tmp_path):
+    runs = (*several.runs[:2], {"relation": "wild", "learning_rate": 1e30})
+    with pytest.raises(FloatingPointError, match="loss of wild is nan at step 3"):
+        loop.train(changed(several, runs=runs, preview_every_steps=0), tmp_path / "job")
+
+
+def test_several_describe_themselves(several):
+    said = report.describe(loop.prepare(settings.settle(several)))
+    assert "runs        3 together, 2 at once" in said
+    assert "hug: 2 exemplars" in said
+    assert "reversion-seed1: 3 exemplars at 16 px, reversion, rate" in said
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (({"seed": 0}, {"steps": 5}), r"config.runs\[1\] sets steps, but a run can have only its own relation"),
+        (({"seed": 0}, {"sed": 5}), r"config.runs\[1\] sets sed"),
+        (({"seed": "one"},), r"config.runs\[0\]: "),
+        (({"method": "magic"},), r"config.runs\[0\]: config.method='magic'"),
+        (({"seed": 1}, {"seed": 1}), r"config.runs\[1\]: there is a run seed1 already"),
+        (("hug",), r"config.runs\[0\]='hug': each run is a dict"),
+    ],
+)
+def test_bad_runs_are_one_clear_line(runs, message):
+    c = settings.get_config()
+    c.runs = runs
+    with pytest.raises(ValueError, match=message) as error:
+        settings.settle(c)
+    assert "\n" not in str(error.value)
+
+
+def test_runs_have_the_shortest_names_that_tell_them_apart():
+    c = settings.get_config()
+    c.runs = ({"relation": "hug", "verb_weight": 0.8}, {"relation": "on", "verb_weight": 0.2})
+    assert list(settings.each_run(c)) == ["hug", "on"]
+    c.runs = (*c.runs, {"relation": "on", "verb_weight": 0.4})
+    assert list(settings.each_run(c)) == ["hug-verb_weight0.8", "on-verb_weight0.2", "on-verb_weight0.4"]
+
+
+def test_what_methods_switch_off_is_off_in_their_runs_alone():
+    c = settings.get_config()
+    c.relation, c.method, c.verb_weight = "hug", "reversion", 0.8
+    c.runs = ({}, {"method": "inv_reversion"}, {"relation": "on", "seed": 3})
+    stored = settings.settle(c)
+    for again in (stored, settings.settle(stored), type(stored)(json.loads(stored.to_json()))):
+        found = settings.each_run(again)
+        assert list(found) == ["hug", "inv_reversion", "on-seed3"]
+        assert [run.verb_weight for run in found.values()] == [0.0, 0.8, 0.0]
+        assert [run.exemplars for run in found.values()] == ["exemplars/hug", "exemplars/hug", "exemplars/on"]
