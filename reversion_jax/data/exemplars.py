@@ -11,16 +11,20 @@ import json
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 CAPTIONS = "text.json"
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # not all of Pillow's: some start other programs
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, zipfile.BadZipFile),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 
 Template = str | Mapping[str, str]
 
@@ -46,7 +50,7 @@ def read_folder(
     warning.
     """
     folder = Path(path)
-    captions = _read_captions(folder)
+    captions = read_captions(folder)
     for name, templates in captions.items():
         for index, template in enumerate(templates):
             try:
@@ -59,7 +63,7 @@ def read_folder(
     files = {file.name for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES}
     if unnamed := sorted(name for name in files - set(captions) if not name.startswith(".")):
         warnings.warn(f"{folder}: left out, not in {CAPTIONS}: {', '.join(unnamed)}", stacklevel=2)
-    images = np.stack([_read_picture(folder / name, resolution) for name in captions])
+    images = np.stack([_resized(read_picture(folder / name), resolution) for name in captions])
     return Exemplars(images, tuple(tuple(templates) for templates in captions.values()), tuple(captions))
 
 
@@ -87,8 +91,8 @@ def write_folder(path: str | os.PathLike, images: np.ndarray, templates: Sequenc
         draft.replace(folder)
 
 
-def _read_captions(folder: Path) -> dict[str, list[Template]]:
-    """text.json, checked down to the lists: picture names and what stands for each."""
+def read_captions(folder: Path | zipfile.Path) -> dict[str, list[Template]]:
+    """text.json, checked down to the lists: picture names and what stands for each. Errors as in `read_folder`."""
     file = folder / CAPTIONS
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of exemplars")
@@ -118,18 +122,24 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
     return dict(pairs)
 
 
-def _read_picture(file: Path, resolution: int) -> np.ndarray:
-    """One picture as float32 [H, W, 3] in [-1, 1]."""
+def read_picture(file: Path | zipfile.Path) -> Image.Image:
+    """A picture in RGB, upright, transparency put on white; ValueError, naming the file, if it cannot be read."""
     try:
         with warnings.catch_warnings():
             # Pillow only warns where a small file unpacks to a picture of gigabytes.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as opened:
+            with file.open("rb") as stream, Image.open(stream, formats=_FORMATS) as opened:
                 if opened.mode.startswith(("I", "F")):
                     raise ValueError(f"mode {opened.mode!r}: save it with 8 bits a channel")
-                picture = _on_white(ImageOps.exif_transpose(opened))
+                return _on_white(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{file}: unreadable picture: none of {', '.join(_FORMATS)}") from error
     except _UNREADABLE as error:
         raise ValueError(f"{file}: unreadable picture: {error}") from error
+
+
+def _resized(picture: Image.Image, resolution: int) -> np.ndarray:
+    """Float32 [H, W, 3] in [-1, 1]."""
     picture = picture.resize((resolution, resolution), Image.Resampling.BICUBIC)
     return np.asarray(picture, np.float32) / 127.5 - 1.0
 
