@@ -26,6 +26,7 @@ STOREYS = {
     "pictures": 3,
     "embeddings": 3,
     "checkpoints": 3,
+    "user_study": 3,
     "miniature": 4,
     "miniature.drawing": 2,
     "miniature.scenes": 2,
@@ -37,6 +38,7 @@ STOREYS = {
     "train": 7,
     "sample": 7,
     "export": 7,
+    "study": 7,
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
