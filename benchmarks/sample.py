@@ -5,7 +5,7 @@
 One picture, DDIM, guidance 7.5, so two samples go through the UNet at each step. Only --timed_steps of the --steps are
 drawn; the time of a whole picture is computed: the steps', and that of encoding the prompts and decoding the latents.
 
-Each runs in a process of its own, in turns; of the rounds the fastest counts. Needs what benchmarks/step.py needs.
+Each runs in a process of its own, in turns; of the rounds the fastest counts. Needs what step.py needs.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from step import alone, require_pytorch, status_gib, torch_models, weights
+from beside_pytorch import alone, require_pytorch, status_gib, torch_models, weights
 
 GUIDANCE = 7.5
 

@@ -1,0 +1,80 @@
+"""What the comparisons with PyTorch share: Stable Diffusion 1.5 with random weights, processes of their own, memory."""
+
+import contextlib
+import importlib.util
+import multiprocessing
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def torch_models(path: Path):
+    """GiB that the imports took; text encoder, VAE and UNet, frozen; and the noise schedule."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, logging
+
+    logging.disable_progress_bar()
+    imports_gib = status_gib("VmRSS")
+    text = CLIPTextModel.from_pretrained(path / "text_encoder")
+    text.resize_token_embeddings(text.config.vocab_size + 1, mean_resizing=False)
+    vae = AutoencoderKL.from_pretrained(path / "vae")
+    unet = UNet2DConditionModel.from_pretrained(path / "unet")
+    frozen = [network.requires_grad_(False) for network in (text, vae, unet)]
+    return imports_gib, *frozen, DDPMScheduler.from_pretrained(path / "scheduler")
+
+
+def status_gib(counter: str) -> float:
+    """This process's memory, VmRSS, or its peak, VmHWM; in getrusage's peak a process starts with its parent's."""
+    return int(re.search(rf"{counter}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
+
+
+def alone(function: Callable, *arguments) -> Any:
+    """Calls it in a process of its own, so that memory and compiled programs are its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def write_weights(path: Path) -> None:
+    """Stable Diffusion 1.5 as a diffusers folder without tokenizer, such that activations keep their size."""
+    from flax.traverse_util import unflatten_dict
+
+    from reversion_jax.diffusion.schedule import Schedule
+    from reversion_jax.models.presets import SD15
+    from reversion_jax.weights import folder
+
+    rng = np.random.default_rng(0)
+
+    def array(name, shape):
+        if name.endswith(("scale", "bias")):
+            return np.full(shape, name.endswith("scale"), np.float32)
+        scale = 0.02 if name.endswith("embedding") else np.prod(shape[:-1]) ** -0.5
+        return rng.standard_normal(shape, np.float32) * np.float32(scale)
+
+    params = {
+        part: unflatten_dict({name: array(name, shape) for name, shape in shapes.items()}, sep="/")
+        for part, shapes in folder.parameter_shapes(SD15).items()
+    }
+    folder.save(path, folder.StableDiffusion(SD15, Schedule(), params, path / "tokenizer"), np.float32)
+
+
+@contextlib.contextmanager
+def weights(given: str | None) -> Iterator[Path]:
+    """The folder given, or one of random weights for as long as it is needed."""
+    if given:
+        yield Path(given)
+        return
+    with tempfile.TemporaryDirectory() as path:
+        alone(write_weights, Path(path))
+        yield Path(path)
+
+
+def require_pytorch() -> None:
+    missing = [name for name in ("torch", "diffusers", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f"This compares with PyTorch, but there is no {', '.join(missing)}: install the 'interop' extra.")
