@@ -60,3 +60,43 @@ def test_entities_count_in_either_place_where_another_relation_is_shown():
     assert [x.item() for x in judge.right(see("on", blue, red), asked)] == [True, False]
     assert [x.item() for x in judge.right(see("beside", blue, red), asked)] == [False, True]
     assert [x.item() for x in judge.right(see("on", red, red), asked)] == [True, False]
+
+
+def test_what_counts_as_fused():
+    names = {"mixed": judge.ABSENT}
+    names |= {name: list(scenes.COLOURS).index(name) for name in ("red", "blue", "green")}
+    names |= {name: list(scenes.SHAPES).index(name) for name in ("star", "heart", "moon")}
+    asked = [scenes.Scene("on", scenes.Entity("red", "star"), scenes.Entity("blue", "heart"))]
+    for seen, wanted in (
+        ("red star blue heart", False),
+        ("blue heart red star", False),  # the wrong way round, but whole
+        ("red heart blue star", True),
+        ("red star red heart", True),
+        ("mixed star mixed heart", True),
+        ("red mixed blue mixed", True),
+        ("red star mixed mixed", False),  # one is missing
+        ("green star blue heart", False),  # another colour, but nobody's
+        ("red moon blue heart", False),
+    ):
+        verdict = judge.Verdict(*(np.array([value]) for value in (0, *(names[word] for word in seen.split()))))
+        assert judge.fused(verdict, asked).item() == wanted, seen
+    alike = [scenes.Scene("on", scenes.Entity("red", "star"), scenes.Entity("blue", "star"))]
+    verdict = judge.Verdict(*(np.array([names.get(word, 0)]) for word in ["on", "red", "star", "blue", "star"]))
+    assert not judge.fused(verdict, alike).item()
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("fused", 0.9, 1), ("morphed", 0.8, 1), ("subject missing", 0, 0.1)])
+def test_spoilt_scenes_that_are_fused(kind, low, high):
+    drawn = [
+        (scene, scenes.draw_spoilt(scene, kind, rng))
+        for scene, rng in fresh(480, 1)
+        if scene.subject.shape != scene.object.shape
+    ]
+    verdict = judge.look(np.stack([p for _, p in drawn]).astype(np.float32) / 127.5 - 1)
+    assert low <= judge.fused(verdict, [s for s, _ in drawn]).mean() <= high
+
+
+def test_clean_scenes_are_not_fused():
+    drawn = [(scene, scenes.draw(scene, rng)) for scene, rng in fresh(480, 5)]
+    verdict = judge.look(np.stack([p for _, p in drawn]).astype(np.float32) / 127.5 - 1)
+    assert judge.fused(verdict, [s for s, _ in drawn]).mean() <= 0.02

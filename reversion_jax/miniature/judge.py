@@ -109,6 +109,23 @@ def right(verdict: Verdict, asked: Sequence[scenes.Scene]) -> tuple[np.ndarray, 
     return relation, straight | (crossed & ~(directed & relation))
 
 
+def fused(verdict: Verdict, asked: Sequence[scenes.Scene]) -> np.ndarray:
+    """Whether an entity wears what belongs to the other: bool [N].
+
+    Its colour or its shape is a mixture, or it has the one's colour and the other's shape, or both have the same of the
+    two colours asked for. Where an entity is missing, or is merely another, nothing is fused.
+    """
+    want = np.array([_labels(scene) for scene in asked])[:, 1:]
+    seen = np.stack(verdict, axis=-1)[:, 1:]
+    no_colour, no_shape = seen[:, ::2] == ABSENT, seen[:, 1::2] == ABSENT
+    missing = np.any(no_colour & no_shape, axis=-1)
+    mixed = np.any(no_colour | no_shape, axis=-1)
+    crossed = [np.all(seen[:, at : at + 2] == want[:, parts], axis=-1) for at in (0, 2) for parts in ([0, 3], [2, 1])]
+    alike = (seen[:, 0] == seen[:, 2]) & ((seen[:, 0] == want[:, 0]) | (seen[:, 0] == want[:, 2]))
+    of_different_shapes = want[:, 1] != want[:, 3]
+    return ~missing & (mixed | (np.any(crossed, axis=0) & of_different_shapes) | alike)
+
+
 def _spoilt_labels(scene: scenes.Scene, kind: str) -> list[int]:
     relation, ca, sa, cb, sb = _labels(scene)
     match kind:

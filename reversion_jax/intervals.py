@@ -1,0 +1,34 @@
+"""Means with 95% intervals by a hierarchical bootstrap: relations, seeds within them, prompts within those."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Interval(NamedTuple):
+    """A mean and the bounds of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
+    """The mean of values [relations, seeds, prompts] and its percentile interval (Efron & Tibshirani, 1993, §13).
+
+    Each resample draws relations, then seeds of each, then prompts of each, with replacement. For the difference of two
+    methods give the differences: what they share, relation, seed and prompt, is thereby paired. One relation or one
+    seed is taken as it is: the interval then says nothing about others. ValueError unless there is a value.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 3 or not values.size:
+        raise ValueError(f"values of shape {list(values.shape)}: want [relations, seeds, prompts], none of them 0")
+    rng = np.random.default_rng(seed)
+    relations, seeds, prompts = values.shape
+    means = np.empty(resamples)
+    for i in range(resamples):
+        of_relation = rng.integers(relations, size=(relations, 1, 1))
+        of_seed = rng.integers(seeds, size=(relations, seeds, 1))
+        means[i] = values[of_relation, of_seed, rng.integers(prompts, size=values.shape)].mean()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))

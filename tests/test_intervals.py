@@ -1,0 +1,50 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from reversion_jax.intervals import bootstrap
+
+
+def test_mean_and_bounds_of_prompts_alone_are_the_binomial_ones():
+    """One relation, one seed: the resampled mean of a share p of n prompts is binomial."""
+    from scipy.stats import binom
+
+    values = np.arange(100).reshape(1, 1, 100) < 30
+    mean, low, high = bootstrap(values, resamples=20_000)
+    assert mean == 0.3
+    np.testing.assert_allclose([low, high], binom.ppf([0.025, 0.975], 100, 0.3) / 100, atol=0.011)
+
+
+def test_all_resamples_of_a_small_case():
+    """Two relations, two seeds, one prompt: every resample can be written down."""
+    values = np.array([[[0.0], [1.0]], [[2.0], [4.0]]])
+    pairs = list(itertools.product(range(2), repeat=2))
+    means = [
+        np.mean([values[a, i], values[a, j], values[b, m], values[b, n]])
+        for (a, b), (i, j), (m, n) in itertools.product(pairs, pairs, pairs)
+    ]
+    for level in (0.5, 0.8, 0.95):
+        _, low, high = bootstrap(values, resamples=40_000, level=level)
+        np.testing.assert_allclose([low, high], np.quantile(means, [(1 - level) / 2, (1 + level) / 2]), atol=1e-9)
+
+
+def test_seeds_that_agree_widen_nothing_and_relations_that_differ_do():
+    prompts = np.random.default_rng(0).random(200) < 0.5
+    same = np.broadcast_to(prompts, (1, 3, 200))
+    apart = np.stack([np.zeros((3, 200)), np.ones((3, 200))])
+    narrow, wide = bootstrap(same), bootstrap(apart)
+    assert narrow.high - narrow.low < 0.1
+    assert wide == (0.5, 0.0, 1.0)
+
+
+def test_differences_are_paired():
+    """Two methods that differ by the same on every prompt have no doubt about it, however much prompts differ."""
+    prompts = np.random.default_rng(1).normal(size=(2, 3, 50))
+    np.testing.assert_allclose(bootstrap((prompts + 0.1) - prompts), 0.1, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 0, 4)])
+def test_no_values(shape):
+    with pytest.raises(ValueError, match=r"want \[relations, seeds, prompts\]"):
+        bootstrap(np.zeros(shape))
