@@ -28,7 +28,7 @@ def load(name):
 
 
 def test_one_config_for_each_of_the_benchmarks_relations():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {*BENCHMARK, "miniature", "ten_relations"}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {*BENCHMARK, "miniature", "ten_relations", "evaluation"}
 
 
 @pytest.mark.parametrize("name", BENCHMARK)

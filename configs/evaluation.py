@@ -1,0 +1,49 @@
+"""The methods compared and taken apart, on the miniature: every relation, every method, several seeds.
+
+    python -m reversion_jax.evaluate --config configs/evaluation.py --quick
+
+trains, draws and judges a part of it in some minutes; without --quick, all of it. Each cell is kept as it is done, so
+the same command goes on where it was stopped. `evaluation` says what is compared; all else is a training config.
+"""
+
+from ml_collections import ConfigDict
+
+from reversion_jax import config
+from reversion_jax.miniature import scenes
+
+SPATIAL = ("on", "inside", "back2back", "hanging_from", "beside", "above")
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config()
+    c.model = config.MINIATURE
+    c.num_exemplars = 4
+    c.preview_every_steps = c.judged_prompts = 0
+    c.sample_batch = 25
+    verb_weight = {name: 0.2 if name in SPATIAL else 0.8 for name in scenes.RELATIONS}  # as the ten configs have it
+    c.evaluation = ConfigDict()
+    # Each with what it has of its own. Tuples of pairs, because they keep their order, which is that of the tables.
+    c.evaluation.relations = tuple((name, {"verb_weight": verb_weight[name]}) for name in scenes.RELATIONS)
+    c.evaluation.groups = (
+        ("unnamed, reported", scenes.REPORTING),
+        ("unnamed, for tuning", scenes.TUNING),
+        ("named", scenes.NAMED),
+    )
+    c.evaluation.methods = (
+        ("Textual Inversion", {"method": "textual_inversion"}),
+        ("ReVersion", {"method": "reversion"}),
+        ("Inv-ReVersion", {}),
+    )
+    c.evaluation.ablations = (
+        ("without inverse prompts", {"inverse_share": 0.0}),
+        ("prepositions only", {"verb_weight": 0.0}),
+        ("without suppressor", {"suppressor_sigma_px": 0.0}),
+    )
+    c.evaluation.seeds = (0, 1, 2)
+    c.evaluation.prompts = 100  # of each cell, on entity pairs that neither pre-training nor exemplars show
+    c.evaluation.prompt_seed = 99
+    c.evaluation.word_prompts = 40  # for choosing the best single word, on other pairs
+    c.evaluation.quick = ConfigDict(
+        {"relations": scenes.REPORTING, "seeds": (0,), "prompts": 32, "word_prompts": 16},
+    )
+    return c

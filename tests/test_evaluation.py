@@ -1,0 +1,120 @@
+"""A tiny evaluation from end to end: two relations, two methods, two steps."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reversion_jax import evaluation
+from reversion_jax.user_study import sets
+
+CONFIG = Path(__file__).parents[1] / "configs" / "evaluation.py"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    c = runpy.run_path(str(CONFIG))["get_config"]()
+    for name, words in (("prepositions", "on\nin\nbeside\nover"), ("verbs", "holding\ncut\ntied\nmeeting")):
+        path = tmp_path_factory.mktemp("words") / name
+        path.write_text(words)
+        c[name] = str(path)
+    c.steps, c.checkpoint_every_steps, c.sample_steps, c.runs_at_once, c.batch_size = 2, 2, 2, 1, 4
+    c.sample_batch = 4
+    c.evaluation.methods = c.evaluation.methods[1:]
+    c.evaluation.ablations = (("prepositions only", {"verb_weight": 0.0}),)
+    c.evaluation.quick = {"relations": ("hug", "hanging_from"), "seeds": (0, 1), "prompts": 4, "word_prompts": 2}
+    return c
+
+
+@pytest.fixture(scope="module")
+def evaluated(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluation")
+    return workdir, evaluation.evaluate(config, workdir, quick=True)
+
+
+def test_every_cell_is_drawn_judged_and_tabled(evaluated):
+    workdir, text = evaluated
+    assert (workdir / "tables.md").read_text() == text
+    cells = sorted(str(path.relative_to(workdir / "cells"))[:-5] for path in (workdir / "cells").rglob("*.json"))
+    learned = [f"{m}-seed{s}-direct" for m in ("inv_reversion", "prepositions_only", "reversion") for s in (0, 1)]
+    turned = [f"{m}-seed{s}-inverse" for m in ("inv_reversion", "prepositions_only") for s in (0, 1)]
+    by_words = ["best_single_word-seed0-direct", "describing_phrase-seed0-direct"]
+    # Hugging looks the same both ways, and "hanging" has a phrase for either.
+    expected = {"hug": [*learned, *by_words], "hanging_from": [*learned, *by_words, *turned]}
+    expected["hanging_from"].append("describing_phrase-seed0-inverse")
+    assert cells == sorted(f"{relation}/{name}" for relation, names in expected.items() for name in names)
+    assert len(list((workdir / "pictures").rglob("*.png"))) == 4 * len(cells)
+    for row in ("| best single word | 1 |", "| ReVersion | 2 |", "| Inv-ReVersion, turned round | 2 |"):
+        assert row in text
+    assert "| minus Inv-ReVersion |" in text
+    with Image.open(workdir / "sheets" / "hug.png") as sheet:
+        assert sheet.size[0] > 500
+
+
+def test_methods_differ_and_share_their_noise(evaluated):
+    workdir, _ = evaluated
+    picture = lambda name: np.asarray(Image.open(workdir / "pictures" / "hug" / name / "000.png")).astype(int)
+    ours, theirs = picture("inv_reversion-seed0-direct"), picture("reversion-seed0-direct")
+    other_noise = np.asarray(Image.open(workdir / "pictures" / "hug" / "reversion-seed0-direct" / "001.png")).astype(
+        int
+    )
+    assert 0 < np.abs(ours - theirs).mean() < np.abs(theirs - other_noise).mean()
+
+
+def test_a_study_reads_it(evaluated):
+    workdir, _ = evaluated
+    found = sets.read_pictures(workdir)
+    methods = ["describing phrase", "ReVersion", "Inv-ReVersion"]
+    assert len(sets.choose(found, methods, 2, 0)) == 4
+    assert len(sets.read_exemplars(workdir, "hug")) == 4
+
+
+def test_what_is_done_is_not_done_again(config, evaluated, monkeypatch):
+    workdir, text = evaluated
+    for name in ("inv_reversion-seed0-direct", "reversion-seed1-direct"):
+        (workdir / "cells" / "hug" / f"{name}.json").unlink()
+    drawn, draw = [], evaluation.draw
+    monkeypatch.setattr(evaluation, "draw", lambda *given: drawn.append(given[2]) or draw(*given))
+    monkeypatch.setattr(evaluation.loop, "train", None)
+    assert evaluation.evaluate(config, workdir, quick=True) == text
+    assert len(drawn) == 2
+    config = config.copy_and_resolve_references()
+    config.learning_rate = 0.5
+    with pytest.raises(ValueError, match="holds another evaluation: give a new --workdir"):
+        evaluation.evaluate(config, workdir, quick=True)
+
+
+def test_runs_are_those_of_the_cells(config):
+    plan = evaluation.make_plan(config, quick=True)
+    runs = evaluation.training(config, plan).runs
+    assert [(run["relation"], run.get("method"), run["verb_weight"], run["seed"]) for run in runs[:6]] == [
+        *(("hug", "reversion", 0.8, seed) for seed in (0, 1)),
+        *(("hug", None, 0.8, seed) for seed in (0, 1)),
+        *(("hug", None, 0.0, seed) for seed in (0, 1)),
+    ]
+    settled = [evaluation.settings.settle(evaluation.training(config, plan))]
+    settled = list(evaluation.settings.each_run(settled[0]).values())
+    rows = np.arange(len(runs))
+    for cell in evaluation.cells(plan, settled, rows, dict.fromkeys(plan["relations"], "on")):
+        if cell.rows is not None:
+            run = settled[cell.rows]
+            assert (run.relation, run.seed) == (cell.relation, cell.seed)
+            assert (cell.method == "ReVersion") == (run.method == "reversion")
+            assert (cell.method == "prepositions only") == (run.method == "inv_reversion" and run.verb_weight == 0)
+
+
+def test_the_full_plan_covers_the_world():
+    c = runpy.run_path(str(CONFIG))["get_config"]()
+    plan = evaluation.make_plan(c, quick=False)
+    assert sorted(relation for group in plan["groups"].values() for relation in group) == sorted(plan["relations"])
+    assert len(evaluation.training(c, plan).runs) == 12 * 6 * 3
+    assert list(plan["methods"]) == ["Textual Inversion", "ReVersion", "Inv-ReVersion"]
+
+
+def test_other_models_are_refused(config, tmp_path):
+    config = config.copy_and_resolve_references()
+    config.model = "somewhere"
+    with pytest.raises(ValueError, match="the judge knows the miniature's pictures only"):
+        evaluation.evaluate(config, tmp_path)
