@@ -26,6 +26,7 @@ STOREYS = {
     "data.batches": 3,
     "generate": 3,
     "pictures": 3,
+    "notebook": 3,
     "embeddings": 3,
     "checkpoints": 3,
     "user_study": 3,

@@ -1,0 +1,225 @@
+"""The notebook, from top to bottom and then once more; and, on the versions of Colab's TPU runtime, with the suite:
+
+    pytest -m colab -s tests/test_notebook.py
+
+makes an environment of these versions, with Python 3.13 if there is one, and takes ten minutes.
+"""
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+import types
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import tiny
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from PIL import Image
+from safetensors.numpy import load_file
+
+from reversion_jax import notebook, pictures
+from reversion_jax.data import exemplars
+from reversion_jax.miniature import scenes
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "learn_a_relation.ipynb"
+SETTINGS = {
+    "steps_per_dispatch": 2,
+    "checkpoint_every_steps": 2,
+    "preview_every_steps": 2,
+    "sample_steps": 2,
+    "judged_prompts": 0,
+}
+
+# Environment variables for a Python that is to find this package only where it was installed.
+NOTHING_ELSE = {**tiny.quick_environment(), "PYTHONPATH": ""}
+
+
+def run(place: Path, python: str, environment: Mapping[str, str], **settings) -> dict[str, nbformat.NotebookNode]:
+    """The notebook's code cells by id, after `python` ran them in `place`, with `settings` in place of the first's."""
+    book = nbformat.read(NOTEBOOK, as_version=4)
+    (first,) = (i for i, cell in enumerate(book.cells) if "parameters" in cell.metadata.get("tags", []))
+    changes = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
+    book.cells.insert(first + 1, nbformat.v4.new_code_cell(changes, id="changes"))
+    kernel = place / "jupyter" / "kernels" / "tested" / "kernel.json"
+    kernel.parent.mkdir(parents=True, exist_ok=True)
+    argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": argv, "display_name": "tested", "language": "python"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(place / "jupyter"))
+        client = NotebookClient(book, timeout=600, kernel_name="tested", resources={"metadata": {"path": str(place)}})
+        client.execute(env={**environment, "IPYTHONDIR": str(place / "ipython")})
+    return {cell.id: cell for cell in book.cells if cell.cell_type == "code"}
+
+
+def train(place: Path, python: str, environment: Mapping[str, str], steps: int, **settings) -> dict:
+    """Runs the notebook for a run of so many steps, in which it has to show what that leaves; returns its cells."""
+    environment = {**environment, "JAX_COMPILATION_CACHE_DIR": str(place / "compiled")}
+    settings = settings | {"RELATION": "on", "WORKDIR": "drive/run", "SETTINGS": SETTINGS | {"steps": steps}}
+    cells = run(place, python, environment, **settings)
+    names = f"previews/step_{steps:06d}.png", "contact_sheet.png", "training.png"
+    assert shown(cells["train"]) == [(place / "drive" / "run" / name).read_bytes() for name in names]
+    return cells
+
+
+def check(workdir: Path, cells: dict[str, nbformat.NotebookNode]) -> None:
+    """What is there when a run of two steps was taken up for two more, and the cells that did so."""
+    assert "taken up at step 2 of 4" in text(cells["train"])
+    assert [record["step"] for record in pictures.read_history(workdir / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert sorted(path.name for path in (workdir / "samples").iterdir()) == ["000", "001"]
+    assert len(list((workdir / "samples" / "001").glob("00*.png"))) == 2 * 8
+    (grid,) = shown(cells["draw"])
+    assert Image.open(io.BytesIO(grid)).text["prompts"] == "red circle <R> blue star\nblue star <R-inv> <R> red circle"
+    with zipfile.ZipFile(workdir / "on.zip") as archive:
+        assert sorted(archive.namelist()) == ["learned_embeds.bin", "on-inv.safetensors", "on.safetensors"]
+    rows = [load_file(workdir / "embeddings" / f"on{end}.safetensors") for end in ("", "-inv")]
+    assert np.abs(rows[0]["<R>"] - rows[1]["<R-inv>"]).max() > 1e-3  # both started from the same word
+
+
+def imitate_colab(place: Path) -> None:
+    """Makes `place` have Colab's modules: a Drive that says that it is mounted, a browser with exemplars."""
+    images, templates = scenes.exemplars("on", 4, seed=1)
+    exemplars.write_folder(place / "browser", images, templates)
+    modules = {
+        "output": "",  # wanted by JAX
+        "drive": "def mount(path): print(f'mounted {path}')",
+        "files": f"""
+            import shutil
+
+            def upload(): shutil.copytree({str(place / "browser")!r}, ".", dirs_exist_ok=True)
+            def download(path): print(f"downloaded {{path}}")
+        """,
+    }
+    for name, source in modules.items():
+        path = place / "google" / "colab" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(source))
+
+
+def text(cell: nbformat.NotebookNode) -> str:
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def shown(cell: nbformat.NotebookNode) -> list[bytes]:
+    """The PNGs below a cell."""
+    data = (output.get("data", {}) for output in cell.outputs)
+    return [base64.b64decode(entry["image/png"]) for entry in data if "image/png" in entry]
+
+
+def test_it_runs_and_goes_on(tmp_path):
+    """Elsewhere, then on Colab."""
+    first = train(tmp_path, sys.executable, tiny.quick_environment(), steps=2)
+    imitate_colab(tmp_path)
+    cells = train(tmp_path, sys.executable, tiny.quick_environment(), steps=4)
+    check(tmp_path / "drive" / "run", cells)
+    for cell, says in (("install", "mounted /content/drive"), ("export", "downloaded ")):
+        assert says in text(cells[cell])
+        assert says not in text(first[cell])
+    assert not (tmp_path / "constraints.txt").exists()  # the package is there, so nothing was installed
+
+
+def test_it_is_kept_without_outputs():
+    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+
+
+@pytest.fixture
+def browser(monkeypatch):
+    """Files that stand ready in a browser, to be uploaded on what takes itself for Colab."""
+    ready = {}
+    upload = lambda: [Path(name).write_bytes(content) for name, content in ready.items()]
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(files=types.SimpleNamespace(upload=upload)))
+    return ready
+
+
+def test_uploaded_exemplars(browser, tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(picture, "PNG")
+    browser["0.png"] = picture.getvalue()
+    folder, captions = tmp_path / "run" / "exemplars", {"0.png": ["cat {} dog"]}
+    with pytest.raises(FileNotFoundError, match=r"text\.json: missing"):
+        notebook.upload_exemplars(folder, {})
+    with pytest.raises(FileNotFoundError, match=r"1\.png: missing"):
+        notebook.upload_exemplars(folder, captions | {"1.png": ["cat {} dog"]})
+    assert not list(folder.parent.iterdir())
+    assert notebook.upload_exemplars(folder, captions) == folder
+    assert sorted(path.name for path in folder.iterdir()) == ["0.png", "text.json"]
+    browser.clear()
+    assert notebook.upload_exemplars(folder, {}) == folder  # there already: nothing is asked
+    browser |= {"0.png": picture.getvalue(), "text.json": json.dumps(captions).encode()}
+    notebook.upload_exemplars(tmp_path / "other", {})
+    assert (tmp_path / "other" / "text.json").read_bytes() == browser["text.json"]
+
+
+def test_uploads_are_colabs(tmp_path):
+    with pytest.raises(ValueError, match="on Colab only"):
+        notebook.upload_exemplars(tmp_path / "exemplars", {})
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory) -> str:
+    """A Python with the packages of Colab's TPU runtime, as far as they matter here, and without this one."""
+    python = shutil.which("python3.13") or sys.executable
+    place = tmp_path_factory.mktemp("colab")
+    subprocess.run([python, "-m", "venv", place], check=True)
+    install = [place / "bin" / "python", "-m", "pip", "install", "-q", "-r", ROOT / "tests" / "colab_runtime.txt"]
+    subprocess.run(install, check=True)
+    return str(place / "bin" / "python")
+
+
+def versions(python: str) -> dict[str, str]:
+    listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True).stdout
+    return {package["name"]: package["version"] for package in json.loads(listed)}
+
+
+@pytest.mark.colab
+def test_it_leaves_colabs_jax_as_it_is(colab, tmp_path):
+    """Of a package that wants a newer one, nothing is installed. To be run before this one is."""
+    project = """
+        [project]
+        name = "reversion_jax"
+        version = "1"
+        dependencies = ["jax>0.7.2"]
+        [tool.setuptools]
+        packages = []
+    """
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pyproject.toml").write_text(textwrap.dedent(project))
+    before = versions(colab)
+    with pytest.raises(CellExecutionError, match="nothing installed"):
+        run(tmp_path, colab, NOTHING_ELSE, WORKDIR="run", PACKAGE=str(tmp_path / "other"))
+    assert versions(colab) == before
+
+
+@pytest.mark.colab
+def test_it_installs_and_runs_on_colab(colab, tmp_path):
+    before = versions(colab)
+    left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "runs")
+    shutil.copytree(ROOT, tmp_path / "repository", ignore=left_out)
+    imitate_colab(tmp_path)
+    package = str(tmp_path / "repository")
+    for steps in (2, 4):
+        cells = train(tmp_path, colab, NOTHING_ELSE, steps, PACKAGE=package, EXEMPLARS="upload")
+    check(tmp_path / "drive" / "run", cells)
+    assert (tmp_path / "drive" / "run" / "exemplars" / "3.png").is_file()
+    after = versions(colab)
+    print("installed:", {name: after[name] for name in after.keys() - before.keys()})
+    assert before.items() <= after.items()
+    assert "reversion_jax" in after.keys() - before.keys()
+
+
+@pytest.mark.colab
+def test_the_suite_passes_on_colab(colab):
+    subprocess.run([colab, "-m", "pip", "install", "-q", "ml_collections"], check=True)  # Colab has it not
+    # Without this file, and without those whose processes take minutes.
+    left_out = [f"--ignore=tests/test_{name}.py" for name in ("notebook", "processes")]
+    subprocess.run([colab, "-m", "pytest", "-q", "-p", "no:cacheprovider", *left_out], cwd=ROOT, check=True)
