@@ -3,14 +3,14 @@
 import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from numpy.typing import DTypeLike
 from safetensors.numpy import save_file
 
@@ -19,15 +19,13 @@ from reversion_jax.models.clip import CLIPTextConfig, CLIPTextEncoder
 from reversion_jax.models.presets import SD15, ModelConfig
 from reversion_jax.models.unet import UNet, UNetConfig
 from reversion_jax.models.vae import VAE, VAEConfig
-from reversion_jax.weights import compvis, families, names
+from reversion_jax.weights import compvis, families, names, network
 from reversion_jax.weights.hub import clip_tokenizer
-from reversion_jax.weights.layout import FLAX_FILES, WEIGHT_FILES, check_file, weight_files
-from reversion_jax.weights.stored import Stored, open_msgpack, open_safetensors, read_json
+from reversion_jax.weights.layout import WEIGHT_FILES, check_file
+from reversion_jax.weights.stored import Stored, open_safetensors, read_json
 
 Params = dict[str, Any]
 
-# Buffers that some versions of PyTorch's classes stored beside the parameters.
-_NOT_PARAMETER = "embeddings.position_ids"
 # Never in less than float32: rows are compared with their neighbours in the table, and pictures show the VAE's errors.
 _TOKEN_TABLE = "text_model/embeddings/token_embedding/embedding"
 _MODEL_INDEX = {
@@ -57,15 +55,6 @@ class StableDiffusion(NamedTuple):
     tokenizer_folder: Path
 
 
-class _Part(NamedTuple):
-    """One network's tensors, and how they are called and laid out in their files."""
-
-    stored: dict[str, Stored]
-    names: Callable[[str], tuple[str, ...]]  # of one of our paths, those it may have
-    to_ours: Callable[[str, np.ndarray], np.ndarray]
-    to_theirs: Callable[[str, np.ndarray], np.ndarray]
-
-
 def load(path: str | Path, *, dtype: DTypeLike = jnp.float32, config: ModelConfig = SD15) -> StableDiffusion:
     """Reads a diffusers folder or a single-file checkpoint of any float type, tensor by tensor, onto the device.
 
@@ -81,21 +70,21 @@ def load(path: str | Path, *, dtype: DTypeLike = jnp.float32, config: ModelConfi
         config = load_config(path)
         schedule = Schedule.from_json(_read_config(path / "scheduler" / "scheduler_config.json"))
         tokenizer_folder = path / "tokenizer"
-        parts = {part: _open_part(path / part) for part in WEIGHT_FILES}
+        parts = {part: network.open_folder(path / part, part) for part in WEIGHT_FILES}
     else:
         parts = _open_single_file(path, config)
         schedule, tokenizer_folder = Schedule(), clip_tokenizer(path)
     shapes = parameter_shapes(config)
     found, complaints = {}, []
     for name, part in parts.items():
-        found[name], wrong = _match(part, shapes.get(name, {}))
+        found[name], wrong = network.match(part, shapes.get(name, {}))
         complaints += [f"  {name}: {complaint}" for complaint in wrong]
     if complaints:
         raise ValueError("\n".join([f"the weights in {path} do not fit their configs:", *complaints]))
     params = {}
     for part in shapes:
-        kept = jnp.float32 if part == "vae" else dtype
-        params[part] = _place(found[part], parts[part].to_ours, kept)
+        kept = {_TOKEN_TABLE: jnp.float32}
+        params[part] = network.place(found[part], parts[part], jnp.float32 if part == "vae" else dtype, kept)
     return StableDiffusion(config, schedule, params, tokenizer_folder)
 
 
@@ -162,71 +151,19 @@ def parameter_shapes(config: ModelConfig) -> dict[str, dict[str, tuple[int, ...]
     }
 
 
-def _open_part(folder: Path) -> _Part:
-    present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    files = weight_files(folder.name, present, folder)
-    if files[0] == FLAX_FILES[folder.name]:
-        # Our trees are those classes'.
-        return _Part(open_msgpack(folder / files[0]), lambda path: (path,), _as_it_is, _as_it_is)
-    if files[0].endswith(".json"):
-        files = sorted(set(read_json(folder / files[0]).get("weight_map", {}).values()))
-    stored = {}
-    for name in files:
-        stored |= open_safetensors(folder / name)
-    return _Part(stored, names.torch_names, names.from_torch, names.to_torch)
-
-
-def _open_single_file(path: Path, config: ModelConfig) -> dict[str, _Part]:
+def _open_single_file(path: Path, config: ModelConfig) -> dict[str, network.Network]:
     stored = _open_file(path)
     families.check_single_file(path, stored)
     parts = {}
     for part, tensors in compvis.split(stored).items():
         called = functools.partial(compvis.compvis_names, part, config=config)
-        parts[part] = _Part(tensors, called, names.from_torch, names.to_torch)
+        parts[part] = network.Network(tensors, called, names.from_torch, names.to_torch)
     return parts
 
 
 def _open_file(path: Path) -> dict[str, Stored]:
     check_file(path)
     return open_safetensors(path)
-
-
-def _match(part: _Part, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Stored], list[str]]:
-    """The tensor for each path of `shapes`; and what is missing, misshaped or left over. Reads none of them."""
-    left, found, complaints = dict(part.stored), {}, []
-    for path, shape in shapes.items():
-        candidates = part.names(path)
-        name = next((n for n in candidates if n in left), None)
-        if name is None:
-            complaints.append(f"missing {candidates[0]}")
-            continue
-        found[path] = left.pop(name)
-        if part.to_ours(path, _blank(found[path].shape)).shape != shape:
-            wanted = part.to_theirs(path, _blank(shape)).shape
-            complaints.append(f"misshaped {name}: {found[path].shape}, expected {wanted}")
-    complaints += [f"unexpected {name}" for name in left if not name.endswith(_NOT_PARAMETER)]
-    return found, complaints
-
-
-def _place(found: Mapping[str, Stored], to_ours: Callable[[str, np.ndarray], np.ndarray], dtype: DTypeLike) -> Params:
-    """Reads tensors, one after the other, and puts them on the device."""
-    params = {}
-    for path, tensor in found.items():
-        array = tensor.read()
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{path} is stored as {array.dtype}: quantised weights cannot be read, only floats")
-        kept = jnp.float32 if path == _TOKEN_TABLE else dtype
-        # Waits: what is still to be copied would pile up beside the copies.
-        params[path] = jax.device_put(np.ascontiguousarray(to_ours(path, array), kept)).block_until_ready()
-    return unflatten_dict(params, sep="/")
-
-
-def _blank(shape: tuple[int, ...]) -> np.ndarray:
-    return np.broadcast_to(np.False_, shape)
-
-
-def _as_it_is(path: str, array: np.ndarray) -> np.ndarray:
-    return array
 
 
 def _read_config(path: Path) -> dict[str, Any]:

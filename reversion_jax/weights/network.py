@@ -1,0 +1,82 @@
+"""One network's weights: tensors in files, fitted to a parameter tree and put on the device; strict both ways."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from numpy.typing import DTypeLike
+
+from reversion_jax.weights import names
+from reversion_jax.weights.layout import FLAX_FILES, weight_files
+from reversion_jax.weights.stored import Stored, open_msgpack, open_safetensors, read_json
+
+# Buffers that some versions of PyTorch's classes stored beside the parameters.
+_NOT_PARAMETER = "embeddings.position_ids"
+
+
+class Network(NamedTuple):
+    """One network's tensors, and how they are called and laid out in their files."""
+
+    stored: dict[str, Stored]
+    names: Callable[[str], tuple[str, ...]]  # of one of our paths, those it may have
+    to_ours: Callable[[str, np.ndarray], np.ndarray]
+    to_theirs: Callable[[str, np.ndarray], np.ndarray]
+
+
+def open_folder(folder: Path, part: str) -> Network:
+    """The weights in a folder, safetensors or msgpack, called as a `part` of layout.WEIGHT_FILES; ValueError."""
+    present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    files = weight_files(part, present, folder)
+    if files[0] == FLAX_FILES[part]:
+        # Our trees are those classes'.
+        return Network(open_msgpack(folder / files[0]), lambda path: (path,), _as_it_is, _as_it_is)
+    if files[0].endswith(".json"):
+        files = sorted(set(read_json(folder / files[0]).get("weight_map", {}).values()))
+    stored = {}
+    for name in files:
+        stored |= open_safetensors(folder / name)
+    return Network(stored, names.torch_names, names.from_torch, names.to_torch)
+
+
+def match(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Stored], list[str]]:
+    """The tensor for each path of `shapes`; and what is missing, misshaped or left over. Reads none of them."""
+    left, found, complaints = dict(network.stored), {}, []
+    for path, shape in shapes.items():
+        candidates = network.names(path)
+        name = next((n for n in candidates if n in left), None)
+        if name is None:
+            complaints.append(f"missing {candidates[0]}")
+            continue
+        found[path] = left.pop(name)
+        if network.to_ours(path, _blank(found[path].shape)).shape != shape:
+            wanted = network.to_theirs(path, _blank(shape)).shape
+            complaints.append(f"misshaped {name}: {found[path].shape}, expected {wanted}")
+    complaints += [f"unexpected {name}" for name in left if not name.endswith(_NOT_PARAMETER)]
+    return found, complaints
+
+
+def place(
+    found: Mapping[str, Stored], network: Network, dtype: DTypeLike, kept: Mapping[str, DTypeLike] | None = None
+) -> dict[str, Any]:
+    """Reads tensors, one after the other, and puts them on the device, in `dtype` or what `kept` has for a path."""
+    params = {}
+    for path, tensor in found.items():
+        array = tensor.read()
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{path} is stored as {array.dtype}: quantised weights cannot be read, only floats")
+        array = np.asarray(network.to_ours(path, array), (kept or {}).get(path, dtype), order="C")
+        # Waits: what is still to be copied would pile up beside the copies.
+        params[path] = jax.device_put(array).block_until_ready()
+    return unflatten_dict(params, sep="/")
+
+
+def _blank(shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.False_, shape)
+
+
+def _as_it_is(path: str, array: np.ndarray) -> np.ndarray:
+    return array
