@@ -28,6 +28,8 @@ STOREYS = {
     "pictures": 3,
     "notebook": 3,
     "embeddings": 3,
+    "clip_features": 3,
+    "scores": 3,
     "checkpoints": 3,
     "user_study": 3,
     "miniature": 4,
@@ -43,6 +45,7 @@ STOREYS = {
     "sample": 8,
     "evaluate": 8,
     "export": 8,
+    "score": 8,
     "study": 8,
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")

@@ -85,7 +85,7 @@ def heads_of_8(query, key, value, heads):
 
 
 CODE = {
-    "text: erf GELU": ("text", clip, "quick_gelu", functools.partial(nn.gelu, approximate=False)),
+    "text: erf GELU": ("text", clip, "ACTIVATIONS", {"quick_gelu": functools.partial(nn.gelu, approximate=False)}),
     "text: no causal mask": ("text", clip, "attention", acausal),
     "text: no positions": ("text", clip._Embeddings, "add_positions", lambda self, x: x),
     "unet: GEGLU halves": ("unet", unet, "_GEGLU", SwappedGEGLU),

@@ -1,4 +1,4 @@
-"""CLIP's text encoder, as Stable Diffusion 1.x uses it: the last layer's normalised states, no pooling."""
+"""CLIP's text encoder, as Stable Diffusion 1.x uses it: the last layer's normalised states; and what pools them."""
 
 import dataclasses
 import functools
@@ -32,10 +32,11 @@ class CLIPTextConfig:
     intermediate_size: int = 3072
     max_position_embeddings: int = 77
     layer_norm_eps: float = 1e-5
-    # Only for other tools: nothing here pools or generates, and the tokenizer folder has its own.
+    hidden_act: str = "quick_gelu"
+    eos_token_id: int = 2  # where `end_of_text` pools; 2 stands for the highest id of the text
+    # Only for other tools: the projection is not this encoder's, and the tokenizer folder has its own ids.
     projection_dim: int = 768
     bos_token_id: int = 0
-    eos_token_id: int = 2
     pad_token_id: int = 1
 
     @classmethod
@@ -53,6 +54,17 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * nn.sigmoid(1.702 * x)
 
 
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": functools.partial(nn.gelu, approximate=False)}
+
+
+def end_of_text(ids: jax.Array, eos_token_id: int) -> jax.Array:
+    """The position whose state stands for the whole text, [N, L] -> [N]: that of the first end token.
+
+    Configs older than transformers 4.31 say 2, which was never CLIP's end token: the highest id, then.
+    """
+    return jnp.argmax(ids if eos_token_id == 2 else ids == eos_token_id, axis=-1)
+
+
 class CLIPTextEncoder(nn.Module):
     """Token ids -> states. `embed` and `encode` are apart so that rows can be spliced in between."""
 
@@ -60,7 +72,7 @@ class CLIPTextEncoder(nn.Module):
     dtype: Dtype = jnp.float32
 
     def setup(self):
-        self.text_model = _TextModel(self.config, self.dtype)
+        self.text_model = TextModel(self.config, self.dtype)
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """The token table's rows, [N, L] -> [N, L, D]; placeholder ids >= V get some row, to be replaced."""
@@ -74,13 +86,15 @@ class CLIPTextEncoder(nn.Module):
         return self.encode(self.embed(ids))
 
 
-class _TextModel(nn.Module):
+class TextModel(nn.Module):
+    """Token embeddings without positions -> last hidden states, [N, L, D] -> [N, L, D]."""
+
     config: CLIPTextConfig
     dtype: Dtype
 
     def setup(self):
         self.embeddings = _Embeddings(self.config, self.dtype)
-        self.encoder = _Encoder(self.config, self.dtype)
+        self.encoder = Encoder(self.config, self.dtype, causal=True)
         self.final_layer_norm = LayerNorm(epsilon=self.config.layer_norm_eps, dtype=self.dtype)
 
     def __call__(self, embeddings: jax.Array) -> jax.Array:
@@ -106,56 +120,63 @@ class _Embeddings(nn.Module):
         return (embeddings + positions[None]).astype(self.dtype)
 
 
-class _Encoder(nn.Module):
-    config: CLIPTextConfig
+class Encoder(nn.Module):
+    """The transformer layers of either encoder, [N, L, D] -> [N, L, D]; `config` is a text or a vision config."""
+
+    config: Any
     dtype: Dtype
+    causal: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _Layers(self.config, self.dtype, name="layers")(x)
+        return _Layers(self.config, self.dtype, self.causal, name="layers")(x)
 
 
 class _Layers(nn.Module):
-    config: CLIPTextConfig
+    config: Any
     dtype: Dtype
+    causal: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.config.num_hidden_layers):
-            x = _Layer(self.config, self.dtype, name=str(i))(x)
+            x = _Layer(self.config, self.dtype, self.causal, name=str(i))(x)
         return x
 
 
 class _Layer(nn.Module):
-    config: CLIPTextConfig
+    config: Any
     dtype: Dtype
+    causal: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         eps = self.config.layer_norm_eps
         hidden = LayerNorm(epsilon=eps, dtype=self.dtype, name="layer_norm1")(x)
-        x = x + _SelfAttention(self.config, self.dtype, name="self_attn")(hidden)
+        x = x + _SelfAttention(self.config, self.dtype, self.causal, name="self_attn")(hidden)
         hidden = LayerNorm(epsilon=eps, dtype=self.dtype, name="layer_norm2")(x)
         return x + _MLP(self.config, self.dtype, name="mlp")(hidden)
 
 
 class _SelfAttention(nn.Module):
-    config: CLIPTextConfig
+    config: Any
     dtype: Dtype
+    causal: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         project = functools.partial(Dense, self.config.hidden_size, dtype=self.dtype)
         query, key, value = (project(name=name)(x) for name in ("q_proj", "k_proj", "v_proj"))
-        hidden = attention(query, key, value, self.config.num_attention_heads, causal=True)
+        hidden = attention(query, key, value, self.config.num_attention_heads, self.causal)
         return project(name="out_proj")(hidden)
 
 
 class _MLP(nn.Module):
-    config: CLIPTextConfig
+    config: Any
     dtype: Dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = quick_gelu(Dense(self.config.intermediate_size, dtype=self.dtype, name="fc1")(x))
+        activation = ACTIVATIONS[self.config.hidden_act]
+        hidden = activation(Dense(self.config.intermediate_size, dtype=self.dtype, name="fc1")(x))
         return Dense(self.config.hidden_size, dtype=self.dtype, name="fc2")(hidden)

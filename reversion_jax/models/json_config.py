@@ -17,14 +17,14 @@ def read(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any], *, stri
     given = {}
     for key, value in values.items():
         said = f"{cls.__name__}: {key}={json.dumps(value)}"
-        if key in defaults and value is not None:
-            kind = type(defaults[key])
-            if isinstance(value, list) is not (kind is tuple):
-                raise ValueError(f"{said} is not supported (Stable Diffusion 1.5 has {defaults[key]!r})")
-            given[key] = kind(value)
-        elif key in fixed:
+        if key in fixed:
             if value != fixed[key]:
                 raise ValueError(f"{said} is not Stable Diffusion 1.x, which has {json.dumps(fixed[key])}")
+        elif key in defaults and value is not None:
+            kind = type(defaults[key])
+            if isinstance(value, list) is not (kind is tuple):
+                raise ValueError(f"{said} is not supported (expected something like {defaults[key]!r})")
+            given[key] = kind(value)
         elif strict and not key.startswith("_") and value is not None and value is not False:
             raise ValueError(f"{said} is unknown to Stable Diffusion 1.x")
     return cls(**given)

@@ -12,6 +12,8 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias":
 def torch_names(path: str) -> tuple[str, ...]:
     """PyTorch's names for a path such as "down_blocks_0/resnets_0/conv1/kernel", the one to write first."""
     *modules, leaf = path.split("/")
+    if leaf not in _LEAVES:  # CLIP's class_embedding and logit_scale belong to no layer
+        return (".".join([*modules, leaf]),)
     # Flax writes a list's index after an underscore; time_embedding's linear_1 is no list.
     dotted = [m if m.startswith("linear_") else re.sub(r"_(\d+)$", r".\1", m) for m in modules]
     variants = [[_RENAMED.get(m, m) for m in dotted], dotted]

@@ -15,6 +15,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 import tiny  # noqa: E402
+import tiny_clip  # noqa: E402
+import torch_clip  # noqa: E402
 import torch_tiny  # noqa: E402
 
 
@@ -24,13 +26,24 @@ def main() -> None:
         folder = tiny.write_folder(Path(scratch) / "tiny", tiny.torch_weights(shapes, seed=1))
         x = tiny.inputs(seed=50)
         found = torch_tiny.outputs(torch_tiny.pipeline(folder), x)
+        write(x, shapes, found, "")
+        shapes = {"clip": torch_clip.shapes(Path(scratch) / "empty_clip", tiny_clip.CONFIG)}
+        weights = tiny.torch_weights(shapes, seed=3)["clip"]
+        x, found = tiny_clip.inputs(seed=60), {}
+        for variant, config in tiny_clip.VARIANTS.items():
+            folder = tiny_clip.write_folder(Path(scratch) / variant, weights, config)
+            found |= {f"{variant}_{name}": array for name, array in torch_clip.outputs(folder, x).items()}
+        write(x, shapes, found, "clip_")
+
+
+def write(x: dict, shapes: dict, found: dict, prefix: str) -> None:
     lines = [
         f'"{part}": {{\n' + ",\n".join(f'"{k}": {json.dumps(v)}' for k, v in sorted(named.items())) + "\n}"
         for part, named in shapes.items()
     ]
-    (HERE / "shapes.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (HERE / f"{prefix}shapes.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     np.savez(
-        HERE / "reference.npz",
+        HERE / f"{prefix}reference.npz",
         **{f"in_{name}": array for name, array in x.items()},
         **{f"out_{name}": array.astype(np.float32) for name, array in found.items()},
     )
