@@ -22,6 +22,16 @@ def save_png(path: Path, picture: np.ndarray | Image.Image, metadata: Mapping[st
     partial.replace(path)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `save_png` wrote beside a picture; empty for other pictures. ValueError if it is no PNG."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()  # text may come after the pixels
+            return dict(image.text)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: unreadable PNG: {error}") from error
+
+
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
     """Any number of images uint8 [N, H, W, 3] side by side, about as many rows as columns, on white."""
     count, height, width, _ = images.shape

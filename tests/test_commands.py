@@ -137,7 +137,7 @@ def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path)
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "export", "study"])
+@pytest.mark.parametrize("command", ["train", "sample", "export", "score", "study"])
 def test_help_helps(command):
     done = run(command, "--help")
     assert "workdir" in done.stdout

@@ -1,6 +1,7 @@
 """Trainable rows of the token-embedding space: how they start, enter a prompt, and what they resemble."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +41,40 @@ def init(table: jax.Array, initialisers: Sequence[Sequence[int]], rows_per_token
 
 def nearest(rows: jax.Array, table: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """The k tokens of table [V, D] most like rows [..., D]: ids and cosines, both [..., k], best first."""
-    cosines = jnp.einsum("...d,vd->...v", _unit(rows), _unit(table), precision=jax.lax.Precision.HIGHEST)
+    cosines = jnp.einsum("...d,vd->...v", unit(rows), unit(table), precision=jax.lax.Precision.HIGHEST)
     cosines, ids = jax.lax.top_k(cosines, k)
     return ids, cosines
 
 
-def _unit(vectors: jax.Array) -> jax.Array:
+class Diagnosis(NamedTuple):
+    """What rows [P, D] are like beside the table, without a picture drawn; see `diagnose`."""
+
+    norms: jax.Array  # [P]
+    median_norm: jax.Array  # [] of the table's tokens
+    to_start: jax.Array  # [P] cosine of each row with the one that it started from
+    between: jax.Array  # [P, P] cosines of the rows with one another: <R> against <R-inv>
+    nearest_ids: jax.Array  # [P, k] tokens, best first
+    nearest: jax.Array  # [P, k] their cosines
+
+
+def diagnose(rows: jax.Array, first: jax.Array, table: jax.Array, k: int = 5) -> Diagnosis:
+    """Looks at rows [P, D] beside their start [P, D] and the token table [V, D].
+
+    A cosine of 1 to the start: nothing was learned. A norm many times the median: the row drowns the prompt's other
+    words, or the rate was too high. A cosine of 1 between <R> and <R-inv>: the inverse says nothing of its own.
+    None of it can say that a row draws the relation: textual inversion finds rows far from every word that work, and
+    the nearest words of one that works need not make sense.
+    """
+    ids, cosines = nearest(rows, table, k)
+    ours = unit(rows)
+    between = jnp.einsum("pd,qd->pq", ours, ours, precision=jax.lax.Precision.HIGHEST)
+    norms = jnp.linalg.norm(rows.astype(jnp.float32), axis=-1)
+    median = jnp.median(jnp.linalg.norm(table.astype(jnp.float32), axis=-1))
+    return Diagnosis(norms, median, jnp.sum(ours * unit(first), axis=-1), between, ids, cosines)
+
+
+def unit(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., D] in float32, scaled to length 1; 0 stays 0."""
     vectors = vectors.astype(jnp.float32)
     norms = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)

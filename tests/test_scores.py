@@ -1,0 +1,219 @@
+"""Scores by their closed forms: unit vectors at known angles."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import tiny_clip
+from PIL import Image
+from test_commands import run
+
+from reversion_jax import clip_features, pictures, scores
+from reversion_jax.data import exemplars
+from reversion_jax.inversion import rows
+from reversion_jax.inversion.prompts import RelationPrompt
+
+
+def at(*degrees) -> np.ndarray:
+    """Vectors [..., 2] at angles, of lengths that must not matter."""
+    angles = np.radians(np.array(degrees))
+    lengths = 1 + np.arange(angles.size).reshape(angles.shape)
+    return (np.stack([np.cos(angles), np.sin(angles)], axis=-1) * lengths[..., None]).astype(np.float32)
+
+
+cos = lambda *degrees: np.cos(np.radians(np.array(degrees)))
+
+
+def test_entity_score_is_the_cosine():
+    np.testing.assert_allclose(scores.entity_score(at(0, 0, 10), at(0, 60, 100)), cos(0, 60, 90), atol=1e-6)
+
+
+def test_entity_minimum_is_the_worse_entity():
+    entities = at([10, 80], [70, 20])
+    np.testing.assert_allclose(scores.entity_minimum(at(0, 0), entities), cos(80, 70), atol=1e-6)
+
+
+def test_margin_is_over_the_best_of_the_others():
+    found = scores.margin(at(0, 0), at(10, 50), at([40, 90, 20], [180, 30, 80]))
+    np.testing.assert_allclose(found, cos(10, 50) - cos(20, 30), atol=1e-6)
+
+
+def test_exemplar_similarity_is_to_the_nearest():
+    np.testing.assert_allclose(scores.exemplar_similarity(at(0, 50), at(30, 90, 200)), cos(30, 20), atol=1e-6)
+
+
+def test_diversity_is_over_all_pairs():
+    found = scores.diversity(np.stack([at(0, 0, 0), at(0, 90, 180), at(0, 60, 120)]))
+    pairs = [cos(0, 0, 0), cos(90, 90, 180), cos(60, 60, 120)]
+    np.testing.assert_allclose(found, [1 - pair.mean() for pair in pairs], atol=1e-6)
+    many = tiny.noise(0, (40, 8))
+    unit = many / np.linalg.norm(many, axis=-1, keepdims=True)
+    wanted = 1 - (unit @ unit.T)[np.triu_indices(40, 1)].mean()
+    np.testing.assert_allclose(scores.diversity(many), wanted, atol=1e-6)
+    assert np.isnan(scores.diversity(at(0)))
+
+
+def test_of_pictures_takes_the_texts_as_sentences_orders_them():
+    """Each text is a basis vector of its own, and the picture likes them differently."""
+    asked = RelationPrompt("a photo of {subject} {} {object}, at night", "a cat", "dog")
+    texts = scores.sentences(asked, "hugging", ["on", "inside"])
+    assert texts == [
+        "a photo of a cat hugging dog, at night",
+        "a photo of dog hugging a cat, at night",
+        "a photo of a cat",
+        "a photo of dog",
+        "a photo of a cat on dog, at night",
+        "a photo of a cat inside dog, at night",
+    ]
+    likes = np.array([5, 3, 2, 4, 1, 6]) / np.sqrt(91)
+    found = scores.of_pictures(jnp.asarray(likes[None]), jnp.eye(6)[None])
+    unit = 1 / np.sqrt(91)
+    wanted = {
+        "entity_score": 5 * unit,
+        "entity_minimum": 2 * unit,
+        "order_margin": 2 * unit,
+        "relation_margin": -unit,
+        "relation_right": 0,
+    }
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], [value], atol=1e-6, err_msg=name)
+    assert "relation_margin" not in scores.of_pictures(likes[None, :], jnp.eye(6)[None, :4])
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a photo of cat <R> stone", "a photo of stone <R-inv> <R> cat", "a photo of cat carved out of stone"],
+)
+def test_what_a_prompt_asks_for(prompt):
+    assert scores.asked_for(prompt, "carved out of").fill("on") == "a photo of cat on stone"
+
+
+def test_words_are_found_as_whole_words():
+    assert scores.asked_for("onion on bread", "on").subject == "onion"
+    with pytest.raises(ValueError, match="neither <R> nor 'on'"):
+        scores.asked_for("onion of bread", "on")
+
+
+def test_words_for_a_relation():
+    words, others = scores.words_for("hug", None, None)
+    assert words == "hugging"
+    assert len(others) == len(set(others)) == 9
+    assert words not in others
+    assert scores.words_for(None, "perched on", None) == ("perched on", list(scores.RELATIONS.values()))
+    assert scores.words_for("hug", "embracing", None) == ("embracing", others)
+    assert scores.words_for("hug", None, ["biting"]) == ("hugging", ["biting"])
+    with pytest.raises(ValueError, match="give --words, or --relation"):
+        scores.words_for("embrace", None, None)
+
+
+def test_means_are_over_prompts():
+    found = scores.means([{"a": 1.0, "b": 2.0}, {"a": 3.0}, {"a": 8.0}])
+    assert found["a"] == (4.0, pytest.approx(np.sqrt(13 / 3)))
+    assert found["b"] == (2.0, None)
+
+
+def test_diagnosis():
+    table = jnp.asarray(at(0, 90, 30, 210) * np.array([2, 1, 1, 1])[:, None])  # lengths 2, 2, 3, 4
+    first = jnp.asarray(at(0, 0))
+    seen = rows.diagnose(jnp.asarray(at(20, 80)), first, table, k=2)
+    np.testing.assert_allclose(seen.norms, [1, 2], rtol=1e-6)
+    np.testing.assert_allclose(seen.median_norm, 2.5, rtol=1e-6)
+    np.testing.assert_allclose(seen.to_start, cos(20, 80), atol=1e-6)
+    np.testing.assert_allclose(seen.between, cos([0, 60], [60, 0]), atol=1e-6)
+    np.testing.assert_array_equal(seen.nearest_ids, [[2, 0], [1, 2]])
+    np.testing.assert_allclose(seen.nearest, cos([10, 20], [10, 50]), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A CLIP with random weights: its scores mean nothing, but the path is whole."""
+    shapes = json.loads((tiny_clip.RECORDED / "clip_shapes.json").read_text())
+    return tiny_clip.write_folder(tmp_path_factory.mktemp("clip"), tiny.torch_weights(shapes, seed=3)["clip"])
+
+
+PROMPTS = ("cat <R> dog", "photo of dog <R-inv> <R> cat")
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Pictures as `sample` leaves them, three of the first prompt and one of the second, with the grid."""
+    folder = tmp_path / "drawn"
+    for i, prompt in enumerate([PROMPTS[0]] * 3 + [PROMPTS[1]]):
+        image = (128 + 70 * tiny.noise(i, (16, 16, 3))).clip(0, 255).astype(np.uint8)
+        pictures.save_png(folder / f"00{i}.png", image, {"prompt": prompt, "seed": str(i)})
+    pictures.save_png(folder / "grid.png", np.zeros((4, 4, 3), np.uint8), {"prompts": "\n".join(PROMPTS)})
+    return folder
+
+
+def test_scores_of_drawn_pictures(clip, drawn, tmp_path):
+    images = np.stack([np.asarray(Image.open(drawn / "001.png"))] * 2)
+    exemplars.write_folder(tmp_path / "exemplars", images, [["cat {} dog"]] * 2)
+    arguments = ["--pictures", str(drawn), "--clip", str(clip), "--words", "on top of", "--other", "of"]
+    done = run("score", *arguments, "--exemplars", str(tmp_path / "exemplars"))
+    assert done.returncode == 0, done.stderr
+    assert "mean of 2 prompts" in done.stdout
+    assert all(name in done.stdout for name in ("entity_minimum", "order_margin", "relation_right", "diversity"))
+    result = json.loads((drawn / "scores.json").read_text())
+    assert list(result["prompts"]) == list(PROMPTS)
+    assert list(result["pictures"]) == ["000.png", "001.png", "002.png", "003.png"]
+    assert result["pictures"]["001.png"]["exemplar_similarity"] == pytest.approx(1, abs=1e-5)
+    # The second prompt asks, the other way about, for the same.
+    model = clip_features.load(str(clip))
+    features = clip_features.of_pictures(model, [drawn / "000.png", drawn / "003.png"])
+    texts = [["cat on top of dog", "photo of cat on top of dog"], ["dog on top of cat", "photo of dog on top of cat"]]
+    (sentences, swapped) = (clip_features.of_texts(model, each) for each in texts)
+    for i, name in enumerate(("000.png", "003.png")):
+        seen = result["pictures"][name]
+        asked, turned = features[i] @ sentences[i], features[i] @ swapped[i]
+        assert seen["entity_score"] == pytest.approx(asked, abs=1e-5)
+        assert seen["order_margin"] == pytest.approx(asked - turned, abs=1e-5)
+    three = clip_features.of_pictures(model, [drawn / f"00{i}.png" for i in range(3)])
+    assert result["prompts"][PROMPTS[0]]["diversity"] == pytest.approx(float(scores.diversity(three)), abs=1e-5)
+    assert "diversity" not in result["prompts"][PROMPTS[1]]
+
+
+def test_scores_of_a_captioned_folder(clip, tmp_path):
+    exemplars.write_folder(tmp_path / "own", np.zeros((1, 8, 8, 3), np.uint8), [["cat {} dog"]])
+    done = run("score", "--pictures", str(tmp_path / "own"), "--clip", str(clip), "--relation", "hug")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "own" / "scores.json").read_text())
+    assert list(result["prompts"]) == ["cat hugging dog"]
+    assert "order_margin" not in result["pictures"]["0.png"]
+    assert len(result["settings"]["others"]) == 9
+
+
+def test_a_look_at_words(tmp_path):
+    from reversion_jax import embeddings
+
+    embeddings.export(np.stack([tiny.noise(0, (128,)), tiny.noise(1, (128,))]), 1, "hug", tmp_path)
+    done = run("score", "--embedding", str(tmp_path / "hug.safetensors"), "--model", "miniature")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("<R>\n")
+    for line in ("norm", "median norm of words", "cosine to and", "nearest"):
+        assert f"\n  {line}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "nothing to score"),
+        (["--pictures", "nowhere", "--clip", "CLIP", "--relation", "hug"], "no folder of pictures at nowhere"),
+        (["--pictures", "DRAWN", "--relation", "hug"], "give --clip"),
+        (["--pictures", "DRAWN", "--clip", "CLIP"], "give --words, or --relation"),
+        (["--pictures", "DRAWN", "--clip", "DRAWN", "--relation", "hug"], "config.json"),
+        (["--pictures", "CLIP", "--clip", "CLIP", "--relation", "hug"], "no picture in"),
+        (["--embedding", "none.pt"], "give --model"),
+        (["--embedding", "none.pt", "--model", "miniature"], "no embedding at none.pt"),
+        (["--workdir", "nowhere"], "no training run in nowhere"),
+    ],
+)
+def test_bad_input_ends_in_one_line(arguments, says, clip, drawn):
+    arguments = [a.replace("CLIP", str(clip)).replace("DRAWN", str(drawn)) for a in arguments]
+    done = run("score", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
