@@ -20,7 +20,7 @@ def test_it_is_small_enough_to_ship():
 def test_each_config_trains_on_the_miniature(name, tmp_path):
     c = load(name)
     c.model, c.steps, c.steps_per_dispatch, c.sample_steps, c.judged_prompts = settings.MINIATURE, 3, 3, 4, 4
-    rows = loop.train(c, tmp_path)
+    (rows,) = loop.train(c, tmp_path)
     first = loop.prepare(settings.settle(c)).first_rows[0]
     assert rows.shape == (2, 128)
     assert (rows != first).any(axis=-1).all()
