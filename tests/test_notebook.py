@@ -8,6 +8,7 @@ makes an environment of these versions, with Python 3.13 if there is one, and ta
 import base64
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -222,4 +223,5 @@ def test_the_suite_passes_on_colab(colab):
     subprocess.run([colab, "-m", "pip", "install", "-q", "ml_collections"], check=True)  # Colab has it not
     # Without this file, and without those whose processes take minutes.
     left_out = [f"--ignore=tests/test_{name}.py" for name in ("notebook", "processes")]
-    subprocess.run([colab, "-m", "pytest", "-q", "-p", "no:cacheprovider", *left_out], cwd=ROOT, check=True)
+    suite = [colab, "-m", "pytest", "-q", "-p", "no:cacheprovider", *left_out]
+    subprocess.run(suite, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
