@@ -1,25 +1,21 @@
 """Orbax checkpoints of what is trained: rows, optimiser state, step; never frozen weights."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+from etils import epath
 
 
 class Checkpoints:
     """Numbered checkpoints of one pytree under `folder`; each is written to a temporary name, then renamed."""
 
-    def __init__(self, folder: Path, keep: int = 2):
+    def __init__(self, folder: epath.PathLike, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        folder = epath.Path(folder)
+        # epath would put the working folder in front of gs:// as well.
+        folder = folder if folder.is_absolute() else folder.absolute()
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     def save(self, step: int, tree: Any) -> None:
         """Writes `tree` as checkpoint `step`, unless that one exists."""

@@ -5,17 +5,18 @@ import math
 import re
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
+from reversion_jax import files
 from reversion_jax.inversion import prompts
 from reversion_jax.weights import torch_file
 
 
-def export(rows: np.ndarray, rows_per_token: int, relation: str, folder: Path) -> list[Path]:
+def export(rows: np.ndarray, rows_per_token: int, relation: str, folder: epath.PathLike) -> list[epath.Path]:
     """Writes the rows of <R>, and of <R-inv> if they are given, for diffusers, A1111, ComfyUI and ReVersion.
 
     rows [P, D] with P = S or 2 S, S = `rows_per_token`. The files, in the order returned, all float32:
@@ -35,25 +36,25 @@ def export(rows: np.ndarray, rows_per_token: int, relation: str, folder: Path) -
         contents[f"{relation}-inv.safetensors"] = save({prompts.INVERSE: inverse})
     # Without the first axis, as ReVersion's inference assigns it to one row of the table.
     contents["learned_embeds.bin"] = _torch_zip(prompts.RELATION, forward[0] if rows_per_token == 1 else forward)
-    folder = Path(folder)
+    folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        _replace(folder / name, content)
+        files.write(folder / name, content)
     return [folder / name for name in contents]
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: epath.PathLike) -> dict[str, np.ndarray]:
     """The tokens of an embedding file, each float32 [S, D]: what this project, diffusers, ReVersion and A1111 write.
 
     .safetensors, or PyTorch's .pt and .bin, whose pickles are read without running their code. A1111's files name
     no token: theirs is the embedding's name, or the file's. ValueError if it is anything else; OSError.
     """
-    path = Path(path)
+    path = epath.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no embedding at {path}")
     if path.suffix == ".safetensors":
         try:
-            tokens = load_file(path)
+            tokens = load(path.read_bytes())
         except (SafetensorError, AttributeError, TypeError) as error:  # the latter for types that NumPy lacks
             raise ValueError(f"cannot read {path}: {error}") from error
     else:
@@ -72,15 +73,6 @@ def read(path: Path) -> dict[str, np.ndarray]:
             said = f"has shape {array.shape}" if isinstance(array, np.ndarray) else f"is a {type(array).__name__}"
             raise ValueError(f"{path} is not an embedding: {token} {said}, expected [S, D]")
     return {token: np.atleast_2d(array.astype(np.float32)) for token, array in tokens.items()}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.partial")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _torch_zip(token: str, array: np.ndarray) -> bytes:

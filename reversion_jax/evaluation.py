@@ -17,8 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from reversion_jax import config as settings
-from reversion_jax import generate, job, loop, pictures, tables
-from reversion_jax.checkpoints import write_text
+from reversion_jax import files, generate, job, loop, pictures, tables
 from reversion_jax.data import exemplars
 from reversion_jax.inversion import words
 from reversion_jax.inversion.prompts import INVERSE, RELATION
@@ -135,7 +134,7 @@ def best_words(model: Model, config: ConfigDict, plan: Mapping, path: Path) -> d
             asked = [scenes.Scene(relation, s.subject, s.object) for s in tried]
             shares[relation][word] = float(np.mean(np.logical_and(*judge.right(verdict, asked))))
     found = {relation: max(of_words, key=of_words.get) for relation, of_words in shares.items()}
-    write_text(path, json.dumps(found, indent=1) + "\n")
+    files.write(path, json.dumps(found, indent=1) + "\n")
     return found
 
 
@@ -154,7 +153,7 @@ def judge_cell(model: Model, config: ConfigDict, plan: Mapping, asked: Asked, wo
         pictures.save_png(workdir / "pictures" / asked.name / f"{i:03d}.png", image)
     found = {name: values.tolist() for name, values in seen.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(found) + "\n")
+    files.write(path, json.dumps(found) + "\n")
     return found
 
 
@@ -171,9 +170,9 @@ def write_sheets(plan: Mapping, drawn: Sequence[Asked], runs: Sequence[ConfigDic
             exemplars.write_folder(folder, generate.to_uint8(learned_from.images), learned_from.templates)
         sections = [("exemplars", generate.to_uint8(learned_from.images), [t[0] for t in learned_from.templates])]
         for cell in (cell for cell in drawn if cell.relation == relation):
-            files = [f"pictures/{cell.name}/{i:03d}.png" for i in range(len(shown))]
+            names = [f"pictures/{cell.name}/{i:03d}.png" for i in range(len(shown))]
             if cell.seed == plan["seeds"][0] or cell.rows is None:
-                images = np.stack([np.asarray(Image.open(workdir / file)) for file in files[:_SHOWN]])
+                images = np.stack([np.asarray(Image.open(workdir / file)) for file in names[:_SHOWN]])
                 heading = f"{cell.method}: {cell.words}" + (", turned round" if cell.direction == "inverse" else "")
                 sections.append((heading, images, texts[:_SHOWN]))
             # Words have no seed of their own: their pictures stand beside those of every seed.
@@ -183,10 +182,10 @@ def write_sheets(plan: Mapping, drawn: Sequence[Asked], runs: Sequence[ConfigDic
                 records += [
                     about | {"seed": seed, "prompt": text, "file": file}
                     for seed in seeds
-                    for text, file in zip(texts, files, strict=True)
+                    for text, file in zip(texts, names, strict=True)
                 ]
         pictures.save_png(workdir / "sheets" / f"{relation}.png", pictures.contact_sheet(relation, sections))
-    write_text(workdir / "pictures.json", json.dumps(records) + "\n")
+    files.write(workdir / "pictures.json", json.dumps(records) + "\n")
 
 
 def write_tables(plan: Mapping, seen: Sequence[tuple[Asked, Mapping[str, list[bool]]]], workdir: Path) -> str:
@@ -209,8 +208,8 @@ def write_tables(plan: Mapping, seen: Sequence[tuple[Asked, Mapping[str, list[bo
         parts += [tables.differences(found, relations, [name for name in (*methods, *ablations) if name != last], last)]
     parts += ["All right, by relation:\n", tables.by_relation(found, everything, [*methods, *ablations])]
     text = "\n".join(parts)
-    write_text(workdir / "tables.json", json.dumps(records, indent=1) + "\n")
-    write_text(workdir / "tables.md", text)
+    files.write(workdir / "tables.json", json.dumps(records, indent=1) + "\n")
+    files.write(workdir / "tables.md", text)
     return text
 
 
@@ -225,7 +224,7 @@ def evaluate(config: ConfigDict, workdir: Path, *, quick: bool = False) -> str:
     if path.is_file() and path.read_text() != described:
         raise ValueError(f"{workdir} holds another evaluation: give a new --workdir, or delete that one")
     workdir.mkdir(parents=True, exist_ok=True)
-    write_text(path, described)
+    files.write(path, described)
     rows = trained_rows(to_train, workdir)
     runs = list(settings.each_run(to_train).values())
     model = job.load_model(to_train.model, dict.fromkeys(job.PLACEHOLDERS, to_train.rows_per_token))

@@ -1,13 +1,15 @@
 """Writes the files that other tools load: python -m reversion_jax.export --workdir W --out DIR"""
 
 import sys
-from pathlib import Path
 
+from etils import epath
+
+from reversion_jax import files
 from reversion_jax.errors import one_line, parse_flags
 from reversion_jax.inversion.prompts import INVERSE, RELATION
 
 
-def export(workdir: Path, out: Path) -> None:
+def export(workdir: epath.Path, out: epath.Path) -> None:
     """Writes the files of the run in `workdir` and prints how each is used; ValueError, OSError."""
     from reversion_jax import embeddings, job  # after the flags are read: --help need not load jax
 
@@ -22,7 +24,7 @@ def export(workdir: Path, out: Path) -> None:
         print(f"no file for {INVERSE}: the run had no inverse prompts (config.inverse_share is 0)")
 
 
-def usage(path: Path, relation: str, rows_per_token: int) -> str:
+def usage(path: epath.Path, relation: str, rows_per_token: int) -> str:
     """A written file's path and, for people, a line for each tool that loads it."""
     words, tokens, form = [relation], [RELATION], "cat {} stone"
     if path.stem == f"{relation}-inv":
@@ -46,7 +48,7 @@ def usage(path: Path, relation: str, rows_per_token: int) -> str:
 def main(argv) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: use --workdir and --out")
-    export(Path(_WORKDIR.value), Path(_OUT.value))
+    export(files.place(_WORKDIR.value), files.place(_OUT.value))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reversion_jax import config as settings
-from reversion_jax import parallel
+from reversion_jax import files, parallel
 from reversion_jax.checkpoints import Checkpoints
 from reversion_jax.data import batches, exemplars
 from reversion_jax.data.arrays import Data
@@ -72,7 +72,7 @@ def load_model(
 def load_exemplars(config: ConfigDict) -> exemplars.Exemplars:
     """The exemplar folder's pictures, or the miniature's drawings for `config.relation`."""
     if config.exemplars or config.model != settings.MINIATURE:
-        if not Path(config.exemplars).is_dir():
+        if not files.place(config.exemplars).is_dir():
             raise ValueError(
                 f"no folder of exemplars at {config.exemplars!r}: put 4-10 pictures and a text.json there, your own or "
                 "the ReVersion Benchmark's (README.md says how), or give a folder by --config.exemplars=FOLDER"
@@ -84,12 +84,12 @@ def load_exemplars(config: ConfigDict) -> exemplars.Exemplars:
     return exemplars.Exemplars(drawn.astype(np.float32) / 127.5 - 1, tuple(map(tuple, templates)), names)
 
 
-def read_settings(path: Path) -> dict:
+def read_settings(path: epath.Path) -> dict:
     """A run's config.json; settings that there were not when it was written have their defaults."""
     return json.loads(settings.get_config().to_json()) | json.loads(path.read_text())
 
 
-def load_rows(workdir: Path) -> tuple[ConfigDict, jax.Array, int]:
+def load_rows(workdir: epath.Path) -> tuple[ConfigDict, jax.Array, int]:
     """A run's settled config, its newest rows [P, D] and their step. ValueError if nothing was trained there.
 
     Of several runs that were trained together each has its own folder in the job's.
@@ -114,7 +114,7 @@ def load_rows(workdir: Path) -> tuple[ConfigDict, jax.Array, int]:
     return runs[name], state.rows[list(runs).index(name)], int(state.step)
 
 
-def _trained(workdir: Path) -> ConfigDict | None:
+def _trained(workdir: epath.Path) -> ConfigDict | None:
     """The config of the job that keeps its checkpoints in `workdir`, if one does."""
     path = workdir / "config.json"
     return ConfigDict(read_settings(path)) if path.is_file() and (workdir / "checkpoints").is_dir() else None

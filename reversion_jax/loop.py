@@ -5,17 +5,17 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from reversion_jax import config as settings
-from reversion_jax import pictures
-from reversion_jax.checkpoints import Checkpoints, write_text
+from reversion_jax import files, pictures
+from reversion_jax.checkpoints import Checkpoints
 from reversion_jax.inversion import step
 from reversion_jax.job import Job, advance, first_state, prepare, read_settings
 from reversion_jax.parallel import any_process, is_first
@@ -63,7 +63,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
         restore()
 
 
-def _take_up(job: Job, workdir: Path, checkpoints: Checkpoints) -> step.State:
+def _take_up(job: Job, workdir: epath.Path, checkpoints: Checkpoints) -> step.State:
     """The newest checkpoint's state, or the first; the metrics beyond it are dropped. ValueError if not this run."""
     state = first_state(job)
     path = workdir / "config.json"
@@ -86,23 +86,23 @@ def _take_up(job: Job, workdir: Path, checkpoints: Checkpoints) -> step.State:
             )
         state = checkpoints.restore(state)
     if is_first():
-        write_text(path, json.dumps(mine, indent=2) + "\n")
+        files.write(path, json.dumps(mine, indent=2) + "\n")
         for run in job.runs:
             _cut_history(workdir / run.name / "metrics.jsonl", int(state.step))
     return state
 
 
-def _cut_history(path: Path, last: int) -> None:
+def _cut_history(path: epath.Path, last: int) -> None:
     """Drops the metrics of steps beyond the last one, which will be done again."""
     path.parent.mkdir(exist_ok=True)
     kept = [record for record in pictures.read_history(path) if record["step"] <= last] if path.exists() else []
-    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    files.write(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class _Watcher:
     """Writes each run's metrics.jsonl and moves the progress bar, one dispatch behind the device."""
 
-    def __init__(self, job: Job, workdir: Path, first: int):
+    def __init__(self, job: Job, workdir: epath.Path, first: int):
         self._job, self._workdir, self._pending = job, workdir, None
         steps = job.config.steps
         self.bar = tqdm(
@@ -137,8 +137,8 @@ class _Watcher:
             of_run = {name: values[:, number].tolist() for name, values in losses.items()}
             records = [{"step": first + i + 1} | {name: of_run[name][i] for name in of_run} for i in range(count)]
             records[-1] |= seen[number]
-            with open(self._workdir / run.name / "metrics.jsonl", "a") as file:
-                file.write("".join(json.dumps(record) + "\n" for record in records))
+            lines = "".join(json.dumps(record) + "\n" for record in records)
+            files.append(self._workdir / run.name / "metrics.jsonl", lines)
         self.bar.update(count)
         shown = {name: f"{values.mean():.4f}" for name, values in losses.items()}
         if len(seen) == 1:
@@ -146,7 +146,7 @@ class _Watcher:
         self.bar.set_postfix(shown)
 
 
-def train(config: ConfigDict, workdir: Path) -> np.ndarray:
+def train(config: ConfigDict, workdir: epath.Path) -> np.ndarray:
     """Trains the config's runs in `workdir`, or takes them up again; returns the learned rows [R, P, D].
 
     One run's results lie in `workdir`, those of several in a folder of each. A stopped job goes on, bit for bit, as if

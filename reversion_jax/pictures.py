@@ -1,31 +1,34 @@
 """Pictures for people: grids, contact sheets, and the plot of a training run."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from reversion_jax import files
 
 _INK, _PAPER, _PALE = (24, 24, 28), (255, 255, 255), (110, 110, 118)
 
 
-def save_png(path: Path, picture: np.ndarray | Image.Image, metadata: Mapping[str, str] | None = None) -> None:
+def save_png(path: epath.Path, picture: np.ndarray | Image.Image, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a PNG whole or not at all, `metadata` in its text chunks."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     info = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
         info.add_text(key, value)
+    content = io.BytesIO()
+    image.save(content, "PNG", pnginfo=info)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    image.save(partial, "PNG", pnginfo=info)
-    partial.replace(path)
+    files.write(path, content.getvalue())
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: epath.Path) -> dict[str, str]:
     """What `save_png` wrote beside a picture; empty for other pictures. ValueError if it is no PNG."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with path.open("rb") as file, Image.open(file, formats=("PNG",)) as image:
             image.load()  # text may come after the pixels
             return dict(image.text)
     except (OSError, SyntaxError, ValueError) as error:
@@ -84,7 +87,7 @@ def contact_sheet(
     return sheet
 
 
-def read_history(path: Path) -> list[dict]:
+def read_history(path: epath.Path) -> list[dict]:
     """The records of a metrics.jsonl; a line cut short by a crash ends them."""
     records = []
     for line in path.read_text().splitlines():
@@ -95,7 +98,7 @@ def read_history(path: Path) -> list[dict]:
     return records
 
 
-def plot_history(records: Sequence[Mapping], path: Path, title: str) -> None:
+def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> None:
     """Plots both losses, the row's distance from its start, and its nearest words over the steps, if there are any."""
     if not records:
         return
@@ -126,6 +129,8 @@ def plot_history(records: Sequence[Mapping], path: Path, title: str) -> None:
     distance = words.twinx()
     distance.plot([r["step"] for r in looks], [r["distance"] for r in looks], color="grey", linestyle=":")
     distance.set_ylabel("distance of <R> from its start (dotted)", color="grey")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
     pyplot.close(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, content.getvalue())

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from reversion_jax import config as settings
@@ -127,7 +127,7 @@ def _look(learned: jax.Array, first: jax.Array, table: jax.Array, top: int) -> t
     return norm(learned), norm(learned - first), *rows.nearest(learned, table, top)
 
 
-def report(job: Job, number: int, folder: Path, learned: jax.Array, drawn: Mapping[int, np.ndarray]) -> None:
+def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn: Mapping[int, np.ndarray]) -> None:
     """A run's contact sheet, plot and, on the miniature, the judge's word, from all runs' rows [R, P, D].
 
     All processes draw, the first one writes. `drawn` has the first and the last preview's pictures, by their steps,

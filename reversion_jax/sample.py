@@ -16,6 +16,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from etils import epath
+
+from reversion_jax import files
 from reversion_jax.errors import one_line, parse_flags
 
 _GRID = 100  # pictures on it at most
@@ -29,7 +32,7 @@ class Words(NamedTuple):
     origin: str  # of the tokens, for people
 
 
-def read_words(workdir: Path | None, model: str | None, files: list[str]) -> Words:
+def read_words(workdir: epath.Path | None, model: str | None, embedding_files: list[str]) -> Words:
     """The words of a training run (if any) and of embedding files, each "FILE" or "TOKEN=FILE". ValueError, OSError."""
     import numpy as np
 
@@ -52,9 +55,9 @@ def read_words(workdir: Path | None, model: str | None, files: list[str]) -> Wor
         config = settings.settle(config)
     config = config.copy_and_resolve_references().unlock()
     config.model = model or config.model
-    for file in files:
+    for file in embedding_files:
         token, path = ("", file) if Path(file).is_file() or "=" not in file else file.split("=", 1)
-        found = embeddings.read(Path(path).expanduser())
+        found = embeddings.read(files.place(path).expanduser())
         if token:
             if len(found) != 1:
                 raise ValueError(f"{path} holds {len(found)} tokens ({', '.join(found)}): give it without {token}=")
@@ -70,7 +73,7 @@ def read_words(workdir: Path | None, model: str | None, files: list[str]) -> Wor
 def read_prompts(prompts: list[str], file: str | None) -> list[str]:
     """The prompts of the command line, then those of a file, one a line; ValueError if there is none."""
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines() if file else []
+        lines = files.place(file).read_bytes().decode("utf-8-sig").splitlines() if file else []
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8: save it as such") from error
     prompts = [*prompts, *(line.strip() for line in lines if line.strip())]
@@ -79,7 +82,7 @@ def read_prompts(prompts: list[str], file: str | None) -> list[str]:
     return prompts
 
 
-def sample(words: Words, prompts: list[str], out: Path, *, num_images: int, seed: int) -> Path:
+def sample(words: Words, prompts: list[str], out: epath.Path, *, num_images: int, seed: int) -> epath.Path:
     """Writes `num_images` PNGs of each prompt, as they are drawn, and a grid; returns the grid's path.
 
     Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made.
@@ -159,7 +162,7 @@ def complaints(prompts: list[str], negative_prompt: str, tokenizer) -> list[str]
     return found
 
 
-def free_folder(parent: Path) -> Path:
+def free_folder(parent: epath.Path) -> epath.Path:
     """The first of parent/000, parent/001, … that is not there yet."""
     return next(path for path in (parent / f"{n:03d}" for n in itertools.count()) if not path.exists())
 
@@ -175,13 +178,13 @@ def main(argv) -> None:
     from reversion_jax.compilation import keep_compiled
 
     keep_compiled()
-    workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
+    workdir = files.place(_WORKDIR.value) if _WORKDIR.value else None
     prompts = read_prompts(_PROMPT.value or [], _PROMPTS_FILE.value)
     words = read_words(workdir, _MODEL.value, _EMBEDDING.value or [])
     for key, flag in _SETTINGS.items():
         if flag.value is not None:
             words.config[key] = flag.value
-    out = Path(_OUT.value) if _OUT.value else free_folder((workdir or Path()) / "samples")
+    out = files.place(_OUT.value) if _OUT.value else free_folder((workdir or epath.Path()) / "samples")
     path = sample(words, prompts, out, num_images=_NUM_IMAGES.value, seed=_SEED.value)
     print(f"pictures: {out}, up to {_GRID} of them on {path}")
 

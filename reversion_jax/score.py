@@ -150,14 +150,13 @@ def main(argv) -> None:
         raise ValueError(f"unexpected argument {argv[1]!r}: pictures are given by --pictures=FOLDER")
     if not (_PICTURES.value or _WORKDIR.value or _EMBEDDING.value):
         raise ValueError("nothing to score: give --pictures=FOLDER, --workdir=RUN or --embedding=FILE")
-    from reversion_jax import scores
-    from reversion_jax.checkpoints import write_text
+    from reversion_jax import files, scores
     from reversion_jax.compilation import keep_compiled
 
     keep_compiled()
     result = {}
     if _WORKDIR.value or _EMBEDDING.value:
-        workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
+        workdir = files.place(_WORKDIR.value) if _WORKDIR.value else None
         result["words"] = look_at_words(workdir, _MODEL.value, _EMBEDDING.value, _INITIALISER.value)
         print(describe(result["words"]))
     if _PICTURES.value:
@@ -174,8 +173,8 @@ def main(argv) -> None:
         )
         print(table(result))
     if folder := _PICTURES.value or _WORKDIR.value:
-        out = Path(folder) / "scores.json"
-        write_text(out, json.dumps(result, indent=1) + "\n")
+        out = files.place(folder) / "scores.json"
+        files.write(out, json.dumps(result, indent=1) + "\n")
         print(f"also of each picture: {out}" if _PICTURES.value else f"also in {out}")
 
 

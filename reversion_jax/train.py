@@ -13,16 +13,16 @@ from reversion_jax.errors import one_line, parse_flags
 def main(argv) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
-    from reversion_jax import parallel  # after the flags are read: --help need not load jax
+    from reversion_jax import files, parallel  # after the flags are read: --help need not load jax
     from reversion_jax.compilation import keep_compiled
     from reversion_jax.loop import train
 
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = files.place(_WORKDIR.value or f"runs/{name}")
     keep_compiled()
     if _DISTRIBUTED.value:
         parallel.start()
-
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    train(_CONFIG.value, Path(_WORKDIR.value or f"runs/{name}"))
+    train(_CONFIG.value, workdir)
 
 
 if __name__ == "__main__":
@@ -30,7 +30,9 @@ if __name__ == "__main__":
     from ml_collections import config_flags
 
     _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/hug.py.", lock_config=True)
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; runs/<the config's name> by default.")
+    _WORKDIR = flags.DEFINE_string(
+        "workdir", None, "Where results go, a folder or gs://bucket/folder; runs/<the config's name> by default."
+    )
     _DISTRIBUTED = flags.DEFINE_bool(
         "distributed",
         False,

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from reversion_jax import config as settings
@@ -171,7 +172,7 @@ def fail_to_rename(path, target):
 def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, method, failing):
     files = embeddings.export(some_rows(2), 1, "hug", tmp_path)
     before = {path: path.read_bytes() for path in files}
-    monkeypatch.setattr(Path, method, failing)
+    monkeypatch.setattr(type(epath.Path(tmp_path)), method, failing)
     for relation in ("hug", "inside"):
         with pytest.raises(OSError, match="no space left"):
             embeddings.export(some_rows(2) + 1, 1, relation, tmp_path)

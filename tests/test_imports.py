@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1] / "reversion_jax"
 STOREYS = {
     "errors": 0,
     "compilation": 0,
+    "files": 0,
     "intervals": 0,
     "tables": 1,
     "shapes": 0,

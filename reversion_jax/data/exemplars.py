@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 CAPTIONS = "text.json"
@@ -49,7 +50,7 @@ def read_folder(
     picture, ValueError for what cannot be read. A picture that text.json does not name is left out with a
     warning.
     """
-    folder = Path(path)
+    folder = epath.Path(path)
     captions = read_captions(folder)
     for name, templates in captions.items():
         for index, template in enumerate(templates):
@@ -91,7 +92,7 @@ def write_folder(path: str | os.PathLike, images: np.ndarray, templates: Sequenc
         draft.replace(folder)
 
 
-def read_captions(folder: Path | zipfile.Path) -> dict[str, list[Template]]:
+def read_captions(folder: Path | epath.Path | zipfile.Path) -> dict[str, list[Template]]:
     """text.json, checked down to the lists: picture names and what stands for each. Errors as in `read_folder`."""
     file = folder / CAPTIONS
     if not folder.is_dir():
@@ -99,7 +100,7 @@ def read_captions(folder: Path | zipfile.Path) -> dict[str, list[Template]]:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: missing; it maps each picture's name to a list of templates")
     try:
-        captions = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_duplicates)
+        captions = json.loads(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except ValueError as error:
         raise ValueError(f"{file}: not readable as JSON: {error}") from error
     if not isinstance(captions, dict) or not captions:
@@ -122,7 +123,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
     return dict(pairs)
 
 
-def read_picture(file: Path | zipfile.Path) -> Image.Image:
+def read_picture(file: Path | epath.Path | zipfile.Path) -> Image.Image:
     """A picture in RGB, upright, transparency put on white; ValueError, naming the file, if it cannot be read."""
     try:
         with warnings.catch_warnings():

@@ -21,7 +21,8 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from reversion_jax.checkpoints import Checkpoints, write_text
+from reversion_jax import files
+from reversion_jax.checkpoints import Checkpoints
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.errors import one_line
 from reversion_jax.miniature import scenes, vocabulary
@@ -277,7 +278,7 @@ def pretrain(workdir: Path, recipe: Recipe = Recipe()) -> Path:
     path, mine = workdir / "recipe.json", dataclasses.asdict(recipe)
     if path.exists() and json.loads(path.read_text()) != mine:
         raise ValueError(f"{workdir} was begun with another recipe: give a new --workdir, or delete that one")
-    write_text(path, json.dumps(mine, indent=2) + "\n")
+    files.write(path, json.dumps(mine, indent=2) + "\n")
     tokens = workdir / "tokenizer"
     size = vocabulary.write(tokens, MINIATURE.text.max_position_embeddings)
     if size != MINIATURE.text.vocab_size:

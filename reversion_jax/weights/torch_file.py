@@ -5,11 +5,11 @@ import io
 import math
 import pickle
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
 # First number of the form that PyTorch wrote before 1.6; A1111's files may still have it.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -22,13 +22,13 @@ _STORAGES = {
 }
 
 
-def read(path: Path) -> Any:
+def read(path: epath.PathLike) -> Any:
     """What the file holds, tensors as NumPy arrays: plain containers, numbers, strings, tensors, parameters.
 
     A pickle can call anything it names; this one may name nothing but what rebuilds a tensor. ValueError, one line,
     for a file that names more, is damaged, or is not PyTorch's. OSError.
     """
-    content = Path(path).read_bytes()
+    content = epath.Path(path).read_bytes()
     try:
         return _read_zip(content) if zipfile.is_zipfile(io.BytesIO(content)) else _read_legacy(content)
     except Refused as refused:

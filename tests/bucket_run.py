@@ -1,0 +1,38 @@
+"""Run by test_files.py in a process of its own: trains and exports in a local folder, and in an emulated bucket."""
+
+import json
+import os
+import socket
+import sys
+
+with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    PORT = probe.getsockname()[1]
+os.environ |= {
+    "STORAGE_EMULATOR_HOST": f"http://localhost:{PORT}",  # gcsfs'
+    "TENSORSTORE_GCS_HTTP_URL": f"http://localhost:{PORT}",  # TensorStore's, which writes Orbax's arrays
+    "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it would ask Google what kind of bucket this is
+    "EPATH_USE_TF": "false",
+}
+
+from etils import epath
+from gcp_storage_emulator.server import create_server
+from ml_collections import ConfigDict
+
+from reversion_jax import embeddings, export, loop, pictures
+
+server = create_server("localhost", PORT, in_memory=True, default_bucket="bucket")
+server.start()
+config = ConfigDict(json.loads(sys.argv[1]))
+found = []
+for workdir, stops in ((epath.Path(sys.argv[2]), [4]), (epath.Path("gs://bucket/runs/hug"), [2, 4])):
+    for config.steps in stops:
+        rows = loop.train(config, workdir)
+    left = sorted(path.name for path in workdir.iterdir())
+    export.export(workdir, workdir / "embeddings")
+    exported = embeddings.read(workdir / "embeddings" / "hug.safetensors")["<R>"]
+    history = pictures.read_history(workdir / "metrics.jsonl")
+    found.append({"rows": rows.tolist(), "exported": exported[0].tolist(), "history": history, "left": left})
+server.stop()
+print(json.dumps(found))

@@ -1,0 +1,128 @@
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+from PIL import Image
+
+from reversion_jax import config as settings
+from reversion_jax import embeddings, files, pictures
+from reversion_jax.data import exemplars
+
+HERE = Path(__file__).parent
+
+
+class Bucket(MemoryFileSystem):
+    """Cloud storage in memory, behind epath's own gs://; like gcsfs, it cannot add to an object."""
+
+    protocol = ("gs", "gcs")
+    store, pseudo_dirs = {}, [""]  # its own, not the parent's
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).removeprefix("gs://"))
+
+    def rename(self, *_, **__):
+        raise AssertionError("renaming is copying")
+
+    def _open(self, path, mode="rb", **kwargs):
+        assert "a" not in mode
+        return super()._open(path, mode, **kwargs)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    if importlib.util.find_spec("tensorflow"):
+        pytest.skip("with TensorFlow installed epath takes its drivers")
+    monkeypatch.setitem(_registry, "gcs", Bucket)
+    Bucket.store.clear()
+    folder = epath.Path("gs://bucket/run")
+    folder._backend._get_filesystem.cache_clear()
+    yield folder
+    folder._backend._get_filesystem.cache_clear()
+
+
+@pytest.fixture(params=["local", "cloud"])
+def folder(request, tmp_path):
+    return epath.Path(tmp_path) if request.param == "local" else request.getfixturevalue("bucket")
+
+
+def test_write_and_append(folder):
+    files.write(folder / "a.txt", "one\n")
+    files.write(folder / "a.txt", "zwölf\n")
+    files.append(folder / "a.txt", "two\n")
+    files.append(folder / "b.txt", "three\n")
+    assert (folder / "a.txt").read_bytes() == "zwölf\ntwo\n".encode()
+    assert (folder / "b.txt").read_text() == "three\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_pictures_histories_and_embeddings(folder):
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    pictures.save_png(folder / "previews" / "a.png", picture, {"seed": "7"})
+    records = [{"step": 1, "denoising": 0.5, "control": 1.0, "nearest": [["on", 0.5]], "distance": 0.1}]
+    files.write(folder / "metrics.jsonl", json.dumps(records[0]) + "\n{")
+    pictures.plot_history(pictures.read_history(folder / "metrics.jsonl"), folder / "training.png", "title")
+    drawn = Image.open(io.BytesIO((folder / "previews" / "a.png").read_bytes()))
+    assert drawn.text == {"seed": "7"}
+    np.testing.assert_array_equal(drawn, picture)
+    assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
+
+    rows = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    for path in embeddings.export(rows, 1, "hug", folder / "embeddings"):
+        (found,) = embeddings.read(path).values()
+        np.testing.assert_array_equal(found[0], rows[1 if "-inv" in path.name else 0])
+
+
+def test_exemplars_in_the_cloud(bucket, tmp_path):
+    shown = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    exemplars.write_folder(tmp_path / "hug", shown, [["cat {} dog"]] * 2)
+    for path in (tmp_path / "hug").iterdir():
+        files.write(bucket / path.name, path.read_bytes())
+    here, there = (exemplars.read_folder(place, 8) for place in (tmp_path / "hug", bucket))
+    np.testing.assert_array_equal(here.images, there.images)
+    assert here.templates == there.templates
+
+
+def test_what_cannot_be_reached_is_one_line(monkeypatch):
+    with pytest.raises(ValueError, match=r"^nowhere://bucket: no such kind of storage; give a folder, or gs://"):
+        files.place("nowhere://bucket")
+
+    def refuse(*_):
+        raise RuntimeError("Anonymous caller has no access\n to it")
+
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "exists", refuse)
+    with pytest.raises(ValueError, match=r"^cannot reach gs://bucket/run: Anonymous caller has no access$"):
+        files.place("gs://bucket/run")
+    assert files.place("no such folder") == epath.Path("no such folder")
+
+
+def test_a_run_in_a_bucket_equals_a_local_one(recorded, tmp_path):
+    """With Google's protocol, spoken by an emulator: stopped, taken up again and exported there."""
+    for package in ("gcsfs", "gcp_storage_emulator"):
+        pytest.importorskip(package, reason="pip install gcsfs gcp-storage-emulator")
+    shown = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    exemplars.write_folder(tmp_path / "exemplars", shown, [["cat {} dog"]] * 2)
+    (tmp_path / "words.txt").write_text("on\ntop\nof\n")
+    c = settings.get_config()
+    c.model, c.exemplars, c.relation = str(recorded.folder), str(tmp_path / "exemplars"), "hug"
+    c.prepositions = c.verbs = str(tmp_path / "words.txt")
+    c.resolution, c.steps, c.accumulation, c.positives_per_sample, c.initialiser = 16, 4, 1, 2, "on"
+    c.steps_per_dispatch, c.sample_steps, c.preview_prompts = 1, 2, ("cat <R> dog",)
+    command = [sys.executable, str(HERE / "bucket_run.py"), c.to_json(), str(tmp_path / "run")]
+    environment = tiny.quick_environment() | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    here, there = json.loads(done.stdout.splitlines()[-1])
+    assert [record["step"] for record in here["history"]] == [1, 2, 3, 4]
+    assert here["rows"][0] == here["exported"] != here["rows"][1]
+    assert there == here
