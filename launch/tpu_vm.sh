@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Trains on all workers of a Cloud TPU, a process each, with the last commit of this repository:
+#     launch/tpu_vm.sh my-tpu us-west4-a configs/hug.py gs://my-bucket/hug \
+#         --config.exemplars=gs://my-bucket/exemplars/hug --config.batch_size=8 --config.accumulation=1
+# Not yet run by us. Workers share no disk: results and exemplars lie in a bucket. Make the TPU before, delete it after:
+#     gcloud compute tpus tpu-vm create my-tpu --zone us-west4-a --accelerator-type v5litepod-8 \
+#         --version v2-alpha-tpuv5-lite
+# Run again, it goes on from the newest checkpoint; if this is stopped, the workers are not, but by ssh as below with
+# --command 'pkill -TERM -f reversion_jax.train'.
+set -euo pipefail
+tpu=$1 zone=$2 config=$3 workdir=$4
+shift 4
+
+archive=$(mktemp)
+trap 'rm "$archive"' EXIT
+git archive --format=tar.gz --output "$archive" HEAD
+gcloud compute tpus tpu-vm scp "$archive" "$tpu:reversion.tar.gz" --zone "$zone" --worker all
+# The machines have Python 3.10; JAX for TPUs wants 3.12.
+gcloud compute tpus tpu-vm ssh "$tpu" --zone "$zone" --worker all --command "
+  set -e
+  mkdir -p reversion && tar xzf reversion.tar.gz -C reversion && cd reversion
+  pip install -q uv && export PATH=\$HOME/.local/bin:\$PATH
+  test -d .venv || uv venv -q --python 3.12
+  uv pip install -q -e '.[gcs]' 'jax[tpu]'"
+
+train=$(printf '%q ' .venv/bin/python -m reversion_jax.train --distributed --config "$config" --workdir "$workdir" \
+  --config.precision=bfloat16 "$@")
+gcloud compute tpus tpu-vm ssh "$tpu" --zone "$zone" --worker all --command "cd reversion && exec $train"
