@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     c.initialiser = "and"  # word whose embedding <R> and <R-inv> start from (RV)
     c.rows_per_token = 1  # embedding rows of each of <R> and <R-inv>
     c.devices = 0  # at most so many, which share the samples evenly; 0: all there are
+    c.weight_shards = 1  # devices that hold the weights together, where memory asks for it; more than 1 with remat only
     c.precision = "float32"  # of the frozen text encoder and UNet; "bfloat16": half the memory, faster on TPU and GPU
     c.remat = False  # True: a quarter of the activations' memory for a third more of the UNet's work (see README)
     c.seed = 0  # of the training's noise, timesteps, exemplars and words
@@ -203,12 +204,14 @@ def _name(own: Mapping, keys: Sequence[str]) -> str:
 def _check(c: ConfigDict) -> None:
     at_least_one = (
         "steps batch_size accumulation resolution rows_per_token positives_per_sample steps_per_dispatch "
-        "checkpoint_every_steps sample_steps sample_batch num_exemplars "
+        "checkpoint_every_steps sample_steps sample_batch num_exemplars weight_shards "
         "vocabulary_negatives_per_sample"
     )
     for key in at_least_one.split():
         if c[key] < 1:
             raise ValueError(f"config.{key}={c[key]}: must be at least 1")
+    if c.weight_shards > 1 and not c.remat:
+        raise ValueError(f"config.weight_shards={c.weight_shards} saves memory only with config.remat=True: set both")
     for key in ("runs_at_once", "preview_every_steps", "judged_prompts"):
         if c[key] < 0:
             raise ValueError(f"config.{key}={c[key]}: must not be negative")

@@ -71,15 +71,16 @@ def _draw_batch(
     resolution: int,
     mesh: Mesh,
 ) -> jax.Array:
-    def draw(shared, conditional, seeds):
-        params, unconditional, guidance_scale = shared
-        unconditional = jnp.broadcast_to(unconditional, conditional.shape)
+    def draw(params, unconditional, conditional, seeds, scales):
         noise = initial_noise(seeds, model, resolution)
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
-        denoiser = guided_denoiser(partial(predict, params, model), unconditional, conditional, guidance_scale)
+        scales = scales[:, None, None, None]
+        denoiser = guided_denoiser(partial(predict, params, model), unconditional, conditional, scales)
         return decode(params, model.vae, samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys))
 
-    images = over_samples(draw, mesh)((params, unconditional, guidance_scale), conditional, seeds)
+    unconditional = jnp.broadcast_to(unconditional, conditional.shape)
+    scales = jnp.broadcast_to(guidance_scale, len(seeds))
+    images = over_samples(draw, mesh)(params, unconditional, conditional, seeds, scales)
     return whole(images, mesh)
 
 

@@ -1,6 +1,7 @@
 """What a job is made of, loaded: a model, and the exemplars and settings of one run or of several in one program."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 
@@ -55,11 +56,11 @@ def load_model(
 ) -> tuple[folder.StableDiffusion, Tokenizer]:
     """A model by its folder, file or hub id, and a tokenizer that knows placeholders of so many rows each.
 
-    The weights are whole on each of the mesh's devices; by default on all there are.
+    The weights lie on the mesh's devices as `parallel.split` lays them; by default whole on all there are.
     """
-    sd = folder.load(resolve(model), dtype=jnp.dtype(precision))
     mesh = mesh or parallel.make_mesh(jax.device_count())
-    sd = sd._replace(params=parallel.replicate(sd.params, mesh))
+    put = functools.partial(parallel.split, mesh=mesh)
+    sd = folder.load(resolve(model), dtype=jnp.dtype(precision), put=put)
     tokenizer = Tokenizer.load(
         sd.tokenizer_folder,
         rows_per_token,
@@ -127,7 +128,7 @@ def prepare(config: ConfigDict) -> Job:
     runs = tuple(Run(name, own, load_exemplars(own)) for name, own in settings.each_run(config).items())
     lists = {name: words.load(config[name]) for name in ("prepositions", "verbs", "stop_words")}
     at_once = -(-len(runs) // -(-len(runs) // (config.runs_at_once or len(runs))))  # groups of much the same size
-    mesh = parallel.make_mesh(at_once * config.batch_size, config.devices)
+    mesh = parallel.make_mesh(at_once * config.batch_size, config.devices, config.weight_shards)
     placeholders = dict.fromkeys(PLACEHOLDERS, config.rows_per_token)
     sd, tokenizer = load_model(config.model, placeholders, config.precision, mesh)
     downscale = sd.config.vae.downscale * 2 ** (len(sd.config.unet.block_out_channels) - 1)

@@ -24,6 +24,7 @@ from reversion_jax.report import describe, draw, look, preview_prompts, report
 # Keys that may change when a run is taken up again: they do not touch what is learned.
 _FREE = [
     "devices",
+    "weight_shards",
     "runs_at_once",
     "steps",
     "steps_per_dispatch",

@@ -66,7 +66,9 @@ def _method(c: ConfigDict) -> str:
 def _shares(job: Job) -> str:
     used, there = job.mesh.size, jax.device_count()
     samples = job.step_config.runs_at_once * job.config.batch_size
-    return f", {used} of {there}: each has {samples // used} of {samples} samples" if there > 1 else ""
+    shards = job.config.weight_shards
+    together = f", {shards} hold the weights together" if shards > 1 else ""
+    return f", {used} of {there}: each has {samples // used} of {samples} samples{together}" if there > 1 else ""
 
 
 def preview_prompts(config: ConfigDict) -> list[str]:

@@ -99,7 +99,7 @@ def sample(words: Words, prompts: list[str], out: epath.Path, *, num_images: int
         raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
     out.mkdir(parents=True, exist_ok=True)
     rows_per_token = {name: len(rows) for name, rows in words.tokens.items()}
-    mesh = parallel.make_mesh(config.devices or jax.device_count(), config.devices)
+    mesh = parallel.make_mesh(config.devices or jax.device_count(), config.devices, config.weight_shards)
     sd, tokenizer = job.load_model(config.model, rows_per_token, config.precision, mesh)
     width = sd.config.text.hidden_size
     for name, rows in words.tokens.items():
@@ -227,5 +227,8 @@ if __name__ == "__main__":
             "batch_size", None, "Images drawn at once; the run's, or 4 (miniature: 16).", lower_bound=1
         ),
         "devices": flags.DEFINE_integer("devices", None, "At most so many; the run's, or all (0).", lower_bound=0),
+        "weight_shards": flags.DEFINE_integer(
+            "weight_shards", None, "Devices that hold the weights together; the run's, or 1.", lower_bound=1
+        ),
     }
     app.run(main, flags_parser=parse_flags)

@@ -1,7 +1,7 @@
 """Run by test_parallel.py in a process with eight simulated devices: trains and draws on one and on all of them."""
 
+import dataclasses
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -25,13 +25,15 @@ config = step.StepConfig(batch_size=8, accumulation=2, positives_per_sample=2, r
 data, hyper = test_step.make_data(tokenizer, sd, 3), test_step.hyperparameters()
 
 
-def train_and_draw(devices):
-    mesh = parallel.make_mesh(8, devices)
-    placed = sd._replace(params=parallel.replicate(sd.params, mesh))
+def train_and_draw(devices, weight_shards=1):
+    mesh = parallel.make_mesh(8, devices, weight_shards)
+    placed = sd._replace(params=parallel.split(sd.params, mesh))
+    mine = dataclasses.replace(config, remat=weight_shards > 1)
     state, *inputs = parallel.replicate((step.init_state(first, config), data, hyper), mesh)
-    statics = {"model": sd.config, "schedule": sd.schedule, "config": config, "mesh": mesh, "capacity": 4}
-    compiled = step.train_steps.lower(state, jnp.int32(4), placed.params, *inputs, **statics).compile().as_text()
-    state, metrics = step.train_steps(state, jnp.int32(4), placed.params, *inputs, **statics)
+    statics = {"model": sd.config, "schedule": sd.schedule, "config": mine, "mesh": mesh, "capacity": 4}
+    arguments = (jnp.int32(4), placed.params, *inputs)
+    program = step.train_steps.lower(state, *arguments, **statics).compile()
+    state, metrics = program(state, *arguments)
     images = generate.draw(
         placed,
         tokenizer,
@@ -44,25 +46,15 @@ def train_and_draw(devices):
         sampler="euler_ancestral",
         batch_size=4,
     )
-    return np.asarray(state.rows), np.asarray(metrics.denoising), images, compiled
+    found = np.asarray(state.rows), np.asarray(metrics.denoising), images
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(placed.params))
+    return found, {"passes": parallel.collectives(program.as_text()), "held": held}
 
 
-def collectives(compiled):
-    """Shapes of what passes between devices, by kind of collective."""
-    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
-    found = re.findall(rf" = (.*?) ({kinds})(?:-start)?\(", compiled)
-    return [[kind, re.findall(r"\w+\[[\d,]*\]", shapes)] for shapes, kind in found]
-
-
-one, eight = train_and_draw(1), train_and_draw(8)
-print(
-    json.dumps(
-        {
-            "devices": jax.device_count(),
-            "moved": float(np.abs(one[0] - first).max()),
-            "differences": [float(np.abs(a - b).max()) for a, b in zip(one[:3], eight[:3], strict=True)],
-            "one": collectives(one[3]),
-            "eight": collectives(eight[3]),
-        }
-    )
-)
+one, about = train_and_draw(1)
+report = {"devices": jax.device_count(), "moved": float(np.abs(one[0] - first).max()), "one": about}
+for name, arguments in {"eight": (8,), "split": (8, 4)}.items():
+    found, about = train_and_draw(*arguments)
+    differences = [float(np.abs(a - b).max()) for a, b in zip(one, found, strict=True)]
+    report[name] = about | {"differences": differences}
+print(json.dumps(report))

@@ -98,6 +98,7 @@ def test_methods_are_values(method, off):
         ("inverse_share", 1.5),
         ("importance", 1.0),
         ("temperature", 0.0),
+        ("weight_shards", 2),  # without remat
         ("suppressor_sigma_px", -1.0),
         ("negatives", "words"),
         ("suppressor_target", "latents"),

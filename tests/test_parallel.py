@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
+from flax.traverse_util import flatten_dict
 
 from reversion_jax import parallel
 
@@ -27,21 +29,55 @@ def test_eight_devices_equal_one(compared):
     """Rows after four steps of two micro-batches, losses, and images from a sampler that adds noise."""
     assert compared["devices"] == 8
     assert compared["moved"] > 1e-3
-    rows, losses, images = compared["differences"]
+    rows, losses, images = compared["eight"]["differences"]
     assert rows < 1e-5
     assert losses < 1e-5
     assert images < 1e-4
 
 
 def test_only_the_rows_gradients_pass_between_devices(compared):
-    assert compared["one"] == []
-    assert compared["eight"] == [["all-reduce", ["f32[2,32]", "f32[1]"]]]  # and the runs' losses
+    assert compared["one"]["passes"] == []
+    assert compared["eight"]["passes"] == [["all-reduce", 4 * (2 * 32 + 1)]]  # and the runs' losses
+
+
+def test_weights_cut_in_four_equal_whole_ones(compared):
+    rows, losses, images = compared["split"]["differences"]
+    assert rows < 1e-5
+    assert losses < 1e-5
+    assert images < 1e-4
+
+
+def weight_bytes(tree):
+    """Of all arrays, and of the kernels that four devices can share."""
+    leaves = flatten_dict(tree)
+    shared = [leaf for path, leaf in leaves.items() if path[-1] == "kernel" and any(n % 4 == 0 for n in leaf.shape)]
+    return sum(leaf.nbytes for leaf in leaves.values()), sum(leaf.nbytes for leaf in shared)
+
+
+def test_a_device_has_its_piece_of_the_weights_and_fetches_the_others(compared, recorded):
+    sizes = {part: weight_bytes(tree) for part, tree in recorded.model.params.items()}
+    whole, cut = (sum(size[i] for size in sizes.values()) for i in range(2))
+    assert compared["eight"]["held"] == compared["one"]["held"] == whole
+    assert compared["split"]["held"] == whole - cut * 3 // 4
+    assert cut > 0.95 * whole
+    networks = sizes["text_encoder"][1] + sizes["unet"][1]
+    passes = Counter()
+    for kind, size in compared["split"]["passes"]:
+        passes[kind] += size
+    # The text encoder once, the UNet for each direction; and, as ever, the rows' gradient.
+    assert networks <= passes["all-gather"] < 2 * networks
+    assert passes == {"all-gather": passes["all-gather"], "all-reduce": 4 * (2 * 32 + 1)}
 
 
 @pytest.mark.parametrize("devices", [-1, 10_000])
 def test_devices_that_are_not_there(devices):
     with pytest.raises(ValueError, match=rf"config.devices={devices}: there are \d+ cpu devices"):
         parallel.make_mesh(8, devices)
+
+
+def test_weight_shards_that_samples_cannot_be_shared_by():
+    with pytest.raises(ValueError, match=r"config.weight_shards=3 devices cannot share 8 samples evenly"):
+        parallel.make_mesh(8, 0, 3)
 
 
 def test_replicate_keeps_values_and_remembers_its_mesh():

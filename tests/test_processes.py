@@ -89,9 +89,11 @@ def assert_same_run(workdir, alone):
 
 
 def test_four_processes_equal_one(command, alone, tmp_path):
-    out = finish(start(command, tmp_path / "run", 4))
+    """Two and two of them hold the weights together, so that each has to ask another."""
+    split = [*command, "--config.weight_shards=2", "--config.remat=True"]
+    out = finish(start(split, tmp_path / "run", 4))
     assert out.count("nearest words of <R>") == 1  # the first alone speaks
-    assert "4 of 4: each has 1 of batch_size=4" in out
+    assert "4 of 4: each has 1 of 4 samples, 2 hold the weights together" in out
     assert_same_run(tmp_path / "run", alone)
 
 

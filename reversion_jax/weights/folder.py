@@ -3,7 +3,7 @@
 import functools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,12 +55,19 @@ class StableDiffusion(NamedTuple):
     tokenizer_folder: Path
 
 
-def load(path: str | Path, *, dtype: DTypeLike = jnp.float32, config: ModelConfig = SD15) -> StableDiffusion:
+def load(
+    path: str | Path,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    config: ModelConfig = SD15,
+    put: Callable[[Params], Params] = jax.device_put,
+) -> StableDiffusion:
     """Reads a diffusers folder or a single-file checkpoint of any float type, tensor by tensor, onto the device.
 
     A folder's weights are safetensors, whole or sharded, full or "fp16", or the msgpack of diffusers' former Flax
     classes. dtype: that of text encoder and UNet on the device, see StableDiffusion. config: a single file's, which
-    says nothing of it; its tokenizer is in tokenizer/ beside it or CLIP's from the hub.
+    says nothing of it; its tokenizer is in tokenizer/ beside it or CLIP's from the hub. put: lays trees of arrays on
+    devices, by default on JAX's first.
 
     ValueError if a file is missing or damaged, a config is not Stable Diffusion 1.x's, or weights are missing, left
     over or of the wrong shape; the last error names all such weights of all three networks.
@@ -84,7 +91,7 @@ def load(path: str | Path, *, dtype: DTypeLike = jnp.float32, config: ModelConfi
     params = {}
     for part in shapes:
         kept = {_TOKEN_TABLE: jnp.float32}
-        params[part] = network.place(found[part], parts[part], jnp.float32 if part == "vae" else dtype, kept)
+        params[part] = network.place(found[part], parts[part], jnp.float32 if part == "vae" else dtype, kept, put)
     return StableDiffusion(config, schedule, params, tokenizer_folder)
 
 

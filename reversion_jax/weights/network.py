@@ -60,17 +60,22 @@ def match(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict
 
 
 def place(
-    found: Mapping[str, Stored], network: Network, dtype: DTypeLike, kept: Mapping[str, DTypeLike] | None = None
+    found: Mapping[str, Stored],
+    network: Network,
+    dtype: DTypeLike,
+    kept: Mapping[str, DTypeLike] | None = None,
+    put: Callable[[Any], Any] = jax.device_put,
 ) -> dict[str, Any]:
-    """Reads tensors, one after the other, and puts them on the device, in `dtype` or what `kept` has for a path."""
+    """Reads tensors, one after the other, and puts them on devices, in `dtype` or what `kept` has for a path."""
     params = {}
     for path, tensor in found.items():
         array = tensor.read()
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{path} is stored as {array.dtype}: quantised weights cannot be read, only floats")
         array = np.asarray(network.to_ours(path, array), (kept or {}).get(path, dtype), order="C")
+        alone = unflatten_dict({path: array}, sep="/")
         # Waits: what is still to be copied would pile up beside the copies.
-        params[path] = jax.device_put(array).block_until_ready()
+        (params[path],) = jax.block_until_ready(jax.tree.leaves(put(alone)))
     return unflatten_dict(params, sep="/")
 
 
