@@ -1,6 +1,7 @@
 """Scores pictures by a CLIP; or looks at learned words beside the model's own, without a picture.
 
-Pictures that `sample` drew, which say what they were asked for (or any folder of pictures with a text.json):
+Pictures that `sample` drew, which say what they were asked for; pictures with a text.json; or those of several methods,
+as an evaluation lists them in pictures.json:
 
     python -m reversion_jax.score --pictures runs/hug/samples/000 --relation hug --clip openai/clip-vit-large-patch14
 
@@ -9,82 +10,114 @@ The words of a training run, or of an embedding file:
     python -m reversion_jax.score --workdir runs/hug
     python -m reversion_jax.score --embedding learned_embeds.bin --model stable-diffusion-v1-5/stable-diffusion-v1-5
 
-What each number means, and what it cannot see, is said in reversion_jax/scores.py and inversion/rows.py.
+docs/scores.md says what each number means, and what it cannot see.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from reversion_jax.errors import one_line, parse_flags
 
-_SHOWN = 20  # prompts in the printed table; the file has all
+_ROWS = 20  # of the printed table; the file has all
 
 
-def read_pictures(folder: Path, words: str) -> dict[str, tuple[str, object]]:
-    """File names -> prompt and what it asks for: by text.json if there is one, else of `sample`'s PNGs. ValueError."""
+class Shown(NamedTuple):
+    """A picture, and what it was asked for."""
+
+    file: Path
+    method: str
+    relation: str | None
+    prompt: str
+    texts: list[str]  # see scores.sentences
+
+
+def read_pictures(folder: Path, relation: str | None, words: str | None, others: list[str] | None) -> list[Shown]:
+    """The pictures of pictures.json, which names their relations, else of text.json, else of `sample`.
+
+    words, others: natural words for the relation, and for others; by default scores.RELATIONS. ValueError, OSError.
+    """
     from reversion_jax import pictures, scores
     from reversion_jax.data import exemplars
     from reversion_jax.inversion import prompts
+    from reversion_jax.user_study import sets
 
     if not folder.is_dir():
         raise ValueError(f"no folder of pictures at {folder}")
-    if (folder / exemplars.CAPTIONS).is_file():
-        templates = {name: listed[0] for name, listed in exemplars.read_captions(folder).items()}
-        return {name: (prompts.natural(t, words), prompts.parse(t)) for name, t in templates.items()}
-    drawn = {path.name: pictures.read_metadata(path).get("prompt") for path in sorted(folder.glob("*.png"))}
-    found = {name: (prompt, scores.asked_for(prompt, words)) for name, prompt in drawn.items() if prompt}
-    if not found:
+    if (folder / sets.PICTURES).is_file():
+        listed = [(p.file, p.method, p.relation, p.prompt) for p in sets.read_pictures(folder)]
+    elif (folder / exemplars.CAPTIONS).is_file():
+        captions = exemplars.read_captions(folder)
+        listed = [(folder / name, "", relation, templates[0]) for name, templates in captions.items()]
+    else:
+        drawn = {file: pictures.read_metadata(file).get("prompt") for file in sorted(folder.glob("*.png"))}
+        listed = [(file, "", relation, prompt) for file, prompt in drawn.items() if prompt]
+    if not listed:
         raise ValueError(f"no picture in {folder} says what it shows: sample's PNGs do, others need a text.json there")
-    return found
+    relations = {relation for _, _, relation, _ in listed}
+    if len(relations) > 1 and (words or others):
+        raise ValueError(f"{folder} has pictures of {len(relations)} relations: --words and --other are for one")
+    wording = {relation: scores.words_for(relation, words, others) for relation in relations}
+    shown = []
+    for file, method, relation, prompt in listed:
+        own, rest = wording[relation]
+        label = prompt if isinstance(prompt, str) else prompts.direct(prompt)
+        texts = scores.sentences(scores.asked_for(prompt, own), own, rest)
+        shown.append(Shown(file, method, relation, label, texts))
+    return shown
 
 
-def score_pictures(
-    folder: Path, model: str, words: str, others: Sequence[str], *, directed: bool, exemplar_folder: Path | None = None
-) -> dict:
-    """Scores by picture and by prompt, and their means and standard errors over prompts; ValueError, OSError."""
+def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[str | None], Path | None]) -> dict:
+    """Scores by picture, by prompt, and each method's means and standard errors over prompts; ValueError, OSError."""
     import numpy as np
     from PIL import Image
 
     from reversion_jax import clip_features, generate, scores
     from reversion_jax.data import exemplars
 
-    shown = read_pictures(folder, words)
     clip = clip_features.load(model)
-    images = clip_features.of_pictures(clip, [folder / name for name in shown], progress="pictures")
-    texts = [scores.sentences(asked, words, others) for _, asked in shown.values()]
-    different, number = np.unique(texts, return_inverse=True)
-    vectors = clip_features.of_texts(clip, different.tolist())
-    values = scores.of_pictures(images, vectors[number.reshape(len(texts), -1)])
-    if not directed:
-        del values["order_margin"]
-    if exemplar_folder:
-        # Whole and square, as the training saw them.
-        taught = exemplars.read_folder(exemplar_folder, clip.config.vision.image_size)
-        theirs = [Image.fromarray(image) for image in generate.to_uint8(taught.images)]
-        values["exemplar_similarity"] = scores.exemplar_similarity(images, clip_features.of_pictures(clip, theirs))
-    values = {name: np.asarray(column, float) for name, column in values.items()}
-    asked = np.array([prompt for prompt, _ in shown.values()])
-    by_prompt = {}
-    for prompt in dict.fromkeys(asked.tolist()):
-        mine = asked == prompt
-        by_prompt[prompt] = {name: float(column[mine].mean()) for name, column in values.items()}
-        if mine.sum() > 1:
-            by_prompt[prompt]["diversity"] = float(scores.diversity(images[mine]))
+    images = clip_features.of_pictures(clip, [picture.file for picture in shown], progress="pictures")
+    different, number = np.unique([picture.texts for picture in shown], return_inverse=True)
+    vectors = clip_features.of_texts(clip, different.tolist())[number.reshape(len(shown), -1)]
+    values = {name: np.asarray(column, float) for name, column in scores.of_pictures(images, vectors).items()}
+    rows = [{name: float(column[i]) for name, column in values.items()} for i in range(len(shown))]
+    groups = {}
+    for i, picture in enumerate(shown):
+        groups.setdefault((picture.method, picture.relation, picture.prompt), []).append(i)
+        if picture.relation in scores.SYMMETRIC:
+            del rows[i]["order_margin"]
+    for relation in {picture.relation for picture in shown}:
+        if folder := exemplar_folder(relation):
+            # Whole and square, as the training saw them.
+            taught = generate.to_uint8(exemplars.read_folder(folder, clip.config.vision.image_size).images)
+            theirs = clip_features.of_pictures(clip, [Image.fromarray(image) for image in taught])
+            mine = [i for i, picture in enumerate(shown) if picture.relation == relation]
+            for i, value in zip(mine, scores.exemplar_similarity(images[mine], theirs), strict=True):
+                rows[i]["exemplar_similarity"] = float(value)
+    by_prompt = []
+    for group, members in groups.items():
+        means = {name: mean for name, (mean, _) in scores.means([rows[i] for i in members]).items()}
+        if len(members) > 1:
+            means["diversity"] = float(scores.diversity(images[members]))
+        by_prompt.append(dict(zip(("method", "relation", "prompt"), group, strict=True)) | {"scores": means})
+    methods = dict.fromkeys(picture.method for picture in shown)
     return {
-        "settings": {"folder": str(folder), "clip": model, "words": words, "others": list(others)},
-        "mean": scores.means(list(by_prompt.values())),
+        "clip": model,
+        "methods": {m: scores.means([p["scores"] for p in by_prompt if p["method"] == m]) for m in methods},
         "prompts": by_prompt,
-        "pictures": {file: {k: float(v[i]) for k, v in values.items()} for i, file in enumerate(shown)},
+        "pictures": [p._asdict() | {"file": str(p.file), "scores": row} for p, row in zip(shown, rows, strict=True)],
     }
 
 
 def table(result: Mapping) -> str:
-    """What `score_pictures` found, for people: some prompts, then the means and their standard errors."""
-    names = list(result["mean"])
-    rows = list(result["prompts"].items())[:_SHOWN]
-    rows.append((f"mean of {len(result['prompts'])} prompts", {name: result["mean"][name][0] for name in names}))
-    rows.append(("standard error", {name: result["mean"][name][1] for name in names}))
+    """What `score_pictures` found, for people: means and standard errors of each method; of one, by prompt as well."""
+    methods = result["methods"]
+    names = list(dict.fromkeys(name for means in methods.values() for name in means))
+    rows = [(p["prompt"], p["scores"]) for p in result["prompts"][:_ROWS]] if len(methods) == 1 else []
+    for method, means in methods.items():
+        rows.append((method or "mean over prompts", {name: mean for name, (mean, _) in means.items()}))
+        rows.append(("  standard error", {name: error for name, (_, error) in means.items()}))
     width = max(len(head) for head, _ in rows)
     lines = [" " * width + "".join(f"  {name}" for name in names)]
     for head, values in rows:
@@ -116,8 +149,8 @@ def look_at_words(workdir: Path | None, model: str | None, file: str | None, ini
     learned = jnp.concatenate([jnp.asarray(own) for own in tokens.values()])
     if learned.shape[1] != table.shape[1]:
         raise ValueError(f"the embedding is {learned.shape[1]} numbers wide, made for another model than {model}")
-    counts = [len(own) for own in tokens.values()]
-    first = jnp.concatenate([rows.init(table, [tokenizer.word_ids(initialiser)], count) for count in counts])
+    start = tokenizer.word_ids(initialiser)
+    first = jnp.concatenate([rows.init(table, [start], len(own)) for own in tokens.values()])
     seen = rows.diagnose(learned, first, table)
     names = [f"{token}[{i}]" if len(own) > 1 else token for token, own in tokens.items() for i in range(len(own))]
     words = [tokenizer.ids_to_words(ids) for ids in np.asarray(seen.nearest_ids)]
@@ -138,10 +171,10 @@ def describe(seen: Mapping[str, Mapping]) -> str:
     said = lambda value: (
         ", ".join(f"{k} {v:.3f}" for k, v in value.items()) if isinstance(value, dict) else f"{value:.3f}"
     )
-    return "\n".join(
-        "\n".join([name, *(f"  {key.replace('_', ' '):22} {said(value)}" for key, value in row.items() if value != {})])
-        for name, row in seen.items()
-    )
+    lines = []
+    for name, row in seen.items():
+        lines += [name, *(f"  {key.replace('_', ' '):22} {said(value)}" for key, value in row.items() if value != {})]
+    return "\n".join(lines)
 
 
 @one_line
@@ -150,7 +183,7 @@ def main(argv) -> None:
         raise ValueError(f"unexpected argument {argv[1]!r}: pictures are given by --pictures=FOLDER")
     if not (_PICTURES.value or _WORKDIR.value or _EMBEDDING.value):
         raise ValueError("nothing to score: give --pictures=FOLDER, --workdir=RUN or --embedding=FILE")
-    from reversion_jax import files, scores
+    from reversion_jax import files
     from reversion_jax.compilation import keep_compiled
 
     keep_compiled()
@@ -162,20 +195,19 @@ def main(argv) -> None:
     if _PICTURES.value:
         if not _CLIP.value:
             raise ValueError("pictures are scored by a CLIP: give --clip=FOLDER_OR_HUB_ID")
-        words, others = scores.words_for(_RELATION.value, _WORDS.value, _OTHER.value)
-        result |= score_pictures(
-            Path(_PICTURES.value),
-            _CLIP.value,
-            words,
-            others,
-            directed=_RELATION.value not in scores.SYMMETRIC,
-            exemplar_folder=Path(_EXEMPLARS.value) if _EXEMPLARS.value else None,
-        )
+        folder = files.place(_PICTURES.value)
+        shown = read_pictures(folder, _RELATION.value, _WORDS.value, _OTHER.value)
+
+        def exemplar_folder(relation):
+            beside = folder / "exemplars" / str(relation)  # where an evaluation has them
+            return Path(_EXEMPLARS.value) if _EXEMPLARS.value else beside if beside.is_dir() else None
+
+        result |= score_pictures(shown, _CLIP.value, exemplar_folder)
         print(table(result))
-    if folder := _PICTURES.value or _WORKDIR.value:
-        out = files.place(folder) / "scores.json"
+    if kept := _PICTURES.value or _WORKDIR.value:
+        out = files.place(kept) / "scores.json"
         files.write(out, json.dumps(result, indent=1) + "\n")
-        print(f"also of each picture: {out}" if _PICTURES.value else f"also in {out}")
+        print(f"all of it: {out}")
 
 
 if __name__ == "__main__":

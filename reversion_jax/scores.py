@@ -136,12 +136,15 @@ def means(scores: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float
     return found
 
 
-def asked_for(prompt: str, words: str) -> RelationPrompt:
-    """What a prompt for drawing asks for: "A <R> B", "B <R-inv> <R> A" and "A hugging B" ask for the same.
+def asked_for(prompt: prompts.Template, words: str) -> RelationPrompt:
+    """What a prompt for drawing, or a template, asks for.
 
-    ValueError if it has neither <R> nor the natural `words` for it, or not two entities that can be told apart.
+    "A <R> B", "B <R-inv> <R> A", "A hugging B" (with the relation's `words`) and "A {} B" ask for the same. ValueError
+    if it has none of these marks, or not two entities that can be told apart.
     """
-    for mark in (f"{prompts.INVERSE} {prompts.RELATION}", prompts.RELATION, words):
+    if not isinstance(prompt, str):
+        return prompts.parse(prompt)
+    for mark in (f"{prompts.INVERSE} {prompts.RELATION}", prompts.RELATION, "{}", words):
         template, count = re.subn(rf"(?<!\S){re.escape(mark)}(?=[\s,.;:!?]|$)", "{}", prompt)
         if count:
             found = prompts.parse(template)

@@ -1,5 +1,6 @@
 """The commands as a user types them, each in a process of its own."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,17 @@ def test_export(workdir, tmp_path):
         "learned_embeds.bin",
     ]
     assert load_file(tmp_path / "hug.safetensors")["<R>"].shape == (1, 32)
+
+
+def test_score_looks_at_a_runs_words(workdir):
+    done = run("score", "--workdir", str(workdir))
+    assert done.returncode == 0, done.stderr
+    seen = json.loads((workdir / "scores.json").read_text())["words"]
+    assert list(seen) == ["<R>", "<R-inv>"]
+    # Two steps: away from where both started, but not far, nor both to the same place.
+    assert 0.5 < seen["<R>"]["cosine_to_on"] < 0.99999
+    assert seen["<R>"]["cosine_to"]["<R-inv>"] == seen["<R-inv>"]["cosine_to"]["<R>"] < 0.99999
+    assert next(iter(seen["<R>"]["nearest"])) == "on"
 
 
 @pytest.mark.parametrize(

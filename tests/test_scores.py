@@ -1,6 +1,7 @@
 """Scores by their closed forms: unit vectors at known angles."""
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,8 @@ import tiny_clip
 from PIL import Image
 from test_commands import run
 
-from reversion_jax import clip_features, pictures, scores
-from reversion_jax.data import exemplars
+from reversion_jax import clip_features, embeddings, pictures, score, scores
+from reversion_jax.data import benchmark, exemplars
 from reversion_jax.inversion import rows
 from reversion_jax.inversion.prompts import RelationPrompt
 
@@ -85,7 +86,13 @@ def test_of_pictures_takes_the_texts_as_sentences_orders_them():
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a photo of cat <R> stone", "a photo of stone <R-inv> <R> cat", "a photo of cat carved out of stone"],
+    [
+        "a photo of cat <R> stone",
+        "a photo of stone <R-inv> <R> cat",
+        "a photo of cat carved out of stone",
+        "a photo of cat {} stone",
+        {"text": "a photo of {subject} {} {object}", "subject": "cat", "object": "stone"},
+    ],
 )
 def test_what_a_prompt_asks_for(prompt):
     assert scores.asked_for(prompt, "carved out of").fill("on") == "a photo of cat on stone"
@@ -98,6 +105,7 @@ def test_words_are_found_as_whole_words():
 
 
 def test_words_for_a_relation():
+    assert tuple(scores.RELATIONS) == benchmark.RELATIONS
     words, others = scores.words_for("hug", None, None)
     assert words == "hugging"
     assert len(others) == len(set(others)) == 9
@@ -154,40 +162,72 @@ def test_scores_of_drawn_pictures(clip, drawn, tmp_path):
     arguments = ["--pictures", str(drawn), "--clip", str(clip), "--words", "on top of", "--other", "of"]
     done = run("score", *arguments, "--exemplars", str(tmp_path / "exemplars"))
     assert done.returncode == 0, done.stderr
-    assert "mean of 2 prompts" in done.stdout
+    assert "mean over prompts" in done.stdout
     assert all(name in done.stdout for name in ("entity_minimum", "order_margin", "relation_right", "diversity"))
     result = json.loads((drawn / "scores.json").read_text())
-    assert list(result["prompts"]) == list(PROMPTS)
-    assert list(result["pictures"]) == ["000.png", "001.png", "002.png", "003.png"]
-    assert result["pictures"]["001.png"]["exemplar_similarity"] == pytest.approx(1, abs=1e-5)
+    assert [row["prompt"] for row in result["prompts"]] == list(PROMPTS)
+    seen = {Path(row["file"]).name: row["scores"] for row in result["pictures"]}
+    assert list(seen) == ["000.png", "001.png", "002.png", "003.png"]
+    assert seen["001.png"]["exemplar_similarity"] == pytest.approx(1, abs=1e-5)
+    assert max(seen[name]["exemplar_similarity"] for name in ("000.png", "002.png", "003.png")) < 0.999
     # The second prompt asks, the other way about, for the same.
     model = clip_features.load(str(clip))
     features = clip_features.of_pictures(model, [drawn / "000.png", drawn / "003.png"])
     texts = [["cat on top of dog", "photo of cat on top of dog"], ["dog on top of cat", "photo of dog on top of cat"]]
     (sentences, swapped) = (clip_features.of_texts(model, each) for each in texts)
     for i, name in enumerate(("000.png", "003.png")):
-        seen = result["pictures"][name]
         asked, turned = features[i] @ sentences[i], features[i] @ swapped[i]
-        assert seen["entity_score"] == pytest.approx(asked, abs=1e-5)
-        assert seen["order_margin"] == pytest.approx(asked - turned, abs=1e-5)
+        assert seen[name]["entity_score"] == pytest.approx(asked, abs=1e-5)
+        assert seen[name]["order_margin"] == pytest.approx(asked - turned, abs=1e-5)
     three = clip_features.of_pictures(model, [drawn / f"00{i}.png" for i in range(3)])
-    assert result["prompts"][PROMPTS[0]]["diversity"] == pytest.approx(float(scores.diversity(three)), abs=1e-5)
-    assert "diversity" not in result["prompts"][PROMPTS[1]]
+    first, second = (row["scores"] for row in result["prompts"])
+    assert first["diversity"] == pytest.approx(float(scores.diversity(three)), abs=1e-5)
+    assert "diversity" not in second
+    means, _ = result["methods"][""]["entity_score"]
+    wanted = np.mean([np.mean([seen[f"00{i}.png"]["entity_score"] for i in range(3)]), seen["003.png"]["entity_score"]])
+    assert means == pytest.approx(wanted, abs=1e-6)
 
 
 def test_scores_of_a_captioned_folder(clip, tmp_path):
-    exemplars.write_folder(tmp_path / "own", np.zeros((1, 8, 8, 3), np.uint8), [["cat {} dog"]])
-    done = run("score", "--pictures", str(tmp_path / "own"), "--clip", str(clip), "--relation", "hug")
+    template = {"text": "{subject} {} {object} in the rain", "subject": "cat", "object": "dog"}
+    exemplars.write_folder(tmp_path / "own", np.zeros((1, 8, 8, 3), np.uint8), [[template]])
+    (shown,) = score.read_pictures(tmp_path / "own", "hug", None, None)
+    assert shown.prompt == "cat <R> dog in the rain"
+    assert shown.texts[:2] == ["cat hugging dog in the rain", "dog hugging cat in the rain"]
+    assert len(shown.texts) == 4 + 9
+    result = score.score_pictures([shown], str(clip), lambda relation: None)
+    assert "order_margin" not in result["pictures"][0]["scores"]
+    assert "hugging" not in score.table(result)
+    assert "cat <R> dog in the rain" in score.table(result)
+
+
+def test_scores_of_an_evaluation(clip, tmp_path):
+    """Two methods, two relations; exemplars are where an evaluation has them; symmetric relations have no order."""
+    records = []
+    for i, (relation, method) in enumerate([(r, m) for r in ("hug", "inside") for m in ("one", "two")]):
+        image = (128 + 70 * tiny.noise(i, (8, 8, 3))).clip(0, 255).astype(np.uint8)
+        pictures.save_png(tmp_path / f"{i}.png", image)
+        about = {"relation": relation, "method": method, "seed": 0, "prompt": "cat <R> dog"}
+        records.append({**about, "file": f"{i}.png"})
+    (tmp_path / "pictures.json").write_text(json.dumps(records))
+    exemplars.write_folder(tmp_path / "exemplars" / "inside", np.zeros((1, 8, 8, 3), np.uint8), [["cat {} dog"]])
+    done = run("score", "--pictures", str(tmp_path), "--clip", str(clip))
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "own" / "scores.json").read_text())
-    assert list(result["prompts"]) == ["cat hugging dog"]
-    assert "order_margin" not in result["pictures"]["0.png"]
-    assert len(result["settings"]["others"]) == 9
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == ["one", "standard", "two", "standard"]
+    result = json.loads((tmp_path / "scores.json").read_text())
+    for row in result["pictures"]:
+        inside = row["relation"] == "inside"
+        assert ("order_margin" in row["scores"]) == ("exemplar_similarity" in row["scores"]) == inside
+        assert row["texts"][0] == f"cat {row['relation'].replace('hug', 'hugging')} dog"
+    of_one = [row["scores"]["entity_score"] for row in result["pictures"] if row["method"] == "one"]
+    mean, error = result["methods"]["one"]["entity_score"]
+    assert mean == pytest.approx(np.mean(of_one))
+    assert error == pytest.approx(abs(of_one[0] - of_one[1]) / 2)
+    with pytest.raises(ValueError, match="2 relations"):
+        score.read_pictures(tmp_path, None, "hugging", None)
 
 
 def test_a_look_at_words(tmp_path):
-    from reversion_jax import embeddings
-
     embeddings.export(np.stack([tiny.noise(0, (128,)), tiny.noise(1, (128,))]), 1, "hug", tmp_path)
     done = run("score", "--embedding", str(tmp_path / "hug.safetensors"), "--model", "miniature")
     assert done.returncode == 0, done.stderr
