@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from reversion_jax import scores
 from reversion_jax.miniature import judge, scenes
 
 
@@ -100,3 +101,22 @@ def test_clean_scenes_are_not_fused():
     drawn = [(scene, scenes.draw(scene, rng)) for scene, rng in fresh(480, 5)]
     verdict = judge.look(np.stack([p for _, p in drawn]).astype(np.float32) / 127.5 - 1)
     assert judge.fused(verdict, [s for s, _ in drawn]).mean() <= 0.02
+
+
+def test_features_tell_leaked_pictures_and_copies():
+    """Pictures of an exemplar's pair are nearer to the exemplars than unseen pairs; copies have no diversity."""
+    taught, _ = scenes.exemplars("hug", 8, seed=0)
+    again = [
+        scenes.random_scene(np.random.default_rng([7, 0, i, scenes.RELATIONS.index("hug")]), "hug") for i in range(8)
+    ]
+    rng = np.random.default_rng(5)
+    leaked = np.stack([scenes.draw(scene, rng) for scene in again])
+    unseen = np.stack([scenes.draw(scene, rng) for scene in scenes.unseen_scenes("hug", 8, 22)])
+    taught, leaked, unseen = (judge.features(x / np.float32(127.5) - 1) for x in (taught, leaked, unseen))
+    assert taught.shape == (8, 320)
+    near = np.asarray(scores.exemplar_similarity(leaked, taught))
+    far = np.asarray(scores.exemplar_similarity(unseen, taught))
+    assert (near[:, None] > far[None]).mean() > 0.9
+    assert scores.diversity(np.stack([taught[0]] * 4)) == pytest.approx(0, abs=1e-5)
+    one_pair = [scenes.draw(again[0], rng) / np.float32(127.5) - 1 for _ in range(8)]
+    assert 0.01 < scores.diversity(judge.features(np.stack(one_pair))) < scores.diversity(taught)

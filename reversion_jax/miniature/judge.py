@@ -54,18 +54,20 @@ class Verdict(NamedTuple):
 
 class _Net(nn.Module):
     @nn.compact
-    def __call__(self, x: jax.Array) -> list[jax.Array]:
+    def __call__(self, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        """Pictures [N, 64, 64, 3] -> logits [N, classes] of each attribute, and what they are read from, [N, 320]."""
         x = nn.relu(nn.Conv(32, (5, 5), strides=2)(x))
         for width in (64, 96):
             x = nn.relu(nn.Conv(width, (3, 3), strides=2)(x))
             x = nn.relu(nn.Conv(width, (3, 3))(x))
         x = nn.relu(nn.Dense(320)(x.reshape(x.shape[0], -1)))
-        return jnp.split(nn.Dense(sum(_CLASSES))(x), np.cumsum(_CLASSES)[:-1], axis=-1)
+        return jnp.split(nn.Dense(sum(_CLASSES))(x), np.cumsum(_CLASSES)[:-1], axis=-1), x
 
 
 @jax.jit
-def _classify(params: Any, images: jax.Array) -> list[jax.Array]:
-    return [jnp.argmax(logits, axis=-1) for logits in _Net().apply(params, images)]
+def _classify(params: Any, images: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    logits, features = _Net().apply(params, images)
+    return [jnp.argmax(each, axis=-1) for each in logits], features
 
 
 @functools.cache
@@ -76,11 +78,22 @@ def _shipped() -> Any:
 
 def look(images: np.ndarray, params: Any = None) -> Verdict:
     """Judges images, float [N, 64, 64, 3] in [-1, 1], with the weights that come with the package by default."""
+    batches = _in_batches(images, params)
+    return Verdict(
+        *(np.concatenate(column)[: len(images)] for column in zip(*(seen for seen, _ in batches), strict=True))
+    )
+
+
+def features(images: np.ndarray, params: Any = None) -> np.ndarray:
+    """What the judge reads its verdicts from, [N, 320]: `scores` compares pictures by it as by a CLIP's vectors."""
+    return np.concatenate([features for _, features in _in_batches(images, params)])[: len(images)]
+
+
+def _in_batches(images: np.ndarray, params: Any) -> list[tuple[list[jax.Array], jax.Array]]:
     params = _shipped() if params is None else params
     padding = -len(images) % 64  # whole batches, so that one program serves every count
     padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
-    parts = [_classify(params, padded[i : i + 64]) for i in range(0, len(padded), 64)]
-    return Verdict(*(np.concatenate(column)[: len(images)] for column in zip(*parts, strict=True)))
+    return [_classify(params, padded[i : i + 64]) for i in range(0, len(padded), 64)]
 
 
 def _entity_labels(entity: scenes.Entity) -> list[int]:
@@ -162,7 +175,7 @@ def examples(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pictures), np.array(labels)
 
 
-def _render(model: folder.StableDiffusion, pictures: np.ndarray) -> np.ndarray:
+def render(model: folder.StableDiffusion, pictures: np.ndarray) -> np.ndarray:
     """Pictures as the model's VAE draws them, uint8."""
     vae = VAE(model.config.vae)
     decode = jax.jit(lambda p, x: jnp.clip(vae.apply({"params": p}, x), -1, 1))
@@ -174,7 +187,7 @@ def _render(model: folder.StableDiffusion, pictures: np.ndarray) -> np.ndarray:
 def train(model: folder.StableDiffusion, count: int = 60_000, epochs: int = 6, batch: int = 64) -> Any:
     """Trains a judge on drawn scenes, and a sixth of them again as `model`'s VAE renders them; returns its weights."""
     pictures, labels = examples(1, count)
-    pictures = np.concatenate([pictures, _render(model, pictures[: count // 6])])
+    pictures = np.concatenate([pictures, render(model, pictures[: count // 6])])
     labels = np.concatenate([labels, labels[: count // 6]])
     steps = epochs * len(labels) // batch
     optimiser = optax.adamw(optax.cosine_onecycle_schedule(steps, 2e-3), weight_decay=1e-3)
@@ -184,7 +197,7 @@ def train(model: folder.StableDiffusion, count: int = 60_000, epochs: int = 6, b
         known = labels != _UNKNOWN
         losses = [
             optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels[:, i], 0)) * known[:, i]
-            for i, logits in enumerate(_Net().apply(params, images))
+            for i, logits in enumerate(_Net().apply(params, images)[0])
         ]
         return sum(jnp.mean(loss) for loss in losses)
 
