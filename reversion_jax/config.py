@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     # ({"relation": "hug"}, {"relation": "on", "verb_weight": 0.2}); OF_RUN lists what a run may have of its own.
     c.runs = ()
     # Of them, at most so many go through the networks together: more fill a device better and need more of its memory.
-    c.runs_at_once = placeholder(int)  # 0: all (default), miniature 4
+    c.runs_at_once = placeholder(int)  # 0: all (default), miniature 5
 
     # Optimisation: AdamW on the rows alone, constant rate (RV).
     c.steps = placeholder(int)  # optimiser steps: 3000, miniature 400
@@ -121,7 +121,7 @@ _OPEN = {
         "learning_rate": 3e-3,
         "prepositions": "miniature_prepositions",
         "verbs": "miniature_verbs",
-        "runs_at_once": 4,
+        "runs_at_once": 5,
         "checkpoint_every_steps": 100,
         "preview_every_steps": 200,
         "sample_steps": 20,

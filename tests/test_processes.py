@@ -47,13 +47,23 @@ def command(recorded, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(command, tmp_path_factory):
+def environment(tmp_path_factory):
+    """Processes that run the same program do not compile it twice."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    return tiny.quick_environment() | {
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(command, environment, tmp_path_factory):
     """What one process learns."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     done = subprocess.run(
         [*command, "--workdir", str(workdir)],
         cwd=ROOT,
-        env=tiny.quick_environment(),
+        env=environment,
         capture_output=True,
         text=True,
         timeout=600,
@@ -62,11 +72,11 @@ def alone(command, tmp_path_factory):
     return workdir
 
 
-def start(command, workdir, processes):
+def start(command, environment, workdir, processes):
     launcher = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", str(processes), "--"]
     line = [*launcher, *command, "--distributed", "--workdir", str(workdir)]
     return subprocess.Popen(
-        line, cwd=ROOT, env=tiny.quick_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -88,10 +98,10 @@ def assert_same_run(workdir, alone):
     assert sorted(p.name for p in workdir.iterdir()) == sorted(p.name for p in alone.iterdir())
 
 
-def test_four_processes_equal_one(command, alone, tmp_path):
+def test_four_processes_equal_one(command, environment, alone, tmp_path):
     """Two and two of them hold the weights together, so that each has to ask another."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True"]
-    out = finish(start(split, tmp_path / "run", 4))
+    out = finish(start(split, environment, tmp_path / "run", 4))
     assert out.count("nearest words of <R>") == 1  # the first alone speaks
     assert "4 of 4: each has 1 of 4 samples, 2 hold the weights together" in out
     assert_same_run(tmp_path / "run", alone)
@@ -102,9 +112,9 @@ def children(process):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
-def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, alone, tmp_path):
+def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, environment, alone, tmp_path):
     workdir = tmp_path / "run"
-    crashing = start(command, workdir, 2)
+    crashing = start(command, environment, workdir, 2)
     history = workdir / "metrics.jsonl"
     deadline = time.time() + 300
     while not history.exists() or len(history.read_text().splitlines()) < 8:
@@ -114,12 +124,12 @@ def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, alone, tmp_path)
     os.kill(int(children(crashing)[-1]), signal.SIGKILL)
     crashing.communicate(timeout=120)
     assert crashing.returncode != 0
-    assert "taken up at step" in finish(start(command, workdir, 2))
+    assert "taken up at step" in finish(start(command, environment, workdir, 2))
     assert_same_run(workdir, alone)
 
 
-def test_a_process_without_a_device_is_refused(command, tmp_path):
-    process = start([*command, "--config.batch_size=1"], tmp_path / "run", 2)
+def test_a_process_without_a_device_is_refused(command, environment, tmp_path):
+    process = start([*command, "--config.batch_size=1"], environment, tmp_path / "run", 2)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "error: 1 samples keep 1 of 2 processes busy" in out
