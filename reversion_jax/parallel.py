@@ -82,17 +82,21 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
-def split(weights: Any, mesh: Mesh) -> Any:
-    """A tree of weights, its kernels cut over the mesh's weight shards, the others whole on every device."""
+def shardings(weights: Any, mesh: Mesh) -> Any:
+    """How weights lie: kernels cut over the mesh's weight shards, the others whole on every device."""
+    return jax.tree.map(lambda axis: NamedSharding(mesh, _spec(axis)), _cuts(weights, mesh))
 
-    def place(array: np.ndarray | jax.Array, axis: int) -> jax.Array:
-        sharding = NamedSharding(mesh, _spec(axis))
+
+def split(weights: Any, mesh: Mesh) -> Any:
+    """A tree of weights, laid so."""
+
+    def place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
         if sharding.is_fully_addressable:
             return jax.device_put(array, sharding)
         # device_put would send every weight round, to see that all processes have the same.
         return jax.make_array_from_callback(array.shape, sharding, np.asarray(array).__getitem__)
 
-    return jax.tree.map(place, weights, _cuts(weights, mesh))
+    return jax.tree.map(place, weights, shardings(weights, mesh))
 
 
 def collectives(program: str) -> list[tuple[str, int]]:

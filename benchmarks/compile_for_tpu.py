@@ -1,0 +1,59 @@
+"""What Google's TPU compiler makes of a training step, and how much memory it asks for; no TPU is needed.
+
+    python -m venv tpu && tpu/bin/pip install -e . "jax[tpu]"
+    tpu/bin/python benchmarks/compile_for_tpu.py --model miniature --resolution 64 --topology v5e:16x16
+    tpu/bin/python benchmarks/compile_for_tpu.py --resolution 512 --topology v5e:2x4
+
+Compiles for chips that are not there, and runs nothing: that it compiles and fits is shown, not how long it takes.
+Weights are bfloat16, but for the token table and the VAE. SD 1.5 takes minutes and 8 GiB.
+"""
+
+import argparse
+import os
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from weak_scaling import abstract_arguments
+
+from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.inversion import step
+from reversion_jax.models.presets import MINIATURE, SD15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sd15", choices=["sd15", "miniature"])
+    parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--topology", default="v5e:2x4", help="chips, as JAX calls them")
+    parser.add_argument("--samples", type=int, default=1, help="of each chip")
+    parser.add_argument("--weight_shards", type=int, default=1)
+    parser.add_argument("--remat", action="store_true")
+    options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # for all that is not compiled for the TPU
+    # There is no TPU machine to ask these.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+    chips = topologies.get_topology_desc(topology_name=options.topology, platform="tpu").devices
+    mesh = Mesh(np.array(chips).reshape(-1, options.weight_shards), ("data", "weights"))
+    model = {"sd15": SD15, "miniature": MINIATURE}[options.model]
+    samples = len(chips) * options.samples
+    config = step.StepConfig(samples, 1, positives_per_sample=4, rows_per_token=1, remat=options.remat)
+    arguments = abstract_arguments(model, options.resolution, 1, config, mesh, jnp.bfloat16)
+
+    start = time.perf_counter()
+    one_step = partial(step.train_step, model=model, schedule=Schedule(), config=config, mesh=mesh)
+    program = jax.jit(one_step).lower(*arguments).compile()
+    memory = program.memory_analysis()
+    print(f"{options.model}, {options.resolution} px, {samples} samples on {len(chips)} chips of {options.topology}:")
+    print(f"compiled in {time.perf_counter() - start:.0f} s; on each chip")
+    for what in ("argument", "temp", "peak_memory"):
+        size = getattr(memory, f"{what}_in_bytes" if what.startswith("peak") else f"{what}_size_in_bytes")
+        print(f"  {what:12} {size / 1e9:.3f} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Weak scaling without a cluster: what a device computes, and what passes between devices, as their number grows.
+
+    python benchmarks/weak_scaling.py --resolution 256
+    python benchmarks/weak_scaling.py --model miniature --resolution 64
+
+Compiles a training step of one micro-batch for simulated CPU devices, each with as many samples, and runs nothing: the
+work and the traffic are the compiled program's own account, which is of one device. More than one weight shard has that
+many devices hold the weights together. Attention has no loops here, as XLA counts a loop's body once. SD 1.5 needs
+8 GiB.
+
+Then, on paper, the same on a TPU v5e pod, from Google's figures for the chip (cloud.google.com/tpu/docs/v5e): no time
+here has been measured.
+"""
+
+import argparse
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
+from jax.sharding import Mesh
+
+from reversion_jax import parallel
+from reversion_jax.data.arrays import Data
+from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.inversion import step
+from reversion_jax.models import attention
+from reversion_jax.models.presets import MINIATURE, SD15, ModelConfig
+from reversion_jax.weights.folder import parameter_shapes
+
+EXEMPLARS, WORDS = 8, 56
+CHIPS = 256  # of a v5e pod, a torus of 16 x 16
+PEAK = 197e12  # FLOP/s in bfloat16
+MEMORY_BANDWIDTH = 819e9  # bytes/s
+LINK_BANDWIDTH = 200e9  # bytes/s that a chip receives from its four neighbours together (1600 Gbit/s)
+HOP_SECONDS = 1e-6  # our assumption
+HOPS = 2 * (16 // 2) * 2  # there and back along both rings
+
+
+class Account(NamedTuple):
+    """Of one device, in one step."""
+
+    work: float  # FLOP
+    gathered: int  # bytes that it has together with others, its own part included
+    summed: int  # bytes that are summed over devices
+
+
+def abstract_arguments(
+    model: ModelConfig, resolution: int, runs: int, config: step.StepConfig, mesh: Mesh, dtype=jnp.float32
+):
+    """State, params (text encoder and UNet in `dtype`), data and hyperparameters of a step, as shapes on the mesh."""
+    side, length = resolution // model.vae.downscale, model.text.max_position_embeddings
+    of = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
+    posterior = of(jnp.float32, runs, EXEMPLARS, side, side, model.vae.latent_channels)
+    data = Data(
+        mean=posterior,
+        std=posterior,
+        num_exemplars=of(jnp.int32, runs),
+        ids=of(jnp.int32, runs, EXEMPLARS, 1, 2, length),
+        is_negative=of(bool, runs, EXEMPLARS, 1, 2, length),
+        num_templates=of(jnp.int32, runs, EXEMPLARS),
+        prepositions=of(jnp.int32, WORDS, 1),
+        verbs=of(jnp.int32, WORDS, 1),
+        vocabulary=of(jnp.int32, runs, WORDS),
+        num_vocabulary=of(jnp.int32, runs),
+    )
+    hyper = {name: of(jnp.float32, runs) for name in step.Hyperparameters._fields} | {"seed": of(jnp.uint32, runs)}
+    state = jax.eval_shape(partial(step.init_state, config=config), of(jnp.float32, runs, 2, model.text.hidden_size))
+    kept = lambda part, path: jnp.float32 if part == "vae" or path.endswith("token_embedding/embedding") else dtype
+    params = {
+        part: unflatten_dict({path: of(kept(part, path), *shape) for path, shape in shapes.items()}, sep="/")
+        for part, shapes in parameter_shapes(model).items()
+    }
+    laid = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state, data, hyper = jax.tree.map(partial(laid, sharding=whole), (state, data, step.Hyperparameters(**hyper)))
+    return state, jax.tree.map(laid, params, parallel.shardings(params, mesh)), data, hyper
+
+
+def account(model: ModelConfig, resolution: int, runs: int, batch_size: int, mesh: Mesh) -> Account:
+    """Compiles a step of one micro-batch of `runs` x `batch_size` samples, and reads its program."""
+    remat = mesh.shape["weights"] > 1
+    config = step.StepConfig(batch_size, 1, positives_per_sample=4, rows_per_token=1, remat=remat)
+    one_step = partial(step.train_step, model=model, schedule=Schedule(), config=config, mesh=mesh)
+    program = jax.jit(one_step).lower(*abstract_arguments(model, resolution, runs, config, mesh)).compile()
+    found = parallel.collectives(program.as_text())
+    if unknown := {kind for kind, _ in found} - {"all-reduce", "all-gather"}:
+        raise RuntimeError(f"the program has {unknown}, of which this makes no account")
+    sums = {kind: sum(size for other, size in found if other == kind) for kind in ("all-reduce", "all-gather")}
+    return Account(program.cost_analysis()["flops"], sums["all-gather"], sums["all-reduce"])
+
+
+def on_paper(model: ModelConfig, found: Account) -> str:
+    """What the pod's figures make of an account, as lines."""
+    networks = parameter_shapes(model)
+    size = lambda part: sum(map(math.prod, networks[part].values()))
+    read = 2 * (2 * size("unet") + size("text_encoder"))  # bytes in bfloat16: the UNet's for each direction
+    rows = {
+        f"compute, at the peak of {PEAK / 1e12:.0f} TFLOP/s": found.work / PEAK,
+        f"read the weights, at {MEMORY_BANDWIDTH / 1e9:.0f} GB/s": read / MEMORY_BANDWIDTH,
+        f"gather and sum, at {LINK_BANDWIDTH / 1e9:.0f} GB/s": (found.gathered + 2 * found.summed) / LINK_BANDWIDTH,
+        f"the same for its {HOPS} hops, twice, at {HOP_SECONDS * 1e6:.0f} µs": 2 * HOPS * HOP_SECONDS,
+    }
+    return "\n".join(["| on paper | ms |", "|---|---|", *(f"| {what} | {1e3 * s:.4f} |" for what, s in rows.items())])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sd15", choices=["sd15", "miniature"])
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=1, help="of each device")
+    parser.add_argument("--runs", type=int, default=32, help="in the pod's row, where each has its part of the samples")
+    parser.add_argument("--weight_shards", type=int, nargs="*", default=[8], help="further rows, of eight devices")
+    options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", CHIPS)
+    attention._LONG = 10**9
+    model = {"sd15": SD15, "miniature": MINIATURE}[options.model]
+
+    print(f"{options.model}, {options.resolution} px, {options.samples} samples a device, float32, compiled only\n")
+    print("| devices | runs | samples | weight shards | GFLOP of a device | it gathers, kB | it sums, kB |")
+    print("|---|---|---|---|---|---|---|")
+    rows = [(n, 1, 1) for n in (1, 2, 4, 8)] + [(8, 1, shards) for shards in options.weight_shards]
+    for devices, runs, shards in [*rows, (CHIPS, options.runs, 1)]:
+        samples = devices * options.samples
+        mesh = parallel.make_mesh(samples, devices, shards)
+        found = account(model, options.resolution, runs, samples // runs, mesh)
+        passes = f"{found.gathered / 1e3:,.1f} | {found.summed / 1e3:.1f}"
+        print(f"| {devices} | {runs} | {samples} | {shards} | {found.work / 1e9:,.2f} | {passes} |", flush=True)
+    print(f"\nA step of the last row on {CHIPS} chips of TPU v5e:\n\n{on_paper(model, found)}")
+
+
+if __name__ == "__main__":
+    main()
