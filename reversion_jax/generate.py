@@ -1,5 +1,6 @@
 """Draws images: prompts and learned rows in, pictures out. Previews, `sample` and the judge all draw here."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from reversion_jax.diffusion import samplers
-from reversion_jax.diffusion.guidance import guided_denoiser
+from reversion_jax.diffusion.guidance import alternating, guided_denoiser
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import rows as trainable
 from reversion_jax.models.clip import CLIPTextEncoder
@@ -22,6 +23,7 @@ from reversion_jax.parallel import is_first, mesh_of, over_samples, whole
 from reversion_jax.tokenizer import Tokenizer
 from reversion_jax.weights.folder import StableDiffusion
 
+BOTH_WAYS = ("mean", "alternate")  # what two prompts of an image do: their predictions are averaged, or they take turns
 # The VAE decodes so many pixels at once: one picture of 512 px.
 _DECODED_PIXELS = 512 * 512
 
@@ -56,11 +58,11 @@ def initial_noise(seeds: Sequence[int] | jax.Array, model: ModelConfig, resoluti
     return jax.vmap(draw)(jnp.asarray(seeds, jnp.uint32))
 
 
-@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "resolution", "mesh"))
+@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "resolution", "both_ways", "mesh"))
 def _draw_batch(
     params: Any,
-    unconditional: jax.Array,
-    conditional: jax.Array,
+    unconditional: jax.Array,  # [1, L, D]
+    conditions: jax.Array,  # [N, K, L, D]
     seeds: np.ndarray,
     guidance_scale: np.ndarray,
     *,
@@ -69,18 +71,24 @@ def _draw_batch(
     sampler: str,
     num_steps: int,
     resolution: int,
+    both_ways: str,
     mesh: Mesh,
 ) -> jax.Array:
-    def draw(params, unconditional, conditional, seeds, scales):
+    def draw(params, unconditional, conditions, seeds, scales):
         noise = initial_noise(seeds, model, resolution)
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
         scales = scales[:, None, None, None]
-        denoiser = guided_denoiser(partial(predict, params, model), unconditional, conditional, scales)
+        guided = partial(guided_denoiser, partial(predict, params, model), unconditional, scale=scales)
+        conditions = jnp.moveaxis(conditions, 1, 0)
+        if both_ways == "alternate":
+            denoiser = alternating([guided([c]) for c in conditions], schedule.num_train_timesteps / num_steps)
+        else:
+            denoiser = guided(conditions)
         return decode(params, model.vae, samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys))
 
-    unconditional = jnp.broadcast_to(unconditional, conditional.shape)
+    unconditional = jnp.broadcast_to(unconditional, conditions[:, 0].shape)
     scales = jnp.broadcast_to(guidance_scale, len(seeds))
-    images = over_samples(draw, mesh)(params, unconditional, conditional, seeds, scales)
+    images = over_samples(draw, mesh)(params, unconditional, conditions, seeds, scales)
     return whole(images, mesh)
 
 
@@ -96,15 +104,20 @@ def draw_batches(
     resolution: int,
     sampler: str = "ddim",
     negative_prompt: str = "",
+    second_prompts: Sequence[str] | None = None,
+    both_ways: str = "mean",
     batch_size: int = 4,
     progress: str | None = None,
 ) -> Iterator[np.ndarray]:
     """One image a prompt and seed, in batches of float32 [n, resolution, resolution, 3] in [-1, 1], as they are drawn.
 
+    With `second_prompts` an image is of two prompts at once, such as a relation said both ways round: their predictions
+    are averaged (`both_ways` = "mean"), or they take steps in turn ("alternate").
+
     It is done on the devices that the weights are on. `rows` [P, D] are the learned ones, without which prompts must
     hold no placeholder. The last batch is filled up by repetition, so that one compiled program serves any number of
     images. `progress` labels a bar. ValueError for an unknown sampler, a resolution that the model cannot have, a
-    placeholder without a row, and unless there is a seed for each prompt.
+    placeholder without a row, and unless there is a seed (and a second prompt) for each prompt.
     """
     samplers.get(sampler)
     multiple = sd.config.vae.downscale
@@ -112,13 +125,19 @@ def draw_batches(
         raise ValueError(f"resolution={resolution}: this model draws multiples of {multiple} pixels")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: each image needs one")
+    said = [prompts] if second_prompts is None else [prompts, second_prompts]
+    if len(said[-1]) != len(seeds):
+        raise ValueError(f"{len(said[-1])} second prompts with {len(seeds)} seeds: each image needs one")
+    if both_ways not in BOTH_WAYS:
+        raise ValueError(f"both_ways={both_ways!r}: use one of {', '.join(BOTH_WAYS)}")
     if rows is None:
         rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
     rows = jnp.asarray(rows)
 
     mesh = mesh_of(sd.params)
     batch_size += -batch_size % mesh.size
-    texts, number = np.unique([negative_prompt, *prompts], return_inverse=True)
+    texts, number = np.unique([negative_prompt, *itertools.chain(*said)], return_inverse=True)
+    negative, number = number[:1], number[1:].reshape(len(said), -1).T
     ids = tokenizer(texts.tolist())
     if ids.max() >= tokenizer.vocab_size + len(rows):
         raise ValueError(f"prompts hold placeholders for more than the {len(rows)} rows given")
@@ -132,8 +151,8 @@ def draw_batches(
         chosen = _batch(start, batch_size, count)
         batch = _draw_batch(
             sd.params,
-            states[number[:1]],
-            states[number[1:][chosen]],
+            states[negative],
+            states[number[chosen]],
             np.asarray(seeds, np.uint32)[chosen],
             np.float32(guidance_scale),
             model=sd.config,
@@ -141,6 +160,7 @@ def draw_batches(
             sampler=sampler,
             num_steps=num_steps,
             resolution=resolution,
+            both_ways=both_ways,
             mesh=mesh,
         )
         yield np.clip(np.asarray(batch)[: count - start], -1, 1)

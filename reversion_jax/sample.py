@@ -5,6 +5,10 @@ With what a training run learned; in front of <R>, <R-inv> turns the relation ro
     python -m reversion_jax.sample --workdir runs/miniature --prompt "red circle <R> a blue star"
     python -m reversion_jax.sample --workdir runs/miniature --prompt "blue star <R-inv> <R> red circle"
 
+Or by that prompt and its inverse at once:
+
+    python -m reversion_jax.sample --workdir runs/miniature --prompt "red circle <R> blue star" --both_ways=mean
+
 Or with any Stable Diffusion 1.x and embedding files (this project's, diffusers', ReVersion's, A1111's), or none:
 
     python -m reversion_jax.sample --model FOLDER_OR_HUB_ID --embedding hug.safetensors --prompt "cat <R> teapot"
@@ -13,6 +17,7 @@ Or with any Stable Diffusion 1.x and embedding files (this project's, diffusers'
 import itertools
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,7 +87,24 @@ def read_prompts(prompts: list[str], file: str | None) -> list[str]:
     return prompts
 
 
-def sample(words: Words, prompts: list[str], out: epath.Path, *, num_images: int, seed: int) -> epath.Path:
+def turn_round(prompts: list[str], tokens: Collection[str]) -> list[str]:
+    """Each prompt "A <R> B" as "B <R-inv> <R> A". ValueError where it is none, or where there is no <R-inv>."""
+    from reversion_jax.inversion.prompts import INVERSE, RELATION, inverse
+
+    if not {RELATION, INVERSE} <= set(tokens):
+        raise ValueError(f"--both_ways needs {RELATION} and {INVERSE}; there is {', '.join(tokens) or 'neither'}")
+    turned = []
+    for prompt in prompts:
+        try:
+            turned.append(inverse(prompt.replace(RELATION, "{}")))
+        except ValueError as error:
+            raise ValueError(f"--both_ways cannot turn {prompt!r} round: {error}") from error
+    return turned
+
+
+def sample(
+    words: Words, prompts: list[str], out: epath.Path, *, num_images: int, seed: int, both_ways: str | None = None
+) -> epath.Path:
     """Writes `num_images` PNGs of each prompt, as they are drawn, and a grid; returns the grid's path.
 
     Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made.
@@ -97,6 +119,7 @@ def sample(words: Words, prompts: list[str], out: epath.Path, *, num_images: int
     samplers.get(config.sampler)  # before a model is fetched
     if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
         raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
+    second = np.repeat(turn_round(prompts, words.tokens), num_images).tolist() if both_ways else None
     out.mkdir(parents=True, exist_ok=True)
     rows_per_token = {name: len(rows) for name, rows in words.tokens.items()}
     mesh = parallel.make_mesh(config.devices or jax.device_count(), config.devices, config.weight_shards)
@@ -121,6 +144,8 @@ def sample(words: Words, prompts: list[str], out: epath.Path, *, num_images: int
         resolution=config.resolution,
         sampler=config.sampler,
         negative_prompt=config.negative_prompt,
+        second_prompts=second,
+        both_ways=both_ways or "mean",
         batch_size=min(config.sample_batch, num_images * len(prompts)),
         progress="drawing",
     )
@@ -131,6 +156,7 @@ def sample(words: Words, prompts: list[str], out: epath.Path, *, num_images: int
         "guidance_scale": str(config.guidance_scale),
         "resolution": str(config.resolution),
         "negative_prompt": config.negative_prompt,
+        "both_ways": both_ways or "no",
         "words": words.origin,
     }
     shown = []
@@ -185,7 +211,7 @@ def main(argv) -> None:
         if flag.value is not None:
             words.config[key] = flag.value
     out = files.place(_OUT.value) if _OUT.value else free_folder((workdir or epath.Path()) / "samples")
-    path = sample(words, prompts, out, num_images=_NUM_IMAGES.value, seed=_SEED.value)
+    path = sample(words, prompts, out, num_images=_NUM_IMAGES.value, seed=_SEED.value, both_ways=_BOTH_WAYS.value)
     print(f"pictures: {out}, up to {_GRID} of them on {path}")
 
 
@@ -208,6 +234,12 @@ if __name__ == "__main__":
     _SEED = flags.DEFINE_integer("seed", 0, "Of each prompt's first image; the next has seed + 1.", lower_bound=0)
     _OUT = flags.DEFINE_string(
         "out", None, "Where the PNGs go; a new folder in WORKDIR/samples, or samples, by default."
+    )
+    _BOTH_WAYS = flags.DEFINE_enum(
+        "both_ways",
+        None,
+        ["mean", "alternate"],
+        "Draws by the prompt and its inverse at once: mean of both (half as long again), or a step by each in turn.",
     )
     # By default what the training run's config says, or config.py for the model.
     _SETTINGS = {

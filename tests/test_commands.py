@@ -65,6 +65,13 @@ def test_sample(workdir, tmp_path):
     assert np.asarray(picture).shape == (16, 16, 3)
 
 
+def test_sample_both_ways(workdir, tmp_path):
+    arguments = ["--prompt", "cat <R> dog", "--num_images", "1", "--both_ways", "alternate", "--out", str(tmp_path)]
+    done = run("sample", "--workdir", str(workdir), *arguments)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "000-cat-r-dog-0.png").text["both_ways"] == "alternate"
+
+
 def test_sample_needs_no_training_run(recorded, workdir, tmp_path):
     """A model, embedding files of two kinds, prompts from a file; and the same word gives the run's own picture."""
     done = run("export", "--workdir", str(workdir), "--out", str(tmp_path))
@@ -130,6 +137,8 @@ def test_score_looks_at_a_runs_words(workdir):
         ("sample", ["--workdir", "RUN"], "give --prompt, or --prompts_file"),
         ("sample", ["--workdir", "RUN", "--prompt", "<R>", "--sampler", "magic"], "known: ddim, pndm, euler"),
         ("sample", ["--workdir", "RUN", "--prompt", "<R>", "--resolution", "15"], "resolution=15"),
+        ("sample", ["--workdir", "RUN", "--prompt", "a dog", "--both_ways", "mean"], "cannot turn 'a dog' round: 0 {}"),
+        ("sample", ["--model", "miniature", "--prompt", "a <R> b", "--both_ways", "mean"], "needs <R> and <R-inv>"),
         ("sample", ["--model", "miniature", "--prompt", "a", "--embedding", "WIDE"], "is 32 numbers wide"),
         ("sample", ["--model", "miniature", "--prompt", "a", "--embedding", "none.pt"], "no embedding at none.pt"),
         ("sample", ["--workdir", "RUN", "--prompt", "a", "--embedding", "WIDE"], "<R> is given twice"),

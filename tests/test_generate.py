@@ -35,6 +35,19 @@ def test_an_image_alone_equals_it_among_others(draw, sampler):
     assert np.abs(draw(["dog"], [8]) - draw(["cat"], [8])).max() > 0.01
 
 
+@pytest.mark.parametrize("both_ways", generate.BOTH_WAYS)
+def test_two_prompts_of_an_image(draw, both_ways):
+    two = lambda first, second: draw([first, "cat"], [0, 1], second_prompts=[second, "cat"], both_ways=both_ways)
+    mixed, swapped, same = two("cat <R> dog", "dog"), two("dog", "cat <R> dog"), two("dog", "dog")
+    alone = draw(["dog", "cat"], [0, 1])
+    np.testing.assert_allclose(same, alone, atol=1e-4)
+    np.testing.assert_allclose(mixed[1], alone[1], atol=1e-4)
+    assert np.abs(mixed[0] - alone[0]).max() > 1e-3
+    assert (np.abs(mixed - swapped).max() < 1e-4) == (both_ways == "mean")
+    with pytest.raises(ValueError, match="1 second prompts with 2 seeds"):
+        draw(["cat", "dog"], [0, 1], second_prompts=["dog"])
+
+
 def test_a_prompt_is_encoded_once(draw, monkeypatch):
     encoded = []
 

@@ -200,7 +200,7 @@ def _calls(config: ModelConfig):
         denoiser = guided_denoiser(
             functools.partial(predict, unet_params),
             encode_text(text_params, negative_ids),
-            encode_text(text_params, ids),
+            [encode_text(text_params, ids)],
             7.5,
         )
         return ddim(denoiser, latents, Schedule(), 4, None)
@@ -212,7 +212,7 @@ def _calls(config: ModelConfig):
                 jnp.tanh(latents) + states.mean((1, 2))[:, None, None, None] * (timesteps / 1000)[:, None, None, None]
             )
 
-        return ddim(guided_denoiser(formula, states[::-1], states, 7.5), latents, Schedule(), 10, None)
+        return ddim(guided_denoiser(formula, states[::-1], [states], 7.5), latents, Schedule(), 10, None)
 
     def loss(row, text_params, unet_params, ids, latents, target, timesteps):
         embeddings = text.apply({"params": text_params}, ids, method="embed")

@@ -1,9 +1,11 @@
 """Classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+
+Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def combine(unconditional: jax.Array, conditional: jax.Array, scale: float | jax.Array) -> jax.Array:
@@ -14,18 +16,30 @@ def combine(unconditional: jax.Array, conditional: jax.Array, scale: float | jax
 def guided_denoiser(
     predict: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     unconditional: jax.Array,
-    conditional: jax.Array,
+    conditions: Sequence[jax.Array],
     scale: float | jax.Array,
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """A sampler's denoiser out of a model, evaluating both halves in one batch.
+) -> Denoiser:
+    """A sampler's denoiser out of a model, guided by the mean of what it predicts under K conditions, in one batch.
 
     predict: (latents [N, H, W, C], timesteps [N], context [N, L, D]) -> noise [N, H, W, C].
-    unconditional, conditional: text states [N, L, D]; the first are of the negative (or empty) prompt.
+    unconditional, each of conditions: text states [N, L, D]; the first are of the negative (or empty) prompt.
     """
-    context = jnp.concatenate([unconditional, conditional])
+    context = jnp.concatenate([unconditional, *conditions])
+    count = 1 + len(conditions)
 
     def denoise(latents: jax.Array, timesteps: jax.Array) -> jax.Array:
-        noise = predict(jnp.concatenate([latents] * 2), jnp.concatenate([timesteps] * 2), context)
-        return combine(*jnp.split(noise, 2), scale)
+        noise = predict(jnp.concatenate([latents] * count), jnp.concatenate([timesteps] * count), context)
+        unconditional, *conditional = jnp.split(noise, count)
+        return combine(unconditional, sum(conditional) / len(conditional), scale)
+
+    return denoise
+
+
+def alternating(denoisers: Sequence[Denoiser], interval: float) -> Denoiser:
+    """The denoisers in turn, where a sampler's timesteps lie `interval` apart."""
+
+    def denoise(latents: jax.Array, timesteps: jax.Array) -> jax.Array:
+        turn = (timesteps[0] / interval).astype(int) % len(denoisers)
+        return jax.lax.switch(turn, denoisers, latents, timesteps)
 
     return denoise
