@@ -9,7 +9,6 @@ a caption's parts apart is what makes the UNet obey the text within minutes inst
 
 import dataclasses
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from reversion_jax import files
-from reversion_jax.checkpoints import Checkpoints
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.errors import one_line
+from reversion_jax.fit import fit, one_cycle
 from reversion_jax.miniature import scenes, vocabulary
 from reversion_jax.miniature.drawing import SIZE_PX
 from reversion_jax.models.clip import CLIPTextEncoder
@@ -79,47 +77,6 @@ class World:
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Pictures as float32 [N, 64, 64, 3] in [-1, 1]."""
         return self.pictures[indices].astype(np.float32) / 127.5 - 1
-
-
-def fit(
-    name: str,
-    state: Any,
-    step_fn: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
-    batch_fn: Callable[[int], Any],
-    num_steps: int,
-    workdir: Path,
-) -> Any:
-    """Runs `state, metrics = step_fn(state, batch_fn(step))` to `num_steps`, with a checkpoint now and then.
-
-    The batch is laid over all devices. On CPU, two simulated ones use two cores better than XLA's threads do.
-    """
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-    replicated, over_batch = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    checkpoints = Checkpoints(workdir / name)
-    first = checkpoints.latest() or 0
-    if first:
-        state = checkpoints.restore(state)
-    state = jax.device_put(state, replicated)
-    every = max(num_steps // 12, 1)
-    with tqdm(range(first, num_steps), name, num_steps, initial=first, mininterval=1) as bar:
-        for step in bar:
-            batch = jax.tree.map(lambda x: jax.device_put(x, over_batch if x.ndim else replicated), batch_fn(step))
-            state, metrics = step_fn(state, batch)
-            if step % 50 == 0:
-                values = {key: float(value) for key, value in metrics.items()}
-                if not np.isfinite(list(values.values())).all():
-                    raise FloatingPointError(f"{name}: not finite at step {step}: {values}")
-                bar.set_postfix({key: f"{value:.4f}" for key, value in values.items()})
-                with open(workdir / f"{name}.jsonl", "a") as log:
-                    log.write(json.dumps({"step": step, **values}) + "\n")
-            if (step + 1) % every == 0 or step + 1 == num_steps:
-                checkpoints.save(step + 1, state)
-    checkpoints.close()
-    return jax.device_get(state)
-
-
-def one_cycle(steps: int, rate: float) -> optax.Schedule:
-    return optax.cosine_onecycle_schedule(steps, rate, pct_start=0.1, div_factor=20, final_div_factor=200)
 
 
 def train_vae(world: World, config: ModelConfig, recipe: Recipe, workdir: Path) -> tuple[Params, float]:
