@@ -6,9 +6,11 @@ trains, draws and judges a part of it in some minutes; without --quick, all of i
 the same command goes on where it was stopped. `evaluation` says what is compared; all else is a training config.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
-from reversion_jax import config
+from reversion_jax import config, dreambooth
 from reversion_jax.miniature import scenes
 
 SPATIAL = ("on", "inside", "back2back", "hanging_from", "beside", "above")
@@ -39,6 +41,8 @@ def get_config() -> ConfigDict:
         ("prepositions only", {"verb_weight": 0.0}),
         ("without suppressor", {"suppressor_sigma_px": 0.0}),
     )
+    c.evaluation.both_ways = ("Inv-ReVersion",)  # is drawn by direct and inverse prompt at once, too
+    c.evaluation.dreambooth = ConfigDict(dataclasses.asdict(dreambooth.MINIATURE))
     c.evaluation.seeds = (0, 1, 2)
     c.evaluation.prompts = 100  # of each cell, on entity pairs that neither pre-training nor exemplars show
     c.evaluation.prompt_seed = 99

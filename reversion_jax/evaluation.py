@@ -6,11 +6,9 @@ A cell is a relation, a method and a seed. Each is kept as it is done, so that a
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
@@ -18,35 +16,11 @@ from tqdm import tqdm
 
 from reversion_jax import config as settings
 from reversion_jax import files, generate, job, loop, pictures, tables
+from reversion_jax.cells import DREAMBOOTH, PHRASE, WORD, Asked, best_words, cells, judge_cell
 from reversion_jax.data import exemplars
-from reversion_jax.inversion import words
-from reversion_jax.inversion.prompts import INVERSE, RELATION
-from reversion_jax.miniature import judge, scenes
-from reversion_jax.tokenizer import Tokenizer
-from reversion_jax.weights.folder import StableDiffusion
+from reversion_jax.miniature import scenes
 
-WORD, PHRASE = "best single word", "describing phrase"
-_FIRST_SEED = 1000  # of the pictures: the i-th prompt's noise is the same for every method
-_WORD_SEED = 77  # of the pairs on which single words are tried
 _SHOWN = 8  # pictures of each method on a contact sheet
-
-Model = tuple[StableDiffusion, Tokenizer]
-
-
-class Asked(NamedTuple):
-    """A cell: prompts of one relation, drawn by one method's rows, or by words."""
-
-    relation: str
-    method: str
-    seed: int  # the training's
-    direction: str  # "direct", or "inverse": the entities named the other way round
-    words: str  # what stands for the relation in the prompts
-    rows: jax.Array | None  # [P, D]
-
-    @property
-    def name(self) -> str:
-        method = "".join(letter if letter.isalnum() else "_" for letter in self.method.lower())
-        return f"{self.relation}/{method}-seed{self.seed}-{self.direction}"
 
 
 def make_plan(config: ConfigDict, *, quick: bool) -> dict:
@@ -81,82 +55,6 @@ def trained_rows(config: ConfigDict, workdir: Path) -> np.ndarray:
     return np.load(path)
 
 
-def cells(
-    plan: Mapping, runs: Sequence[ConfigDict], rows: Sequence[jax.Array], single_words: Mapping[str, str]
-) -> Iterator[Asked]:
-    """Everything to draw: words once, every run's rows [P, D], and turned round where that means something."""
-    trained = zip(runs, rows, strict=True)
-    for relation in plan["relations"]:
-        direct, inverse = scenes.CAPTIONS[relation]
-        yield Asked(relation, WORD, 0, "direct", single_words[relation], None)
-        yield Asked(relation, PHRASE, 0, "direct", direct[0], None)
-        if inverse:
-            yield Asked(relation, PHRASE, 0, "inverse", inverse[0], None)
-        for method, seed in itertools.product(plan["methods"] | plan["ablations"], plan["seeds"]):
-            run, learned = next(trained)
-            yield Asked(relation, method, seed, "direct", RELATION, learned)
-            if run.inverse_share and relation not in scenes.SYMMETRIC:
-                yield Asked(relation, method, seed, "inverse", f"{INVERSE} {RELATION}", learned)
-
-
-def draw(model: Model, config: ConfigDict, texts: Sequence[str], rows: jax.Array | None = None) -> np.ndarray:
-    """Images of the prompts at the config's sampling settings, the i-th from the i-th seed."""
-    sd, tokenizer = model
-    return generate.draw(
-        sd,
-        tokenizer,
-        texts,
-        [_FIRST_SEED + i for i in range(len(texts))],
-        rows,
-        num_steps=config.sample_steps,
-        guidance_scale=config.guidance_scale,
-        resolution=config.resolution,
-        sampler=config.sampler,
-        negative_prompt=config.negative_prompt,
-        batch_size=config.sample_batch,
-    )
-
-
-def best_words(model: Model, config: ConfigDict, plan: Mapping, path: Path) -> dict[str, str]:
-    """For each relation the word of the captions that shows it most often, on pairs of its own; kept in `path`."""
-    if path.is_file():
-        return json.loads(path.read_text())
-    vocabulary = sorted({*words.load(config.prepositions), *words.load(config.verbs), config.initialiser})
-    # Only the pairs matter, which are the same for every relation.
-    pairs = lambda count, seed: scenes.unseen_scenes("beside", count, seed)
-    tested = {(s.subject, s.object) for s in pairs(plan["prompts"], plan["prompt_seed"])}
-    count = plan["word_prompts"]
-    tried = [s for s in pairs(10 * count, _WORD_SEED) if (s.subject, s.object) not in tested][:count]
-    shares = defaultdict(dict)
-    for word in tqdm(vocabulary, "single words"):
-        verdict = judge.look(draw(model, config, [f"{s.subject} {word} {s.object}" for s in tried]))
-        for relation in plan["relations"]:
-            asked = [scenes.Scene(relation, s.subject, s.object) for s in tried]
-            shares[relation][word] = float(np.mean(np.logical_and(*judge.right(verdict, asked))))
-    found = {relation: max(of_words, key=of_words.get) for relation, of_words in shares.items()}
-    files.write(path, json.dumps(found, indent=1) + "\n")
-    return found
-
-
-def judge_cell(model: Model, config: ConfigDict, plan: Mapping, asked: Asked, workdir: Path) -> dict[str, list[bool]]:
-    """Draws a cell's prompts, keeps the pictures, and returns what the judge says of each; kept as a file."""
-    path = workdir / "cells" / f"{asked.name}.json"
-    if path.is_file():
-        return json.loads(path.read_text())
-    shown = scenes.unseen_scenes(asked.relation, plan["prompts"], plan["prompt_seed"])
-    pairs = [(s.object, s.subject) if asked.direction == "inverse" else (s.subject, s.object) for s in shown]
-    images = draw(model, config, [f"{a} {asked.words} {b}" for a, b in pairs], asked.rows)
-    verdict = judge.look(images)
-    relation, entities = judge.right(verdict, shown)
-    seen = {"relation": relation, "entities": entities, "fused": judge.fused(verdict, shown)}
-    for i, image in enumerate(generate.to_uint8(images)):
-        pictures.save_png(workdir / "pictures" / asked.name / f"{i:03d}.png", image)
-    found = {name: values.tolist() for name, values in seen.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, json.dumps(found) + "\n")
-    return found
-
-
 def write_sheets(plan: Mapping, drawn: Sequence[Asked], runs: Sequence[ConfigDict], workdir: Path) -> None:
     """A contact sheet a relation, its exemplars, and pictures.json, the list of all direct pictures."""
     records = []
@@ -171,12 +69,12 @@ def write_sheets(plan: Mapping, drawn: Sequence[Asked], runs: Sequence[ConfigDic
         sections = [("exemplars", generate.to_uint8(learned_from.images), [t[0] for t in learned_from.templates])]
         for cell in (cell for cell in drawn if cell.relation == relation):
             names = [f"pictures/{cell.name}/{i:03d}.png" for i in range(len(shown))]
-            if cell.seed == plan["seeds"][0] or cell.rows is None:
+            if cell.seed == plan["seeds"][0] or not cell.is_trained:
                 images = np.stack([np.asarray(Image.open(workdir / file)) for file in names[:_SHOWN]])
-                heading = f"{cell.method}: {cell.words}" + (", turned round" if cell.direction == "inverse" else "")
+                heading = f"{cell.method}{tables.DIRECTIONS[cell.direction]}: {cell.words}"
                 sections.append((heading, images, texts[:_SHOWN]))
             # Words have no seed of their own: their pictures stand beside those of every seed.
-            seeds = plan["seeds"] if cell.rows is None else [cell.seed]
+            seeds = [cell.seed] if cell.is_trained else plan["seeds"]
             if cell.direction == "direct":
                 about = {"relation": relation, "method": cell.method}
                 records += [
@@ -194,19 +92,19 @@ def write_tables(plan: Mapping, seen: Sequence[tuple[Asked, Mapping[str, list[bo
     for cell, shares in seen:
         of_prompts = tables.Cell(**{name: np.array(values) for name, values in shares.items()})
         found[cell.relation, cell.method, cell.direction].append(of_prompts)
-    methods, ablations = [WORD, PHRASE, *plan["methods"]], list(plan["ablations"])
+    last = list(plan["methods"])[-1]
+    methods = [WORD, PHRASE, *([DREAMBOOTH] if plan["dreambooth"] else []), *plan["methods"], *plan["ablations"]]
     everything = list(plan["relations"])
     groups = plan["groups"] | ({"all": everything} if len(plan["groups"]) > 1 else {})
-    records = tables.summary(found, groups, [*methods, *ablations])
-    last = methods[-1]
+    records = tables.summary(found, groups, methods)
     parts = [
         "Percent of pictures, with 95% intervals. Where there is one relation or one seed, the interval is of it alone."
     ]
     for group, relations in groups.items():
         parts += [tables.markdown(records, group)]
         parts += [f"Paired differences in percentage points, {group}:\n"]
-        parts += [tables.differences(found, relations, [name for name in (*methods, *ablations) if name != last], last)]
-    parts += ["All right, by relation:\n", tables.by_relation(found, everything, [*methods, *ablations])]
+        parts += [tables.differences(found, relations, methods, last)]
+    parts += ["All right, by relation:\n", tables.by_relation(found, everything, methods)]
     text = "\n".join(parts)
     files.write(workdir / "tables.json", json.dumps(records, indent=1) + "\n")
     files.write(workdir / "tables.md", text)

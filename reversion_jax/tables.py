@@ -11,6 +11,15 @@ METRICS = ("relation", "entities", "both", "fused")
 _HEADINGS = ("relation right", "both entities right", "all right", "fused")
 
 
+# How a method's prompts were said, and what stands behind its name for that.
+DIRECTIONS = {
+    "direct": "",
+    "inverse": ", turned round",
+    "mean": ", both ways at once",
+    "alternate": ", both ways by turns",
+}
+
+
 class Cell(NamedTuple):
     """What was seen in the pictures of one relation, method, seed and direction: bool [prompts] each."""
 
@@ -38,7 +47,7 @@ def summary(cells: Cells, groups: Mapping[str, Sequence[str]], methods: Sequence
     records = []
     for group, relations in groups.items():
         for method in methods:
-            for direction in ("direct", "inverse"):
+            for direction in DIRECTIONS:
                 for metric in METRICS:
                     found = values(cells, relations, method, direction, metric)
                     if found is None:
@@ -63,7 +72,7 @@ def markdown(records: Sequence[Mapping], group: str) -> str:
         f"|---|---|{'---|' * len(_HEADINGS)}",
     ]
     for (method, direction), found in rows.items():
-        name = method if direction == "direct" else f"{method}, turned round"
+        name = method + DIRECTIONS[direction]
         shares = " | ".join(percent(Interval(*(found[metric][key] for key in Interval._fields))) for metric in METRICS)
         lines.append(f"| {name} | {found['both']['seeds']} | {shares} |")
     return "\n".join(lines) + "\n"
@@ -80,17 +89,22 @@ def by_relation(cells: Cells, relations: Sequence[str], methods: Sequence[str], 
 
 
 def differences(cells: Cells, relations: Sequence[str], methods: Sequence[str], baseline: str) -> str:
-    """Each method minus the baseline, direct prompts, paired by relation, seed and prompt: percentage points."""
+    """Each method, and the baseline said otherwise, minus the baseline's direct prompts: percentage points.
+
+    Paired by relation, seed and prompt.
+    """
     lines = [f"| minus {baseline} | {' | '.join(_HEADINGS)} |", f"|---|{'---|' * len(_HEADINGS)}"]
-    for method in methods:
+    others = [(method, "direct") for method in methods if method != baseline]
+    for method, direction in [*others, *((baseline, direction) for direction in DIRECTIONS if direction != "direct")]:
+        where = [r for r in relations if (r, method, direction) in cells]
         shares = []
         for metric in METRICS:
-            pair = [values(cells, relations, name, "direct", metric) for name in (method, baseline)]
+            pair = [values(cells, where, *name, metric) for name in ((method, direction), (baseline, "direct"))]
             if any(value is None for value in pair):
                 break
             shares.append(percent(bootstrap(pair[0] - pair[1]), signed=True))
         else:
-            lines.append(f"| {method} | {' | '.join(shares)} |")
+            lines.append(f"| {method}{DIRECTIONS[direction]} | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
 
 

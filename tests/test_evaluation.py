@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reversion_jax import evaluation
+from reversion_jax import cells, evaluation
 from reversion_jax.user_study import sets
 
 CONFIG = Path(__file__).parents[1] / "configs" / "evaluation.py"
@@ -24,6 +24,7 @@ def config(tmp_path_factory):
     c.sample_batch = 4
     c.evaluation.methods = c.evaluation.methods[1:]
     c.evaluation.ablations = (("prepositions only", {"verb_weight": 0.0}),)
+    c.evaluation.dreambooth.steps, c.evaluation.dreambooth.batch_size = 2, 4
     c.evaluation.quick = {"relations": ("hug", "hanging_from"), "seeds": (0, 1), "prompts": 4, "word_prompts": 2}
     return c
 
@@ -38,7 +39,9 @@ def test_every_cell_is_drawn_judged_and_tabled(evaluated):
     workdir, text = evaluated
     assert (workdir / "tables.md").read_text() == text
     cells = sorted(str(path.relative_to(workdir / "cells"))[:-5] for path in (workdir / "cells").rglob("*.json"))
-    learned = [f"{m}-seed{s}-direct" for m in ("inv_reversion", "prepositions_only", "reversion") for s in (0, 1)]
+    trained = ("inv_reversion", "prepositions_only", "reversion", "dreambooth")
+    learned = [f"{m}-seed{s}-direct" for m in trained for s in (0, 1)]
+    learned += [f"inv_reversion-seed{s}-{how}" for how in ("mean", "alternate") for s in (0, 1)]
     turned = [f"{m}-seed{s}-inverse" for m in ("inv_reversion", "prepositions_only") for s in (0, 1)]
     by_words = ["best_single_word-seed0-direct", "describing_phrase-seed0-direct"]
     # Hugging looks the same both ways, and "hanging" has a phrase for either.
@@ -46,8 +49,10 @@ def test_every_cell_is_drawn_judged_and_tabled(evaluated):
     expected["hanging_from"].append("describing_phrase-seed0-inverse")
     assert cells == sorted(f"{relation}/{name}" for relation, names in expected.items() for name in names)
     assert len(list((workdir / "pictures").rglob("*.png"))) == 4 * len(cells)
-    for row in ("| best single word | 1 |", "| ReVersion | 2 |", "| Inv-ReVersion, turned round | 2 |"):
-        assert row in text
+    for row in ("best single word | 1", "ReVersion | 2", "Inv-ReVersion, turned round | 2", "DreamBooth | 2"):
+        assert f"| {row} |" in text
+    assert text.count("| Inv-ReVersion, both ways at once |") == 2  # its shares, and minus the direct prompts'
+    assert not (workdir / "dreambooth").exists()
     assert "| minus Inv-ReVersion |" in text
     with Image.open(workdir / "sheets" / "hug.png") as sheet:
         assert sheet.size[0] > 500
@@ -57,6 +62,8 @@ def test_methods_differ_and_share_their_noise(evaluated):
     workdir, _ = evaluated
     picture = lambda name: np.asarray(Image.open(workdir / "pictures" / "hug" / name / "000.png")).astype(int)
     ours, theirs = picture("inv_reversion-seed0-direct"), picture("reversion-seed0-direct")
+    for other in ("inv_reversion-seed0-mean", "inv_reversion-seed0-alternate", "dreambooth-seed0-direct"):
+        assert (picture(other) != ours).any()
     other_noise = np.asarray(Image.open(workdir / "pictures" / "hug" / "reversion-seed0-direct" / "001.png")).astype(
         int
     )
@@ -73,10 +80,10 @@ def test_a_study_reads_it(evaluated):
 
 def test_what_is_done_is_not_done_again(config, evaluated, monkeypatch):
     workdir, text = evaluated
-    for name in ("inv_reversion-seed0-direct", "reversion-seed1-direct"):
+    for name in ("inv_reversion-seed0-direct", "dreambooth-seed1-direct"):
         (workdir / "cells" / "hug" / f"{name}.json").unlink()
-    drawn, draw = [], evaluation.draw
-    monkeypatch.setattr(evaluation, "draw", lambda *given: drawn.append(given[2]) or draw(*given))
+    drawn, draw = [], cells.draw
+    monkeypatch.setattr(cells, "draw", lambda *given, **own: drawn.append(given[2]) or draw(*given, **own))
     monkeypatch.setattr(evaluation.loop, "train", None)
     assert evaluation.evaluate(config, workdir, quick=True) == text
     assert len(drawn) == 2
@@ -97,7 +104,9 @@ def test_runs_are_those_of_the_cells(config):
     settled = [evaluation.settings.settle(evaluation.training(config, plan))]
     settled = list(evaluation.settings.each_run(settled[0]).values())
     rows = np.arange(len(runs))
-    for cell in evaluation.cells(plan, settled, rows, dict.fromkeys(plan["relations"], "on")):
+    for cell in cells.cells(plan, settled, rows, dict.fromkeys(plan["relations"], "on")):
+        if cell.fine_tuned_on is not None:
+            assert (cell.fine_tuned_on.relation, cell.fine_tuned_on.seed) == (cell.relation, cell.seed)
         if cell.rows is not None:
             run = settled[cell.rows]
             assert (run.relation, run.seed) == (cell.relation, cell.seed)

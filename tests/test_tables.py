@@ -55,8 +55,13 @@ def test_by_relation():
 
 
 def test_differences_pair_every_seed_with_the_words():
-    (line,) = tables.differences(CELLS, ["on"], ["A"], "B").splitlines()[2:]
+    line, _ = tables.differences(CELLS, ["on"], ["A"], "B").splitlines()[2:]
     # Relation: A 1 0, B 1 1 for both seeds: 0 and -1 whichever seed. All right: A 1 0; B 1 0 and 1 1: -0.25.
     assert line.startswith("| A | -50 [-100, 0] | +25 [")
     assert "| -25 [" in line
-    assert tables.differences(CELLS, ["on"], ["C"], "B").count("\n") == 2
+    assert tables.differences(CELLS, ["on"], ["C"], "A").count("\n") == 2
+
+
+def test_differences_show_the_baseline_said_otherwise_too():
+    line = tables.differences(CELLS, ["on", "in"], ["B"], "B").splitlines()[2]  # "in" is not turned round
+    assert line.startswith("| B, turned round | -25 [")
