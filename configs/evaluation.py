@@ -10,7 +10,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from reversion_jax import config, dreambooth
+from reversion_jax import config, fine_tuning
 from reversion_jax.miniature import scenes
 
 SPATIAL = ("on", "inside", "back2back", "hanging_from", "beside", "above")
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
         ("without suppressor", {"suppressor_sigma_px": 0.0}),
     )
     c.evaluation.both_ways = ("Inv-ReVersion",)  # is drawn by direct and inverse prompt at once, too
-    c.evaluation.dreambooth = ConfigDict(dataclasses.asdict(dreambooth.MINIATURE))
+    c.evaluation.dreambooth = ConfigDict(dataclasses.asdict(fine_tuning.MINIATURE))
     c.evaluation.seeds = (0, 1, 2)
     c.evaluation.prompts = 100  # of each cell, on entity pairs that neither pre-training nor exemplars show
     c.evaluation.prompt_seed = 99

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from reversion_jax import dreambooth, files, generate, job, parallel, pictures
+from reversion_jax import files, fine_tuning, generate, job, parallel, pictures
 from reversion_jax.inversion import prompts, words
 from reversion_jax.inversion.prompts import INVERSE, RELATION
 from reversion_jax.miniature import judge, scenes
@@ -141,9 +141,9 @@ def judge_cell(model: Model, config: ConfigDict, plan: Mapping, asked: Asked, wo
 def _fine_tuned(model: Model, run: ConfigDict, plan: Mapping, workdir: Path) -> Model:
     """What DreamBooth makes of the model by a run's exemplars. It is not kept: a UNet for each cell is too much."""
     sd, tokenizer = model
-    recipe = dreambooth.Recipe(**plan["dreambooth"])
+    recipe = fine_tuning.Recipe(**plan["dreambooth"])
     shutil.rmtree(workdir, ignore_errors=True)  # another cell's, of an evaluation that was stopped
-    unet = dreambooth.train(run, recipe, sd, tokenizer, job.load_exemplars(run), workdir)
+    unet = fine_tuning.train(run, recipe, sd, tokenizer, job.load_exemplars(run), workdir)
     shutil.rmtree(workdir)
     unet = parallel.split(unet, parallel.mesh_of(sd.params))
     return sd._replace(params={**sd.params, "unet": unet}), tokenizer

@@ -1,162 +1,46 @@
-"""DreamBooth (Ruiz et al., 2022, arXiv:2208.12242) on a relation's exemplars: the UNet learns, no word does.
+"""Fine-tunes a model on a relation's exemplars, as DreamBooth does; a baseline, see fine_tuning.py.
 
-    python -m reversion_jax.dreambooth --config configs/hug.py --workdir runs/hug-dreambooth
+    python -m reversion_jax.dreambooth --config configs/hug.py
     python -m reversion_jax.sample --model runs/hug-dreambooth/model --prompt "otter sks teapot"
 
-A further baseline of ReVersion's. The whole UNet is fine-tuned on prompts in which a rare word stands for the relation,
-optionally beside pictures that the model itself drew of the same things without it (prior preservation). Takes the
-config's model, exemplars, seed, resolution and sampling settings; its own are flags. The result is a model, of the
-size of Stable Diffusion, not a word of a few kilobytes; it is left in diffusers' layout.
+Takes the config's model, exemplars, seed and resolution; its own settings are flags. The result is a model, of the size
+of Stable Diffusion, not a word of a few kilobytes; it is left in diffusers' layout. A stopped run goes on.
 """
 
 import dataclasses
-from functools import partial
-from typing import Any
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from etils import epath
-from ml_collections import ConfigDict
-
-from reversion_jax import config as settings
-from reversion_jax import files, generate, job
-from reversion_jax.data import batches
-from reversion_jax.data.exemplars import Exemplars
-from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.errors import one_line, parse_flags
-from reversion_jax.fit import fit
-from reversion_jax.inversion import losses, prompts
-from reversion_jax.models.unet import UNet, UNetConfig
-from reversion_jax.tokenizer import Tokenizer
-from reversion_jax.weights import folder
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """DreamBooth's own settings. The paper's rate, 5e-6, is Imagen's and Stable Diffusion's; the others are usual."""
-
-    word: str = "sks"  # what stands for the relation: rare, so that it means little yet
-    steps: int = 400
-    batch_size: int = 4
-    learning_rate: float = 5e-6
-    weight_decay: float = 1e-2
-    prior_weight: float = 0.0  # of the loss on the model's own pictures; 0: there are none
-    checkpoints: int = 1  # on the way, each of three times the UNet's size
-
-
-MINIATURE = Recipe(batch_size=8, learning_rate=2e-4)
-
-
-def _conditions(sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exemplars, words: str) -> list[jax.Array]:
-    """Text states [K, L, D] of each exemplar's templates, with `words` for the relation."""
-    none = jnp.zeros((0, sd.config.text.hidden_size))
-    encode = partial(generate.encode_text, sd.params, sd.config)
-    return [encode(tokenizer([prompts.natural(t, words) for t in own]), none) for own in shown.templates]
-
-
-def _own_pictures(
-    sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exemplars, words: str, config: ConfigDict
-) -> Exemplars:
-    """A picture of every template, as the model draws it before it has learned anything."""
-    templates = [template for own in shown.templates for template in own]
-    images = generate.draw(
-        sd,
-        tokenizer,
-        [prompts.natural(template, words) for template in templates],
-        [config.seed + i for i in range(len(templates))],
-        num_steps=config.sample_steps,
-        guidance_scale=config.guidance_scale,
-        resolution=config.resolution,
-        sampler=config.sampler,
-        batch_size=config.sample_batch,
-        progress="prior",
-    )
-    return Exemplars(images, tuple((template,) for template in templates), ())
-
-
-def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
-    return optax.adamw(recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-
-def loss(params: Any, batch: Any, config: UNetConfig, schedule: Schedule, recipe: Recipe) -> jax.Array:
-    """The UNet's denoising loss on a batch (mean, std [M, H, W, C], text states [M, L, D], key); eq. 2 of the paper.
-
-    The first `recipe.batch_size` samples are of exemplars, the others the model's own.
-    """
-    mean, std, states, key = batch
-    keys = jax.random.split(key, 3)
-    clean = mean + std * jax.random.normal(keys[0], mean.shape)
-    noise = jax.random.normal(keys[1], mean.shape)
-    timesteps = jax.random.randint(keys[2], mean.shape[:1], 0, schedule.num_train_timesteps)
-    predicted = UNet(config).apply({"params": params}, schedule.add_noise(clean, noise, timesteps), timesteps, states)
-    error = losses.denoising(predicted, schedule.training_target(clean, noise, timesteps))
-    weights = jnp.where(jnp.arange(len(mean)) < recipe.batch_size, 1.0, recipe.prior_weight)
-    return jnp.sum(weights * error) / recipe.batch_size
-
-
-@partial(jax.jit, static_argnames=("config", "schedule", "recipe"), donate_argnames="state")
-def _step(state: Any, batch: Any, config: UNetConfig, schedule: Schedule, recipe: Recipe) -> tuple[Any, dict]:
-    params, moments = state
-    value, grads = jax.value_and_grad(loss)(params, batch, config, schedule, recipe)
-    updates, moments = _optimiser(recipe).update(grads, moments, params)
-    return (optax.apply_updates(params, updates), moments), {"loss": value}
-
-
-def train(
-    config: ConfigDict,
-    recipe: Recipe,
-    sd: folder.StableDiffusion,
-    tokenizer: Tokenizer,
-    shown: Exemplars,
-    workdir: epath.PathLike,
-) -> Any:
-    """The UNet's weights, fine-tuned on the exemplars; it goes on from what an earlier, stopped run left in `workdir`.
-
-    FloatingPointError if it diverges.
-    """
-    sources = [(shown, recipe.word)]
-    if recipe.prior_weight:
-        sources.append((_own_pictures(sd, tokenizer, shown, config.initialiser, config), config.initialiser))
-    encoded = [
-        (*batches.posterior(sd.params["vae"], sd.config.vae, own.images, 0.0), _conditions(sd, tokenizer, own, words))
-        for own, words in sources
-    ]
-
-    def batch_fn(step):
-        rng = np.random.default_rng([config.seed, step])
-        parts = []
-        for mean, std, states in encoded:
-            chosen = rng.integers(len(mean), size=recipe.batch_size)
-            parts.append(
-                (mean[chosen], std[chosen], jnp.stack([states[i][rng.integers(len(states[i]))] for i in chosen]))
-            )
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
-        return (*(jnp.concatenate(part) for part in zip(*parts, strict=True)), key)
-
-    params = jax.tree.map(jnp.copy, sd.params["unet"])
-    state = (params, _optimiser(recipe).init(params))
-    step_fn = partial(_step, config=sd.config.unet, schedule=sd.schedule, recipe=recipe)
-    return fit("dreambooth", state, step_fn, batch_fn, recipe.steps, workdir, recipe.checkpoints)[0]
 
 
 @one_line
 def main(argv) -> None:
-    del argv
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --KEY=VALUE")
+    import numpy as np
+
+    from reversion_jax import config as settings
+    from reversion_jax import files, fine_tuning, job
     from reversion_jax.compilation import keep_compiled
+    from reversion_jax.weights import folder
 
     keep_compiled()
-    config = settings.settle(_CONFIG.value)
-    base = MINIATURE if config.model == settings.MINIATURE else Recipe()
-    recipe = dataclasses.replace(base, **{name: f.value for name, f in _RECIPE.items() if f.value is not None})
-    workdir = files.place(_WORKDIR.value or f"runs/{config.relation}-dreambooth")
-    shown = job.load_exemplars(config)
-    sd, tokenizer = job.load_model(config.model, {})
-    unet = train(config, recipe, sd, tokenizer, shown, workdir)
-    model = sd._replace(params={**sd.params, "unet": unet})
-    folder.save(workdir / "model", model, dtype=np.float32)
-    print(f'{workdir / "model"} draws the relation as "{recipe.word}": sample --model {workdir / "model"}')
+    if _CONFIG.value.runs:
+        raise ValueError("DreamBooth makes one model of one relation: give a config without runs")
+    if files.is_remote(_WORKDIR.value or ""):
+        raise ValueError(f"--workdir={_WORKDIR.value}: a model is written to a folder of this machine")
+    c = settings.settle(_CONFIG.value)
+    base = fine_tuning.MINIATURE if c.model == settings.MINIATURE else fine_tuning.Recipe()
+    own = {name: flag.value for name, flag in _RECIPE.items() if flag.value is not None}
+    recipe = dataclasses.replace(base, **own)
+    workdir = Path(_WORKDIR.value or f"runs/{c.relation}-dreambooth")
+    shown = job.load_exemplars(c)
+    sd, tokenizer = job.load_model(c.model, {})
+    unet = fine_tuning.train(c, recipe, sd, tokenizer, shown, workdir)
+    model = workdir / "model"
+    folder.save(model, sd._replace(params={**sd.params, "unet": unet}), dtype=np.float32)
+    how = f"--resolution {c.resolution} --steps {c.sample_steps} --guidance_scale {c.guidance_scale}"
+    print(f'draw with it: python -m reversion_jax.sample --model {model} {how} --prompt "A {recipe.word} B"')
 
 
 if __name__ == "__main__":

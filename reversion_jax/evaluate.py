@@ -17,10 +17,13 @@ def main(argv) -> None:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
     from reversion_jax.compilation import keep_compiled
     from reversion_jax.evaluation import evaluate
+    from reversion_jax.files import is_remote
 
     keep_compiled()
     default = "runs/evaluation-quick" if _QUICK.value else "runs/evaluation"
     workdir = Path(_WORKDIR.value or default)
+    if is_remote(_WORKDIR.value or default):
+        raise ValueError(f"--workdir={_WORKDIR.value}: an evaluation needs a folder of this machine")
     print(evaluate(_CONFIG.value, workdir, quick=_QUICK.value))
     print(f"tables: {workdir / 'tables.md'}, pictures: {workdir / 'sheets'}")
 

@@ -56,7 +56,7 @@ def trained_rows(config: ConfigDict, workdir: Path) -> np.ndarray:
 
 
 def write_sheets(plan: Mapping, drawn: Sequence[Asked], runs: Sequence[ConfigDict], workdir: Path) -> None:
-    """A contact sheet a relation, its exemplars, and pictures.json, the list of all direct pictures."""
+    """Of the first seed, a contact sheet a relation, its exemplars, and pictures.json, a list of direct pictures."""
     records = []
     for relation in plan["relations"]:
         shown = scenes.unseen_scenes(relation, plan["prompts"], plan["prompt_seed"])
@@ -68,20 +68,15 @@ def write_sheets(plan: Mapping, drawn: Sequence[Asked], runs: Sequence[ConfigDic
             exemplars.write_folder(folder, generate.to_uint8(learned_from.images), learned_from.templates)
         sections = [("exemplars", generate.to_uint8(learned_from.images), [t[0] for t in learned_from.templates])]
         for cell in (cell for cell in drawn if cell.relation == relation):
+            if cell.is_trained and cell.seed != plan["seeds"][0]:
+                continue  # it had other exemplars
             names = [f"pictures/{cell.name}/{i:03d}.png" for i in range(len(shown))]
-            if cell.seed == plan["seeds"][0] or not cell.is_trained:
-                images = np.stack([np.asarray(Image.open(workdir / file)) for file in names[:_SHOWN]])
-                heading = f"{cell.method}{tables.DIRECTIONS[cell.direction]}: {cell.words}"
-                sections.append((heading, images, texts[:_SHOWN]))
-            # Words have no seed of their own: their pictures stand beside those of every seed.
-            seeds = [cell.seed] if cell.is_trained else plan["seeds"]
+            images = np.stack([np.asarray(Image.open(workdir / file)) for file in names[:_SHOWN]])
+            heading = f"{cell.method}{tables.DIRECTIONS[cell.direction]}: {cell.words}"
+            sections.append((heading, images, texts[:_SHOWN]))
             if cell.direction == "direct":
-                about = {"relation": relation, "method": cell.method}
-                records += [
-                    about | {"seed": seed, "prompt": text, "file": file}
-                    for seed in seeds
-                    for text, file in zip(texts, names, strict=True)
-                ]
+                about = {"relation": relation, "method": cell.method, "seed": plan["seeds"][0]}
+                records += [about | {"prompt": text, "file": file} for text, file in zip(texts, names, strict=True)]
         pictures.save_png(workdir / "sheets" / f"{relation}.png", pictures.contact_sheet(relation, sections))
     files.write(workdir / "pictures.json", json.dumps(records) + "\n")
 
@@ -113,6 +108,8 @@ def write_tables(plan: Mapping, seen: Sequence[tuple[Asked, Mapping[str, list[bo
 
 def evaluate(config: ConfigDict, workdir: Path, *, quick: bool = False) -> str:
     """Does all that is not done yet, and returns the tables. ValueError where `workdir` holds another evaluation."""
+    if "evaluation" not in config:
+        raise ValueError("the config says nothing of what to compare: give one such as configs/evaluation.py")
     if config.model != settings.MINIATURE:
         raise ValueError(f"config.model={config.model!r}: the judge knows the miniature's pictures only")
     plan = make_plan(config, quick=quick)

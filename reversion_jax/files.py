@@ -61,4 +61,4 @@ def _one_error(name: epath.PathLike) -> Iterator[None]:
     except Exception as error:
         missing = isinstance(error, FileNotFoundError)
         reason = "no such bucket" if missing else (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot reach {os.fspath(name)}: {reason}") from error
+        raise ValueError(f"cannot reach {name}: {reason}") from error

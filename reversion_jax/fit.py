@@ -15,6 +15,15 @@ from reversion_jax import files
 from reversion_jax.checkpoints import Checkpoints
 
 
+def check_recipe(workdir: epath.PathLike, recipe: dict[str, Any]) -> None:
+    """Keeps what a training is asked for in workdir/recipe.json; ValueError where it was begun with something else."""
+    path, mine = epath.Path(workdir) / "recipe.json", json.dumps(recipe, indent=2) + "\n"
+    if path.exists() and path.read_text() != mine:
+        raise ValueError(f"{workdir} was begun with another recipe: give a new --workdir, or delete that one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, mine)
+
+
 def fit(
     name: str,
     state: Any,
@@ -44,13 +53,14 @@ def fit(
         for step in bar:
             batch = jax.tree.map(lambda x: jax.device_put(x, laid(x)), batch_fn(step))
             state, metrics = step_fn(state, batch)
-            if step % 50 == 0:
+            saves = (step + 1) % every == 0 or step + 1 == num_steps
+            if step % 50 == 0 or saves:  # what is kept has been looked at
                 values = {key: float(value) for key, value in metrics.items()}
                 if not np.isfinite(list(values.values())).all():
                     raise FloatingPointError(f"{name}: not finite at step {step}: {values}")
                 bar.set_postfix({key: f"{value:.4f}" for key, value in values.items()})
                 files.append(workdir / f"{name}.jsonl", json.dumps({"step": step, **values}) + "\n")
-            if (step + 1) % every == 0 or step + 1 == num_steps:
+            if saves:
                 kept.save(step + 1, state)
     kept.close()
     return jax.device_get(state)

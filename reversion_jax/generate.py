@@ -81,7 +81,7 @@ def _draw_batch(
         guided = partial(guided_denoiser, partial(predict, params, model), unconditional, scale=scales)
         conditions = jnp.moveaxis(conditions, 1, 0)
         if both_ways == "alternate":
-            denoiser = alternating([guided([c]) for c in conditions], schedule.num_train_timesteps / num_steps)
+            denoiser = alternating([guided([c]) for c in conditions], schedule.levels(num_steps)[0])
         else:
             denoiser = guided(conditions)
         return decode(params, model.vae, samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys))
@@ -112,7 +112,7 @@ def draw_batches(
     """One image a prompt and seed, in batches of float32 [n, resolution, resolution, 3] in [-1, 1], as they are drawn.
 
     With `second_prompts` an image is of two prompts at once, such as a relation said both ways round: their predictions
-    are averaged (`both_ways` = "mean"), or they take steps in turn ("alternate").
+    are averaged (`both_ways` = "mean"), or they take DDIM's steps in turn ("alternate").
 
     It is done on the devices that the weights are on. `rows` [P, D] are the learned ones, without which prompts must
     hold no placeholder. The last batch is filled up by repetition, so that one compiled program serves any number of
@@ -130,6 +130,8 @@ def draw_batches(
         raise ValueError(f"{len(said[-1])} second prompts with {len(seeds)} seeds: each image needs one")
     if both_ways not in BOTH_WAYS:
         raise ValueError(f"both_ways={both_ways!r}: use one of {', '.join(BOTH_WAYS)}")
+    if second_prompts is not None and both_ways == "alternate" and sampler != "ddim":
+        raise ValueError(f"both_ways='alternate' is for the sampler ddim, whose steps stand alone, not for {sampler}")
     if rows is None:
         rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
     rows = jnp.asarray(rows)

@@ -25,6 +25,7 @@ from reversion_jax.report import describe, draw, look, preview_prompts, report
 _FREE = [
     "devices",
     "weight_shards",
+    "remat",
     "runs_at_once",
     "steps",
     "steps_per_dispatch",
@@ -206,7 +207,8 @@ def train(config: ConfigDict, workdir: epath.Path) -> np.ndarray:
     for number, run in enumerate(job.runs):
         report(job, number, workdir / run.name, state.rows, drawn[number])
     if len(job.runs) == 1:
-        say(f"pictures: {workdir / 'contact_sheet.png'}, {workdir / 'training.png'}, {workdir / 'previews'}")
+        place = workdir / job.runs[0].name
+        say(f"pictures: {place / 'contact_sheet.png'}, {place / 'training.png'}, {place / 'previews'}")
     else:
         say(f"pictures: contact_sheet.png, training.png and previews in each run's folder in {workdir}")
     return np.asarray(state.rows)

@@ -59,13 +59,13 @@ def make_mesh(samples: int, devices: int = 0, weight_shards: int = 1) -> Mesh:
     """
     available = jax.devices()
     if not 0 <= devices <= len(available):
-        raise ValueError(f"config.devices={devices}: there are {len(available)} {available[0].platform} devices")
+        raise ValueError(f"devices={devices}: there are {len(available)} {available[0].platform} devices")
     available = available[: devices or len(available)]
     counts = range(weight_shards, len(available) + 1, weight_shards)
     count = max((n for n in counts if samples % n == 0), default=0)
     if not count:
         raise ValueError(
-            f"config.weight_shards={weight_shards} devices cannot share {samples} samples evenly, or are more than the "
+            f"weight_shards={weight_shards} devices cannot share {samples} samples evenly, or are more than the "
             f"{len(available)} there are: set another, or make config.batch_size a multiple of it"
         )
     busy = {device.process_index for device in available[:count]}

@@ -239,7 +239,7 @@ if __name__ == "__main__":
         "both_ways",
         None,
         ["mean", "alternate"],
-        "Draws by the prompt and its inverse at once: mean of both (half as long again), or a step by each in turn.",
+        "Draws by the prompt and its inverse at once: mean of both (half as long again), or ddim's steps in turn.",
     )
     # By default what the training run's config says, or config.py for the model.
     _SETTINGS = {

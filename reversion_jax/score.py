@@ -200,7 +200,7 @@ def main(argv) -> None:
 
         def exemplar_folder(relation):
             beside = folder / "exemplars" / str(relation)  # where an evaluation has them
-            return Path(_EXEMPLARS.value) if _EXEMPLARS.value else beside if beside.is_dir() else None
+            return files.place(_EXEMPLARS.value) if _EXEMPLARS.value else beside if beside.is_dir() else None
 
         result |= score_pictures(shown, _CLIP.value, exemplar_folder)
         print(table(result))

@@ -31,7 +31,8 @@ RELATIONS = {
     "wrapped_in": "wrapped in",
     "ride_on": "riding on",
 }
-SYMMETRIC = ("shake_hands", "hug", "back2back")  # the swapped sentence says the same
+_OF_MINIATURE = {"beside": "beside", "above": "above"}  # which it has besides those
+SYMMETRIC = ("shake_hands", "hug", "back2back", "beside")  # the swapped sentence says the same
 
 
 def entity_score(images: jax.Array, sentences: jax.Array) -> jax.Array:
@@ -90,13 +91,14 @@ def diversity(images: jax.Array) -> jax.Array:
 
 def words_for(relation: str | None, words: str | None, others: Sequence[str] | None) -> tuple[str, list[str]]:
     """Natural words for a relation, and for others to tell it from; by default what RELATIONS has. ValueError."""
-    if not words and relation not in RELATIONS:
+    known = RELATIONS | _OF_MINIATURE
+    if not words and relation not in known:
         raise ValueError(
             f"no natural words for the relation{f' {relation!r}' if relation else ''}: give --words, "
             f"or --relation with one of {', '.join(RELATIONS)}"
         )
     others = others or [other for name, other in RELATIONS.items() if name != relation]
-    words = words or RELATIONS[relation]
+    words = words or known[relation]
     return words, [other for other in others if other != words]
 
 

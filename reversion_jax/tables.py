@@ -66,15 +66,15 @@ def markdown(records: Sequence[Mapping], group: str) -> str:
             rows.setdefault((record["method"], record["direction"]), {})[record["metric"]] = record
     any_record = next(iter(next(iter(rows.values())).values()))
     lines = [
-        f"**{group}**: {any_record['relations']} relation(s), {any_record['prompts']} prompts a cell",
+        f"**{group}**, {any_record['prompts']} prompts a cell",
         "",
-        f"| method | seeds | {' | '.join(_HEADINGS)} |",
-        f"|---|---|{'---|' * len(_HEADINGS)}",
+        f"| method | relations | seeds | {' | '.join(_HEADINGS)} |",
+        f"|---|---|---|{'---|' * len(_HEADINGS)}",
     ]
     for (method, direction), found in rows.items():
         name = method + DIRECTIONS[direction]
         shares = " | ".join(percent(Interval(*(found[metric][key] for key in Interval._fields))) for metric in METRICS)
-        lines.append(f"| {name} | {found['both']['seeds']} | {shares} |")
+        lines.append(f"| {name} | {found['both']['relations']} | {found['both']['seeds']} | {shares} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 """The commands as a user types them, each in a process of its own."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_score_looks_at_a_runs_words(workdir):
     assert next(iter(seen["<R>"]["nearest"])) == "on"
 
 
+def test_dreambooth(recorded, workdir, tmp_path):
+    """What it leaves is a model, which draws as it says."""
+    given = {"model": recorded.folder, "exemplars": workdir.parent / "exemplars", "resolution": 16, "sample_steps": 2}
+    config = [f"--config.{key}={value}" for key, value in given.items()]
+    own = ["--steps", "1", "--batch_size", "2", "--word", "on", "--workdir", str(tmp_path / "run")]
+    done = run("dreambooth", "--config", str(ROOT / "configs" / "hug.py"), *config, *own)
+    assert done.returncode == 0, done.stderr
+    said = shlex.split(done.stdout.splitlines()[-1].partition("python -m reversion_jax.sample ")[2])
+    done = run("sample", *said, "--num_images", "1", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert np.asarray(Image.open(tmp_path / "out" / "000-a-on-b-0.png")).shape == (16, 16, 3)
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "says"),
     [
@@ -143,6 +157,8 @@ def test_score_looks_at_a_runs_words(workdir):
         ("sample", ["--model", "miniature", "--prompt", "a", "--embedding", "none.pt"], "no embedding at none.pt"),
         ("sample", ["--workdir", "RUN", "--prompt", "a", "--embedding", "WIDE"], "<R> is given twice"),
         ("export", ["--workdir", "nowhere", "--out", "elsewhere"], "no training run in nowhere"),
+        ("evaluate", ["--config", "configs/hug.py"], "the config says nothing of what to compare"),
+        ("dreambooth", ["--config", "configs/ten_relations.py"], "one model of one relation: give a config without"),
     ],
 )
 def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path):
@@ -158,7 +174,7 @@ def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path)
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "export", "score", "study"])
+@pytest.mark.parametrize("command", ["train", "sample", "export", "score", "study", "evaluate", "dreambooth"])
 def test_help_helps(command):
     done = run(command, "--help")
     assert "workdir" in done.stdout

@@ -137,11 +137,11 @@ def test_guidance_combines_the_halves_of_one_batch():
 def test_alternating_takes_every_step_with_the_next_condition():
     denoisers = [lambda latents, timesteps, value=value: latents + value for value in (1.0, 10.0)]
     schedule, seen = Schedule(), []
-    for steps in (4, 20, 50):
-        alternating = guidance.alternating(denoisers, schedule.num_train_timesteps / steps)
-        for timestep in schedule.levels(steps)[0]:
-            seen.append(float(alternating(jnp.zeros(2), jnp.full(2, timestep))[0]))
-    assert seen == [10.0, 1.0] * 37
+    for steps in (4, 20, 30, 60):
+        levels = schedule.levels(steps)[0]
+        alternating = guidance.alternating(denoisers, levels)
+        seen += [float(alternating(jnp.zeros(2), jnp.full(2, timestep))[0]) for timestep in levels]
+    assert seen == [1.0, 10.0] * 57
 
 
 def test_guidance_of_one_is_plain_conditioning():

@@ -49,7 +49,12 @@ def test_every_cell_is_drawn_judged_and_tabled(evaluated):
     expected["hanging_from"].append("describing_phrase-seed0-inverse")
     assert cells == sorted(f"{relation}/{name}" for relation, names in expected.items() for name in names)
     assert len(list((workdir / "pictures").rglob("*.png"))) == 4 * len(cells)
-    for row in ("best single word | 1", "ReVersion | 2", "Inv-ReVersion, turned round | 2", "DreamBooth | 2"):
+    for row in (
+        "best single word | 2 | 1",
+        "ReVersion | 2 | 2",
+        "Inv-ReVersion, turned round | 1 | 2",
+        "DreamBooth | 2 | 2",
+    ):
         assert f"| {row} |" in text
     assert text.count("| Inv-ReVersion, both ways at once |") == 2  # its shares, and minus the direct prompts'
     assert not (workdir / "dreambooth").exists()

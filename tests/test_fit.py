@@ -35,9 +35,3 @@ def test_an_interrupted_stage_goes_on_to_the_step(tmp_path):
 def test_a_stage_that_diverges_says_where(tmp_path):
     with pytest.raises(FloatingPointError, match="walk: not finite at step 0"):
         fit("walk", {"w": jnp.zeros(3)}, walk, lambda step: np.full((1, 3), np.nan, np.float32), 3, tmp_path)
-
-
-def test_a_batch_that_devices_cannot_share_is_laid_on_each(tmp_path):
-    state = {"w": jnp.zeros(3)}
-    seven = fit("walk", state, walk, lambda step: np.full((7, 3), step, np.float32), 3, tmp_path)
-    np.testing.assert_allclose(seven["w"], 3 * 7 * (1 * 0.9 + 2))

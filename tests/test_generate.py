@@ -44,6 +44,8 @@ def test_two_prompts_of_an_image(draw, both_ways):
     np.testing.assert_allclose(mixed[1], alone[1], atol=1e-4)
     assert np.abs(mixed[0] - alone[0]).max() > 1e-3
     assert (np.abs(mixed - swapped).max() < 1e-4) == (both_ways == "mean")
+    with pytest.raises(ValueError, match="'alternate' is for the sampler ddim"):
+        draw(["cat"], [0], second_prompts=["dog"], both_ways="alternate", sampler="pndm")
     with pytest.raises(ValueError, match="1 second prompts with 2 seeds"):
         draw(["cat", "dog"], [0, 1], second_prompts=["dog"])
 

@@ -64,19 +64,19 @@ def test_a_device_has_its_piece_of_the_weights_and_fetches_the_others(compared, 
     passes = Counter()
     for kind, size in compared["split"]["passes"]:
         passes[kind] += size
-    # The text encoder once, the UNet for each direction; and, as ever, the rows' gradient.
-    assert networks <= passes["all-gather"] < 2 * networks
+    # The text encoder once, the UNet for each direction, but for some at its ends; and, as ever, the rows' gradient.
+    assert 1.85 * networks <= passes["all-gather"] < 2 * networks
     assert passes == {"all-gather": passes["all-gather"], "all-reduce": 4 * (2 * 32 + 1)}
 
 
 @pytest.mark.parametrize("devices", [-1, 10_000])
 def test_devices_that_are_not_there(devices):
-    with pytest.raises(ValueError, match=rf"config.devices={devices}: there are \d+ cpu devices"):
+    with pytest.raises(ValueError, match=rf"devices={devices}: there are \d+ cpu devices"):
         parallel.make_mesh(8, devices)
 
 
 def test_weight_shards_that_samples_cannot_be_shared_by():
-    with pytest.raises(ValueError, match=r"config.weight_shards=3 devices cannot share 8 samples evenly"):
+    with pytest.raises(ValueError, match=r"weight_shards=3 devices cannot share 8 samples evenly"):
         parallel.make_mesh(8, 0, 3)
 
 

@@ -40,11 +40,13 @@ def test_summary_and_its_table():
     assert len(records) == 4 * (3 + 2)
     assert all(r["low"] <= r["mean"] <= r["high"] for r in records)
     lines = tables.markdown(records, "one").splitlines()
-    assert lines[0] == "**one**: 1 relation(s), 2 prompts a cell"
-    assert lines[4].startswith("| A | 1 | 0 [0, 0] | 50 [0, 100] | 0 [0, 0] | 0 [0, 0] |")
-    assert lines[5].startswith("| B | 2 | 75 [")
+    assert lines[0] == "**one**, 2 prompts a cell"
+    assert lines[4].startswith("| A | 1 | 1 | 0 [0, 0] | 50 [0, 100] | 0 [0, 0] | 0 [0, 0] |")
+    assert lines[5].startswith("| B | 1 | 2 | 75 [")
     assert len(lines) == 6
-    assert any(line.startswith("| B, turned round | 2 | 75 [") for line in tables.markdown(records, "all").splitlines())
+    assert any(
+        line.startswith("| B, turned round | 1 | 2 | 75 [") for line in tables.markdown(records, "all").splitlines()
+    )
 
 
 def test_by_relation():

@@ -43,7 +43,7 @@ VARIANTS = {
 
 
 def write_folder(folder: Path, weights: dict[str, np.ndarray], config: CLIPConfig = CONFIG) -> Path:
-    """What transformers.CLIPModel and CLIPProcessor would write, made without our `save_weights`."""
+    """What transformers.CLIPModel and CLIPProcessor would write."""
     tiny.write_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(config.to_json()))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -35,11 +36,11 @@ def guided_denoiser(
     return denoise
 
 
-def alternating(denoisers: Sequence[Denoiser], interval: float) -> Denoiser:
-    """The denoisers in turn, where a sampler's timesteps lie `interval` apart."""
+def alternating(denoisers: Sequence[Denoiser], levels: np.ndarray) -> Denoiser:
+    """The denoisers in turn, over a sampler's timesteps `levels`, noisiest first; the first denoiser has the first."""
 
     def denoise(latents: jax.Array, timesteps: jax.Array) -> jax.Array:
-        turn = (timesteps[0] / interval).astype(int) % len(denoisers)
+        turn = jnp.sum(levels > timesteps[0]) % len(denoisers)
         return jax.lax.switch(turn, denoisers, latents, timesteps)
 
     return denoise

@@ -8,7 +8,6 @@ a caption's parts apart is what makes the UNet obey the text within minutes inst
 """
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from reversion_jax import files
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.errors import one_line
-from reversion_jax.fit import fit, one_cycle
+from reversion_jax.fit import check_recipe, fit, one_cycle
 from reversion_jax.miniature import scenes, vocabulary
 from reversion_jax.miniature.drawing import SIZE_PX
 from reversion_jax.models.clip import CLIPTextEncoder
@@ -231,11 +229,7 @@ def train_unet(
 
 def pretrain(workdir: Path, recipe: Recipe = Recipe()) -> Path:
     """Trains all three networks and writes the diffusers folder WORKDIR/snapshot; returns its path."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    path, mine = workdir / "recipe.json", dataclasses.asdict(recipe)
-    if path.exists() and json.loads(path.read_text()) != mine:
-        raise ValueError(f"{workdir} was begun with another recipe: give a new --workdir, or delete that one")
-    files.write(path, json.dumps(mine, indent=2) + "\n")
+    check_recipe(workdir, dataclasses.asdict(recipe))
     tokens = workdir / "tokenizer"
     size = vocabulary.write(tokens, MINIATURE.text.max_position_embeddings)
     if size != MINIATURE.text.vocab_size:

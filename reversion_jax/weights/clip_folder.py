@@ -7,12 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict
-from safetensors.numpy import save_file
 
 from reversion_jax.models.clip_vision import CLIP, CLIPConfig
-from reversion_jax.weights import names, network
+from reversion_jax.weights import network
 from reversion_jax.weights.hub import fetch
 from reversion_jax.weights.layout import weight_files
 from reversion_jax.weights.stored import read_json
@@ -63,15 +61,6 @@ def load(folder: Path) -> tuple[CLIPConfig, dict[str, Any]]:
     if wrong:
         raise ValueError("\n".join([f"the weights in {folder} do not fit its config:", *(f"  {w}" for w in wrong)]))
     return config, network.place(found, stored, jnp.float32)
-
-
-def save_weights(path: Path, params: dict[str, Any]) -> None:
-    """Writes parameters, float32, as the model.safetensors that transformers.CLIPModel loads."""
-    weights = {}
-    for name, array in flatten_dict(params, sep="/").items():
-        array = names.to_torch(name, np.asarray(array))
-        weights[names.torch_names(name)[0]] = np.asarray(array, np.float32, order="C")
-    save_file(weights, path, {"format": "pt"})
 
 
 @functools.cache

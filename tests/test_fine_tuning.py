@@ -8,13 +8,13 @@ import pytest
 import tiny
 
 from reversion_jax import config as settings
-from reversion_jax import dreambooth, generate
+from reversion_jax import fine_tuning, generate
 from reversion_jax.checkpoints import Checkpoints
 from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.tokenizer import Tokenizer
 from reversion_jax.weights import folder
 
-RECIPE = dreambooth.Recipe(word="on", steps=6, batch_size=2, learning_rate=1e-3, checkpoints=3)
+RECIPE = fine_tuning.Recipe(word="on", steps=6, batch_size=2, learning_rate=1e-3, checkpoints=3)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def made(recorded):
 
 def train(made, workdir, **own):
     config, sd, tokenizer, shown = made
-    return dreambooth.train(config, dataclasses.replace(RECIPE, **own), sd, tokenizer, shown, workdir)
+    return fine_tuning.train(config, dataclasses.replace(RECIPE, **own), sd, tokenizer, shown, workdir)
 
 
 def leaves(tree):
@@ -71,9 +71,14 @@ def test_a_stopped_run_goes_on(made, whole, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+def test_another_recipe_in_the_same_folder_is_refused(made, whole):
+    with pytest.raises(ValueError, match="begun with another recipe: give a new --workdir"):
+        train(made, whole[0], word="top")
+
+
 def test_the_models_own_pictures_are_of_the_same_things(made):
     config, sd, tokenizer, shown = made
-    own = dreambooth._own_pictures(sd, tokenizer, shown, "and", config)
+    own = fine_tuning._own_pictures(sd, tokenizer, shown, "and", config)
     assert own.images.shape == (4, 16, 16, 3)
     assert own.templates == (("cat {} dog",), ("dog {} cat",), ("a cat {} a dog",), ("cat {} cat",))
 
@@ -83,7 +88,7 @@ def test_they_count_by_their_weight(made):
     of = lambda seed, *shape: tiny.noise(seed, shape)
     batch = (of(0, 4, 8, 8, 4), of(1, 4, 8, 8, 4), of(2, 4, tiny.LENGTH, 32), jax.random.key(0))
     loss = jax.jit(
-        lambda states, weight: dreambooth.loss(
+        lambda states, weight: fine_tuning.loss(
             sd.params["unet"],
             (*batch[:2], states, batch[3]),
             sd.config.unet,
