@@ -161,11 +161,12 @@ def test_load_rows(finished, config, tmp_path):
 def test_settings_newer_than_the_run_have_their_defaults(finished, config, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     stored = json.loads((workdir / "config.json").read_text())
-    (workdir / "config.json").write_text(json.dumps({k: v for k, v in stored.items() if k not in ("remat", "sampler")}))
+    older = {key: value for key, value in stored.items() if key not in ("negatives", "sampler")}
+    (workdir / "config.json").write_text(json.dumps(older))
     assert job.load_rows(workdir)[0].sampler == "ddim"
     np.testing.assert_array_equal(loop.train(config, workdir), finished[1])
-    with pytest.raises(ValueError, match="another remat"):
-        loop.train(changed(config, remat=True), workdir)
+    with pytest.raises(ValueError, match="another negatives"):
+        loop.train(changed(config, negatives="vocabulary"), workdir)
 
 
 def test_previews_are_what_sample_draws(finished):
