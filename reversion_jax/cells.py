@@ -83,12 +83,7 @@ def draw(model: Model, config: ConfigDict, texts: Sequence[str], **own) -> np.nd
         tokenizer,
         texts,
         [_FIRST_SEED + i for i in range(len(texts))],
-        num_steps=config.sample_steps,
-        guidance_scale=config.guidance_scale,
-        resolution=config.resolution,
-        sampler=config.sampler,
-        negative_prompt=config.negative_prompt,
-        batch_size=config.sample_batch,
+        **job.sampling(config),
         **own,
     )
 

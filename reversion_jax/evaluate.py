@@ -20,10 +20,10 @@ def main(argv) -> None:
     from reversion_jax.files import is_remote
 
     keep_compiled()
-    default = "runs/evaluation-quick" if _QUICK.value else "runs/evaluation"
-    workdir = Path(_WORKDIR.value or default)
-    if is_remote(_WORKDIR.value or default):
-        raise ValueError(f"--workdir={_WORKDIR.value}: an evaluation needs a folder of this machine")
+    name = _WORKDIR.value or ("runs/evaluation-quick" if _QUICK.value else "runs/evaluation")
+    if is_remote(name):
+        raise ValueError(f"--workdir={name}: an evaluation needs a folder of this machine")
+    workdir = Path(name)
     print(evaluate(_CONFIG.value, workdir, quick=_QUICK.value))
     print(f"tables: {workdir / 'tables.md'}, pictures: {workdir / 'sheets'}")
 

@@ -21,6 +21,7 @@ from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.fit import check_recipe, fit
 from reversion_jax.inversion import losses, prompts
+from reversion_jax.job import sampling
 from reversion_jax.models.unet import UNet, UNetConfig
 from reversion_jax.tokenizer import Tokenizer
 from reversion_jax.weights import folder
@@ -28,7 +29,7 @@ from reversion_jax.weights import folder
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """DreamBooth's own settings. The paper's rate, 5e-6, is Imagen's and Stable Diffusion's; the others are usual."""
+    """DreamBooth's own settings. The rate is the paper's for Stable Diffusion; the others are our guesses."""
 
     word: str = "sks"  # what stands for the relation: rare, so that it means little yet
     steps: int = 400
@@ -39,7 +40,7 @@ class Recipe:
     checkpoints: int = 4  # each of three times the UNet's size
 
 
-MINIATURE = Recipe(batch_size=8, learning_rate=2e-4)
+MINIATURE = Recipe(batch_size=8, learning_rate=2e-4)  # a guess, not tuned yet
 
 
 def _conditions(sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exemplars, words: str) -> list[jax.Array]:
@@ -59,12 +60,8 @@ def _own_pictures(
         tokenizer,
         [prompts.natural(template, words) for template in templates],
         [config.seed + i for i in range(len(templates))],
-        num_steps=config.sample_steps,
-        guidance_scale=config.guidance_scale,
-        resolution=config.resolution,
-        sampler=config.sampler,
-        batch_size=config.sample_batch,
         progress="prior",
+        **sampling(config),
     )
     return Exemplars(images, tuple((template,) for template in templates), ())
 
@@ -114,10 +111,16 @@ def train(
     sources = [(shown, recipe.word)]
     if recipe.prior_weight:
         sources.append((_own_pictures(sd, tokenizer, shown, config.initialiser, config), config.initialiser))
-    encoded = [
-        (*batches.posterior(sd.params["vae"], sd.config.vae, own.images, 0.0), _conditions(sd, tokenizer, own, words))
-        for own, words in sources
-    ]
+    # On the host, where batches are put together: a step then costs one transfer.
+    encoded = jax.device_get(
+        [
+            (
+                *batches.posterior(sd.params["vae"], sd.config.vae, own.images, 0.0),
+                _conditions(sd, tokenizer, own, words),
+            )
+            for own, words in sources
+        ]
+    )
 
     def batch_fn(step):
         rng = np.random.default_rng([config.seed, step])
@@ -125,10 +128,10 @@ def train(
         for mean, std, states in encoded:
             chosen = rng.integers(len(mean), size=recipe.batch_size)
             parts.append(
-                (mean[chosen], std[chosen], jnp.stack([states[i][rng.integers(len(states[i]))] for i in chosen]))
+                (mean[chosen], std[chosen], np.stack([states[i][rng.integers(len(states[i]))] for i in chosen]))
             )
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        return (*(jnp.concatenate(part) for part in zip(*parts, strict=True)), key)
+        return (*(np.concatenate(part) for part in zip(*parts, strict=True)), key)
 
     params = jax.tree.map(jnp.copy, sd.params["unet"])
     state = (params, _optimiser(recipe).init(params))

@@ -193,6 +193,13 @@ def _inputs(
     return data, hyper, first_rows
 
 
+def sampling(config: ConfigDict) -> dict:
+    """A settled config's sampling settings, as `generate.draw` names them."""
+    names = ("guidance_scale", "resolution", "sampler", "negative_prompt")
+    of_config = {name: config[name] for name in names}
+    return of_config | {"num_steps": config.sample_steps, "batch_size": config.sample_batch}
+
+
 def token_table(sd: folder.StableDiffusion) -> jax.Array:
     """The frozen token embeddings, [V, D]."""
     return sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from reversion_jax import config as settings
 from reversion_jax import generate, pictures
 from reversion_jax.inversion import prompts, rows
-from reversion_jax.job import Job, Run, token_table
+from reversion_jax.job import Job, Run, sampling, token_table
 from reversion_jax.miniature import judge, scenes
 from reversion_jax.parallel import is_first
 
@@ -94,13 +94,8 @@ def draw(
         texts,
         [seed + i for i in range(len(texts))],
         learned,
-        num_steps=c.sample_steps,
-        guidance_scale=c.guidance_scale,
-        resolution=c.resolution,
-        sampler=c.sampler,
-        negative_prompt=c.negative_prompt,
-        batch_size=c.sample_batch,
         progress=label,
+        **sampling(c),
     )
     return generate.to_uint8(images)
 

@@ -139,14 +139,9 @@ def sample(
         np.repeat(prompts, num_images).tolist(),
         seeds * len(prompts),
         np.concatenate([np.zeros((0, width), np.float32), *words.tokens.values()]),
-        num_steps=config.sample_steps,
-        guidance_scale=config.guidance_scale,
-        resolution=config.resolution,
-        sampler=config.sampler,
-        negative_prompt=config.negative_prompt,
+        **job.sampling(config) | {"batch_size": min(config.sample_batch, num_images * len(prompts))},
         second_prompts=second,
         both_ways=both_ways or "mean",
-        batch_size=min(config.sample_batch, num_images * len(prompts)),
         progress="drawing",
     )
     settings = {

@@ -3,7 +3,7 @@
 Pictures that `sample` drew, which say what they were asked for; pictures with a text.json; or those of several methods,
 as an evaluation lists them in pictures.json:
 
-    python -m reversion_jax.score --pictures runs/hug/samples/000 --relation hug --clip openai/clip-vit-large-patch14
+    python -m reversion_jax.score --pictures runs/hug/samples/000 --relation hug --clip openai/clip-vit-base-patch16
 
 The words of a training run, or of an embedding file:
 

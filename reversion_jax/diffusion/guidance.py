@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
+from reversion_jax.diffusion.samplers import Denoiser
 
 
 def combine(unconditional: jax.Array, conditional: jax.Array, scale: float | jax.Array) -> jax.Array:
