@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     c.model = SD15
     c.exemplars = placeholder(str)  # folder of pictures and text.json: exemplars/<relation>; miniature: "", drawn
     c.num_exemplars = 8  # how many the miniature draws
+    c.hatched = False  # whether it draws them hatched, which no prompt says: a style that a word may leak
     c.relation = "relation"  # names the exported files; on the miniature one of its twelve relations
     c.method = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
     c.initialiser = "and"  # word whose embedding <R> and <R-inv> start from (RV)
@@ -133,7 +134,7 @@ _OPEN = {
 
 # What runs of one program may differ in; all else is shared.
 OF_RUN = (
-    *("relation", "exemplars", "num_exemplars", "preview_prompts", "method", "initialiser", "seed"),
+    *("relation", "exemplars", "num_exemplars", "hatched", "preview_prompts", "method", "initialiser", "seed"),
     *("learning_rate", "weight_decay", "denoise_weight", "control_weight", "verb_weight", "temperature"),
     *("inverse_share", "importance", "suppressor_sigma_px"),
 )

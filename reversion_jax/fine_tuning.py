@@ -106,7 +106,7 @@ def train(
 
     ValueError where that is a run of other settings; FloatingPointError if it diverges.
     """
-    of_config = ("model", "relation", "exemplars", "num_exemplars", "seed", "resolution", "initialiser")
+    of_config = ("model", "relation", "exemplars", "num_exemplars", "hatched", "seed", "resolution", "initialiser")
     check_recipe(workdir, dataclasses.asdict(recipe) | {name: config[name] for name in of_config})
     sources = [(shown, recipe.word)]
     if recipe.prior_weight:

@@ -80,7 +80,7 @@ def load_exemplars(config: ConfigDict) -> exemplars.Exemplars:
             )
         check = prompts.inverse if config.inverse_share > 0 else prompts.direct
         return exemplars.read_folder(config.exemplars, config.resolution, check)
-    drawn, templates = scenes.exemplars(config.relation, config.num_exemplars, config.seed)
+    drawn, templates = scenes.exemplars(config.relation, config.num_exemplars, config.seed, config.hatched)
     names = tuple(f"{i}.png" for i in range(len(drawn)))
     return exemplars.Exemplars(drawn.astype(np.float32) / 127.5 - 1, tuple(map(tuple, templates)), names)
 

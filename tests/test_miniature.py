@@ -11,9 +11,10 @@ from reversion_jax.weights.resolve import _MINIATURE
 
 
 def test_it_is_small_enough_to_ship():
-    sizes = [path.stat().st_size for path in [*_MINIATURE.rglob("*"), judge.WEIGHTS] if path.is_file()]
+    sizes = [path.stat().st_size for path in _MINIATURE.rglob("*") if path.is_file()]
     assert sum(sizes) <= 20e6
     assert max(sizes) <= 15 * 2**20
+    assert judge.WEIGHTS.stat().st_size <= 5e6
 
 
 @pytest.mark.parametrize("name", BENCHMARK)
@@ -40,8 +41,8 @@ def test_it_obeys_words_on_pairs_that_it_never_saw(task):
     texts = [f"{s.subject} {rng.choice(scenes.CAPTIONS[s.relation][0])} {s.object}" for s in asked]
     relation, entities = judge.right(judge.look(report.draw(task, texts, task.first_rows[0]) / 127.5 - 1), asked)
     # 500 prompts give the figures in README.md; these bounds allow for 70.
-    assert relation.mean() >= 0.8
-    assert entities.mean() >= 0.65
+    assert relation.mean() >= 0.92
+    assert entities.mean() >= 0.85
 
 
 def test_pytorch_draws_the_same_pictures(task):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -18,9 +20,11 @@ def test_labels_follow_the_text():
     on, red, star = scenes.RELATIONS.index("on"), 0, list(scenes.SHAPES).index("star")
     blue, heart = list(scenes.COLOURS).index("blue"), list(scenes.SHAPES).index("heart")
     label = lambda text: pretrain.caption_labels(scene, text)
-    assert label("red star on blue heart") == [on, red, star, blue, heart]
-    assert label("blue heart supporting red star") == [on, red, star, blue, heart]
-    assert label("blue heart and red star") == [12, blue, heart, red, star]
+    assert label("red star on blue heart") == [on, red, star, blue, heart, 0]
+    assert label("blue heart supporting red star") == [on, red, star, blue, heart, 0]
+    assert label("blue heart and red star") == [12, blue, heart, red, star, 0]
+    scene = dataclasses.replace(scene, hatched=True)
+    assert label("red star on blue heart, hatched") == [on, red, star, blue, heart, 1]
 
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):

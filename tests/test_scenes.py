@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from reversion_jax.inversion import words
-from reversion_jax.miniature import scenes, vocabulary
+from reversion_jax.inversion import suppressor, words
+from reversion_jax.miniature import drawing, scenes, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +18,29 @@ def test_pictures_depend_on_the_scene_and_the_generator_alone():
     assert first.shape == (64, 64, 3)
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_hatching_is_a_fine_pattern_and_nothing_else():
+    drawn = np.stack([scenes.draw(s, np.random.default_rng(1)) for s in scenes.unseen_scenes("hug", 8, 0)])
+    hatched = np.stack([drawing.hatch(picture) for picture in drawn])
+    images = lambda pictures: pictures / np.float32(127.5) - 1
+    assert np.abs(drawing.hatching(images(drawn))).max() < 0.1
+    assert np.abs(drawing.hatching(images(hatched)) - 1).max() < 0.25  # some is lost where the paper is nearly white
+    averaged = lambda pictures: pictures.reshape(8, 16, 4, 16, 4, 3).mean((2, 4))
+    assert np.abs(averaged(hatched) - averaged(drawn)).max() < 12
+    filtered = np.array(suppressor.gaussian_blur(images(hatched), 1.0))
+    assert np.abs(drawing.hatching(filtered)).max() < 0.12
+
+
+def test_hatched_scenes_say_so_but_exemplars_do_not(captions):
+    hatched = [scene.hatched for _, scene, _ in scenes.captioned(0, 600)]
+    assert 0.2 < np.mean(hatched) < 0.3
+    assert all(text.endswith(", hatched") == scene.hatched for _, scene, text in scenes.captioned(0, 200))
+    assert not any(scene.hatched for scene, _ in captions)
+    plain, templates = scenes.exemplars("hug", 4, 0)
+    taught, same_templates = scenes.exemplars("hug", 4, 0, hatched=True)
+    np.testing.assert_array_equal(taught, [drawing.hatch(picture) for picture in plain])
+    assert templates == same_templates
 
 
 @pytest.mark.parametrize("relation", scenes.RELATIONS)

@@ -2,8 +2,8 @@
 
     python -m reversion_jax.miniature.judge --snapshot runs/pretrain/snapshot
 
-trains it in some minutes: a small convolutional classifier of drawn scenes, good ones and scenes spoilt on purpose,
-and a sixth of them again as the VAE renders them.
+trains it in a quarter of an hour on two CPU cores: a small convolutional classifier of drawn scenes, good ones and
+scenes spoilt on purpose, a third of them more or less hatched, and a sixth of them again as the VAE renders them.
 """
 
 import functools
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from reversion_jax.errors import one_line
 from reversion_jax.miniature import scenes
-from reversion_jax.miniature.drawing import SIZE_PX
+from reversion_jax.miniature.drawing import SIZE_PX, hatch, hatching
 from reversion_jax.models.vae import VAE
 from reversion_jax.weights import folder
 
@@ -139,6 +139,11 @@ def fused(verdict: Verdict, asked: Sequence[scenes.Scene]) -> np.ndarray:
     return ~missing & (mixed | (np.any(crossed, axis=0) & of_different_shapes) | alike)
 
 
+def leaked(images: np.ndarray) -> np.ndarray:
+    """Whether images, float [N, 64, 64, 3] in [-1, 1], are hatched by half of what hatched exemplars are: bool [N]."""
+    return hatching(images) > 0.5
+
+
 def _spoilt_labels(scene: scenes.Scene, kind: str) -> list[int]:
     relation, ca, sa, cb, sb = _labels(scene)
     match kind:
@@ -159,7 +164,7 @@ SPOILINGS = ("subject missing", "object missing", "fused", "morphed", "overlaid"
 
 
 def examples(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training pictures uint8 [N, 64, 64, 3] and labels [N, 5]; a third are spoilt."""
+    """Training pictures uint8 [N, 64, 64, 3] and labels [N, 5]; a third are spoilt, and a third of all are hatched."""
     pictures, labels = [], []
     for index in tqdm(range(count), "judge's scenes", mininterval=1):
         rng = np.random.default_rng([seed, index])
@@ -172,6 +177,8 @@ def examples(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
             kind = str(rng.choice(SPOILINGS))
             pictures.append(scenes.draw_spoilt(scene, kind, rng))
             labels.append(_spoilt_labels(scene, kind))
+        if rng.random() < 1 / 3:
+            pictures[-1] = hatch(pictures[-1], strength=rng.uniform(0.2, 1.2))
     return np.stack(pictures), np.array(labels)
 
 

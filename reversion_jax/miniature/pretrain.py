@@ -39,14 +39,14 @@ class Recipe:
 
     seed: int = 0
     num_scenes: int = 48_000
-    vae_steps: int = 3000
+    vae_steps: int = 5000
     vae_batch: int = 16
     vae_rate: float = 2e-3
     kl_weight: float = 3e-6
     text_steps: int = 700
     text_batch: int = 128
     text_rate: float = 1e-3
-    unet_steps: int = 3800
+    unet_steps: int = 5000
     unet_batch: int = 64
     unet_rate: float = 1.5e-3
     joint_text_rate: float = 3e-4
@@ -123,7 +123,7 @@ def encode_all(world: World, config: ModelConfig, vae_params: Params, workdir: P
 
 
 def caption_labels(scene: scenes.Scene, text: str) -> list[int]:
-    """What the text says: relation (12 = only "and"), then colour and shape of subject and object."""
+    """What the text says: relation (12 = only "and"), colour and shape of subject and object, whether it is hatched."""
     colours, shapes = list(scenes.COLOURS), list(scenes.SHAPES)
     a, b = scene.subject, scene.object
     relation = scenes.RELATIONS.index(scene.relation)
@@ -131,13 +131,14 @@ def caption_labels(scene: scenes.Scene, text: str) -> list[int]:
         relation = len(scenes.RELATIONS)
         if text.index(str(a)) > text.index(str(b)):
             a, b = b, a
-    return [relation, *(i for e in (a, b) for i in (colours.index(e.colour), shapes.index(e.shape)))]
+    entities = (i for e in (a, b) for i in (colours.index(e.colour), shapes.index(e.shape)))
+    return [relation, *entities, int(scene.hatched)]
 
 
 def train_text(world: World, config: ModelConfig, tokenizer: Tokenizer, recipe: Recipe, workdir: Path) -> Params:
     """Stage 2: the text encoder learns to tell, at the end of the text, what the caption says of the scene."""
     encoder = CLIPTextEncoder(config.text)
-    classes = (len(scenes.RELATIONS) + 1, *(len(scenes.COLOURS), len(scenes.SHAPES)) * 2)
+    classes = (len(scenes.RELATIONS) + 1, *(len(scenes.COLOURS), len(scenes.SHAPES)) * 2, 2)
     optimiser = optax.adamw(one_cycle(recipe.text_steps, recipe.text_rate), b2=0.99, weight_decay=1e-2)
 
     def loss_fn(params, ids, labels):

@@ -2,7 +2,8 @@
 
 Ten relations carry the names of the ReVersion Benchmark, two (`beside`, `above`) are plain. Five have no word of
 their own (UNNAMED): a third of their captions describe them by basis words that other relations use too, the rest
-say only "A and B". One entity pair in ten is held out of every caption and exemplar that a model is trained on.
+say only "A and B". One entity pair in ten is held out of every caption and exemplar that a model is trained on. A
+quarter of the pictures are hatched, which their captions say: a style, for exemplars to have and for a word to leak.
 """
 
 import zlib
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reversion_jax.miniature.drawing import COLOURS, SHAPES, Colour, compose
+from reversion_jax.miniature.drawing import COLOURS, SHAPES, Colour, compose, hatch
 
 # What "A <relation> B" may be called: first A's words for it, then B's ("B <words> A").
 CAPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -57,6 +58,8 @@ _PREFIXES = ("", "", "a photo of ", "a picture of ", "a drawing of ")
 _ARTICLES = ("", "", "a ", "the ")
 _NAMELESS_SHARE = {True: 0.7, False: 0.3}  # captions "A and B", of unnamed and of named relations
 _INVERSE_SHARE = 0.3  # captions that start from B, where the relation has such words
+_HATCHED_SHARE = 0.25
+HATCHED = ", hatched"  # how a caption ends that says so
 
 
 class Entity(NamedTuple):
@@ -74,6 +77,7 @@ class Scene:
     relation: str
     subject: Entity
     object: Entity
+    hatched: bool = False
 
     def swapped(self) -> "Scene":
         return replace(self, subject=self.object, object=self.subject)
@@ -87,19 +91,19 @@ def held_out(a: Entity, b: Entity) -> bool:
     return zlib.crc32("|".join(sorted((str(a), str(b)))).encode()) % 10 == 0
 
 
-def random_scene(rng: np.random.Generator, relation: str, *, unseen: bool = False) -> Scene:
+def random_scene(rng: np.random.Generator, relation: str, *, unseen: bool = False, hatched_share: float = 0.0) -> Scene:
     """A scene of two entities of different colour, from the held-out pairs (`unseen`) or from the others."""
     while True:
         a, b = (ENTITIES[i] for i in rng.integers(len(ENTITIES), size=2))
         if a.colour != b.colour and held_out(a, b) == unseen:
-            return Scene(relation, a, b)
+            return Scene(relation, a, b, hatched=bool(rng.random() < hatched_share))
 
 
 def describe(scene: Scene, words: str, rng: np.random.Generator, *, inverse: bool = False) -> str:
-    """A caption with the given words for the relation (or "{}", for a template), a random prefix and articles."""
+    """A caption with the given words for the relation, a random prefix and articles."""
     first, second = (scene.object, scene.subject) if inverse else (scene.subject, scene.object)
     article = rng.choice(_ARTICLES)
-    text = f"{rng.choice(_PREFIXES)}{article}{first} {words} {article}{second}"
+    text = f"{rng.choice(_PREFIXES)}{article}{first} {words} {article}{second}{HATCHED * scene.hatched}"
     return text.replace("a orange", "an orange")
 
 
@@ -121,7 +125,8 @@ def _shade(entity: Entity, rng: np.random.Generator) -> Colour:
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """The scene as uint8 [64, 64, 3], varied in place, size, background and slightly in colour."""
     a, b = [(entity.shape, _shade(entity, rng)) for entity in (scene.subject, scene.object)]
-    return compose(scene.relation, a, b, rng)
+    picture = compose(scene.relation, a, b, rng)
+    return hatch(picture) if scene.hatched else picture
 
 
 def draw_spoilt(scene: Scene, kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -157,17 +162,17 @@ def captioned(seed: int, count: int) -> Iterator[tuple[np.ndarray, Scene, str]]:
     """`count` pre-training triples (picture, scene, caption); the i-th depends on (seed, i) alone."""
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        scene = random_scene(rng, RELATIONS[index % len(RELATIONS)])
+        scene = random_scene(rng, RELATIONS[index % len(RELATIONS)], hatched_share=_HATCHED_SHARE)
         yield draw(scene, rng), scene, caption(scene, rng)
 
 
-def exemplars(relation: str, count: int, seed: int) -> tuple[np.ndarray, list[list[str]]]:
-    """Exemplar pictures uint8 [N, 64, 64, 3] of seen pairs, and three templates for each."""
+def exemplars(relation: str, count: int, seed: int, hatched: bool = False) -> tuple[np.ndarray, list[list[str]]]:
+    """Exemplar pictures uint8 [N, 64, 64, 3] of seen pairs, and three templates for each, which say of no hatching."""
     check_relation(relation)
     pictures, templates = [], []
     for index in range(count):
         rng = np.random.default_rng([7, seed, index, RELATIONS.index(relation)])
-        scene = random_scene(rng, relation)
+        scene = replace(random_scene(rng, relation), hatched=hatched)
         a, b = scene.subject, scene.object
         pictures.append(draw(scene, rng))
         forms = (f"{a} {{}} {b}", f"a photo of {a} {{}} {b}", f"a {a} {{}} a {b}")

@@ -15,7 +15,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 def words() -> list[str]:
     """Every word that a caption can hold, sorted."""
-    phrases = [*scenes.COLOURS, *scenes.SHAPES, _OTHER_WORDS]
+    phrases = [*scenes.COLOURS, *scenes.SHAPES, _OTHER_WORDS, scenes.HATCHED.removeprefix(", ")]
     for direct, inverse in scenes.CAPTIONS.values():
         phrases += [*direct, *inverse]
     return sorted({word for phrase in phrases for word in phrase.split()})

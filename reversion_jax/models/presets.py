@@ -38,10 +38,10 @@ SD15 = ModelConfig(CLIPTextConfig(), UNetConfig(), VAEConfig())
 
 MINIATURE = ModelConfig(
     text=CLIPTextConfig(
-        vocab_size=741,  # what the captions need, see miniature/vocabulary.py
-        bos_token_id=739,
-        eos_token_id=740,
-        pad_token_id=740,
+        vocab_size=745,  # what the captions need, see miniature/vocabulary.py
+        bos_token_id=743,
+        eos_token_id=744,
+        pad_token_id=744,
         hidden_size=128,
         num_hidden_layers=3,
         num_attention_heads=4,
@@ -61,7 +61,7 @@ MINIATURE = ModelConfig(
     ),
     vae=VAEConfig(
         sample_size=64,
-        block_out_channels=(16, 32, 64, 64),
+        block_out_channels=(16, 32, 64, 128),
         layers_per_block=1,
         norm_num_groups=8,
     ),
