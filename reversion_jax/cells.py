@@ -124,7 +124,12 @@ def judge_cell(model: Model, config: ConfigDict, plan: Mapping, asked: Asked, wo
     images = draw(model, config, [f"{a} {asked.words} {b}" for a, b in pairs], **own)
     verdict = judge.look(images)
     relation, entities = judge.right(verdict, shown)
-    seen = {"relation": relation, "entities": entities, "fused": judge.fused(verdict, shown)}
+    seen = {
+        "relation": relation,
+        "entities": entities,
+        "fused": judge.fused(verdict, shown),
+        "leaked": judge.leaked(images),
+    }
     for i, image in enumerate(generate.to_uint8(images)):
         pictures.save_png(workdir / "pictures" / asked.name / f"{i:03d}.png", image)
     found = {name: values.tolist() for name, values in seen.items()}

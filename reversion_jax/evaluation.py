@@ -99,7 +99,7 @@ def write_tables(plan: Mapping, seen: Sequence[tuple[Asked, Mapping[str, list[bo
         parts += [tables.markdown(records, group)]
         parts += [f"Paired differences in percentage points, {group}:\n"]
         parts += [tables.differences(found, relations, methods, last)]
-    parts += ["All right, by relation:\n", tables.by_relation(found, everything, methods)]
+    parts += [tables.by_relation(found, everything, methods, metric) for metric in ("both", "relation", "entities")]
     text = "\n".join(parts)
     files.write(workdir / "tables.json", json.dumps(records, indent=1) + "\n")
     files.write(workdir / "tables.md", text)

@@ -7,8 +7,8 @@ import numpy as np
 
 from reversion_jax.intervals import Interval, bootstrap
 
-METRICS = ("relation", "entities", "both", "fused")
-_HEADINGS = ("relation right", "both entities right", "all right", "fused")
+METRICS = ("relation", "entities", "both", "fused", "leaked")
+_HEADINGS = ("relation right", "both entities right", "all right", "fused", "leaked")
 
 
 # How a method's prompts were said, and what stands behind its name for that.
@@ -26,6 +26,7 @@ class Cell(NamedTuple):
     relation: np.ndarray
     entities: np.ndarray
     fused: np.ndarray
+    leaked: np.ndarray
 
     def metric(self, name: str) -> np.ndarray:
         return self.relation & self.entities if name == "both" else getattr(self, name)
@@ -78,7 +79,7 @@ def markdown(records: Sequence[Mapping], group: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def by_relation(cells: Cells, relations: Sequence[str], methods: Sequence[str], metric: str = "both") -> str:
+def by_relation(cells: Cells, relations: Sequence[str], methods: Sequence[str], metric: str) -> str:
     """A row for each relation, a column for each method: one metric, direct prompts."""
     lines = [f"| {_HEADINGS[METRICS.index(metric)]} | {' | '.join(methods)} |", f"|---|{'---|' * len(methods)}"]
     for relation in relations:

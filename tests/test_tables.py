@@ -5,14 +5,14 @@ from reversion_jax import tables
 YES, NO = True, False
 
 
-def cell(relation, entities, fused=(NO, NO)):
-    return tables.Cell(*map(np.array, (relation, entities, fused)))
+def cell(relation, entities, fused=(NO, NO), leaked=(NO, NO)):
+    return tables.Cell(*map(np.array, (relation, entities, fused, leaked)))
 
 
 # Two relations, two prompts; method B has two seeds and turns round, A (words) has one.
 CELLS = {
     ("on", "A", "direct"): [cell([YES, NO], [YES, YES])],
-    ("in", "A", "direct"): [cell([NO, NO], [YES, NO])],
+    ("in", "A", "direct"): [cell([NO, NO], [YES, NO], leaked=[YES, NO])],
     ("on", "B", "direct"): [cell([YES, YES], [YES, NO], [NO, YES]), cell([YES, YES], [YES, YES])],
     ("in", "B", "direct"): [cell([YES, YES], [YES, YES]), cell([NO, YES], [YES, YES])],
     ("on", "B", "inverse"): [cell([NO, YES], [YES, YES]), cell([YES, YES], [YES, NO])],
@@ -35,13 +35,14 @@ def test_summary_and_its_table():
     assert means["all", "A", "direct", "relation"] == (0.25, 2, 1, 2)
     assert means["all", "B", "direct", "both"] == (0.75, 2, 2, 2)
     assert means["all", "B", "direct", "fused"] == (0.125, 2, 2, 2)
+    assert means["all", "A", "direct", "leaked"] == (0.25, 2, 1, 2)
     assert means["all", "B", "inverse", "both"] == (0.5, 1, 2, 2)
     assert means["one", "A", "direct", "both"] == (0.0, 1, 1, 2)
-    assert len(records) == 4 * (3 + 2)
+    assert len(records) == 5 * (3 + 2)
     assert all(r["low"] <= r["mean"] <= r["high"] for r in records)
     lines = tables.markdown(records, "one").splitlines()
     assert lines[0] == "**one**, 2 prompts a cell"
-    assert lines[4].startswith("| A | 1 | 1 | 0 [0, 0] | 50 [0, 100] | 0 [0, 0] | 0 [0, 0] |")
+    assert lines[4].startswith("| A | 1 | 1 | 0 [0, 0] | 50 [0, 100] | 0 [0, 0] | 0 [0, 0] | 50 [0, 100] |")
     assert lines[5].startswith("| B | 1 | 2 | 75 [")
     assert len(lines) == 6
     assert any(
@@ -50,7 +51,7 @@ def test_summary_and_its_table():
 
 
 def test_by_relation():
-    lines = tables.by_relation(CELLS, ["on", "in"], ["A", "B"]).splitlines()
+    lines = tables.by_relation(CELLS, ["on", "in"], ["A", "B"], "both").splitlines()
     assert lines[0] == "| all right | A | B |"
     assert lines[2].startswith("| on | 50 [0, 100] | 75 [")
     assert lines[3].startswith("| in | 0 [0, 0] | 75 [")
