@@ -4,6 +4,10 @@
 
 trains, draws and judges a part of it in some minutes; without --quick, all of it. Each cell is kept as it is done, so
 the same command goes on where it was stopped. `evaluation` says what is compared; all else is a training config.
+
+It is made hard: four exemplars, all of them hatched, which no prompt says. configs/evaluation.py:easy has eight clean
+ones, and only the relations that are reported. configs/evaluation.py:tuning is what the hard one's settings were chosen
+by: two relations that are not reported, and what may be chosen in place of the ablations.
 """
 
 import dataclasses
@@ -14,18 +18,33 @@ from reversion_jax import config, fine_tuning
 from reversion_jax.miniature import scenes
 
 SPATIAL = ("on", "inside", "back2back", "hanging_from", "beside", "above")
+COMPARED = {"hard": scenes.RELATIONS, "easy": scenes.REPORTING, "tuning": scenes.TUNING}
+ABLATIONS = (
+    ("without inverse prompts", {"inverse_share": 0.0}),
+    ("prepositions only", {"verb_weight": 0.0}),
+    ("without suppressor", {"suppressor_sigma_px": 0.0}),
+)
+CHOICES = (
+    ("suppressor 0.5 px", {"suppressor_sigma_px": 0.5}),
+    ("suppressor 1 px", {"suppressor_sigma_px": 1.0}),
+    ("control 0.1", {"control_weight": 0.1}),
+    ("inverse share 0.25", {"inverse_share": 0.25}),
+    ("importance 0", {"importance": 0.0}),
+    ("rate 1e-3", {"learning_rate": 1e-3}),
+    ("rate 1e-2", {"learning_rate": 1e-2}),
+)
 
 
-def get_config() -> ConfigDict:
+def get_config(setting: str = "hard") -> ConfigDict:
     c = config.get_config()
     c.model = config.MINIATURE
-    c.num_exemplars = 4
+    c.num_exemplars, c.hatched = (8, False) if setting == "easy" else (4, True)
     c.preview_every_steps = c.judged_prompts = 0
     c.sample_batch = 25
     verb_weight = {name: 0.2 if name in SPATIAL else 0.8 for name in scenes.RELATIONS}  # as the ten configs have it
     c.evaluation = ConfigDict()
     # Each with what it has of its own. Tuples of pairs, because they keep their order, which is that of the tables.
-    c.evaluation.relations = tuple((name, {"verb_weight": verb_weight[name]}) for name in scenes.RELATIONS)
+    c.evaluation.relations = tuple((name, {"verb_weight": verb_weight[name]}) for name in COMPARED[setting])
     c.evaluation.groups = (
         ("unnamed, reported", scenes.REPORTING),
         ("unnamed, for tuning", scenes.TUNING),
@@ -36,18 +55,17 @@ def get_config() -> ConfigDict:
         ("ReVersion", {"method": "reversion"}),
         ("Inv-ReVersion", {}),
     )
-    c.evaluation.ablations = (
-        ("without inverse prompts", {"inverse_share": 0.0}),
-        ("prepositions only", {"verb_weight": 0.0}),
-        ("without suppressor", {"suppressor_sigma_px": 0.0}),
-    )
+    c.evaluation.ablations = {"hard": ABLATIONS, "easy": (), "tuning": CHOICES}[setting]
     c.evaluation.both_ways = ("Inv-ReVersion",)  # is drawn by direct and inverse prompt at once, too
     c.evaluation.dreambooth = ConfigDict(dataclasses.asdict(fine_tuning.MINIATURE))
     c.evaluation.seeds = (0, 1, 2)
     c.evaluation.prompts = 100  # of each cell, on entity pairs that neither pre-training nor exemplars show
     c.evaluation.prompt_seed = 99
     c.evaluation.word_prompts = 40  # for choosing the best single word, on other pairs
+    if setting == "tuning":
+        c.evaluation.seeds, c.evaluation.prompts, c.evaluation.prompt_seed = (100, 101), 50, 98
+        c.evaluation.word_prompts = 8
     c.evaluation.quick = ConfigDict(
-        {"relations": scenes.REPORTING, "seeds": (0,), "prompts": 32, "word_prompts": 16},
+        {"relations": COMPARED["easy"], "seeds": (0,), "prompts": 32, "word_prompts": 16},
     )
     return c

@@ -38,6 +38,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, for `app.run`; a setting that the config does not have ends in one line as well."""
     for word, following in itertools.pairwise([*argv, ""]):
         path = following if word == "--config" else word.partition("--config=")[2]
+        path = path.split(":")[0]  # what follows is the config's own argument
         if path and not Path(path).is_file():
             _fail(f"no config file at {path!r}: give one by --config, such as configs/hug.py")
     try:

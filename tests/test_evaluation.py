@@ -127,6 +127,15 @@ def test_the_full_plan_covers_the_world():
     assert list(plan["methods"]) == ["Textual Inversion", "ReVersion", "Inv-ReVersion"]
 
 
+def test_the_easy_setting_has_the_reported_relations_and_clean_exemplars():
+    c = runpy.run_path(str(CONFIG))["get_config"]("easy")
+    plan = evaluation.make_plan(c, quick=False)
+    assert list(plan["groups"]) == ["unnamed, reported"]
+    runs = evaluation.settings.each_run(evaluation.training(c, plan))
+    assert len(runs) == 3 * 3 * 3
+    assert {(run.num_exemplars, run.hatched) for run in runs.values()} == {(8, False)}
+
+
 def test_other_models_are_refused(config, tmp_path):
     config = config.copy_and_resolve_references()
     config.model = "somewhere"
