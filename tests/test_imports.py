@@ -95,6 +95,13 @@ def test_nothing_imports_a_command(path):
     assert not {name for name in imports(path) if storey(name) == 8}
 
 
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_only_commands_define_flags(path):
+    """Where a module is imported: what stands under `if __name__ == "__main__"` is a command too."""
+    statements = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.If)]
+    assert storey(module(path)) == 8 or "flags.DEFINE" not in "".join(map(ast.unparse, statements))
+
+
 def test_every_file_has_a_storey():
     assert len({module(path): storey(module(path)) for path in FILES}) == len(FILES) > 20
 
