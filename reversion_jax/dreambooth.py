@@ -53,9 +53,9 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Where the model goes; runs/<relation>-dreambooth by default.")
     _RECIPE = {
         "word": flags.DEFINE_string("word", None, "What stands for the relation in prompts; sks."),
-        "steps": flags.DEFINE_integer("steps", None, "400.", lower_bound=1),
+        "steps": flags.DEFINE_integer("steps", None, "400 (miniature: 200).", lower_bound=1),
         "batch_size": flags.DEFINE_integer("batch_size", None, "4 (miniature: 8).", lower_bound=1),
-        "learning_rate": flags.DEFINE_float("learning_rate", None, "5e-6 (miniature: 2e-4).", lower_bound=0),
+        "learning_rate": flags.DEFINE_float("learning_rate", None, "5e-6 (miniature: 1e-4).", lower_bound=0),
         "prior_weight": flags.DEFINE_float(
             "prior_weight", None, "Of the loss on pictures that the model drew itself; 0: none.", lower_bound=0
         ),
