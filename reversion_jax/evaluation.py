@@ -96,7 +96,9 @@ def write_tables(plan: Mapping, seen: Sequence[tuple[Asked, Mapping[str, list[bo
         "Percent of pictures, with 95% intervals. Where there is one relation or one seed, the interval is of it alone."
     ]
     for group, relations in groups.items():
-        parts += [tables.markdown(records, group)]
+        parts += [tables.markdown(records, group, [m for m in methods if m not in plan["ablations"]])]
+        if plan["ablations"]:
+            parts += [tables.markdown(records, group, [last, *plan["ablations"]])]
         parts += [f"Paired differences in percentage points, {group}:\n"]
         parts += [tables.differences(found, relations, methods, last)]
     parts += [tables.by_relation(found, everything, methods, metric) for metric in ("both", "relation", "entities")]

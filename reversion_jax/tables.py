@@ -59,10 +59,10 @@ def summary(cells: Cells, groups: Mapping[str, Sequence[str]], methods: Sequence
     return records
 
 
-def markdown(records: Sequence[Mapping], group: str) -> str:
-    """The group's table: a row for each method and direction, shares in percent with their intervals."""
+def markdown(records: Sequence[Mapping], group: str, methods: Sequence[str]) -> str:
+    """A table of a group: a row for each of the methods and direction, shares in percent with their intervals."""
     rows = {}
-    for record in records:
+    for record in sorted((r for r in records if r["method"] in methods), key=lambda r: methods.index(r["method"])):
         if record["group"] == group:
             rows.setdefault((record["method"], record["direction"]), {})[record["metric"]] = record
     any_record = next(iter(next(iter(rows.values())).values()))
