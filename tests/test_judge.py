@@ -1,8 +1,14 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from reversion_jax import scores
 from reversion_jax.miniature import judge, scenes
+
+JUDGED = Path(__file__).parent / "judged"
 
 
 def judged(pictures, asked):
@@ -120,3 +126,22 @@ def test_features_tell_leaked_pictures_and_copies():
     assert scores.diversity(np.stack([taught[0]] * 4)) == pytest.approx(0, abs=1e-5)
     one_pair = [scenes.draw(again[0], rng) / np.float32(127.5) - 1 for _ in range(8)]
     assert 0.01 < scores.diversity(judge.features(np.stack(one_pair))) < scores.diversity(taught)
+
+
+def test_it_agrees_with_eyes_on_generated_pictures():
+    """150 pictures that the methods of an evaluation drew, labelled by eye before its verdicts were looked at.
+
+    pictures.png holds them in rows of 15; labels.json what each was asked to show, and whether it does.
+    """
+    sheet = np.asarray(Image.open(JUDGED / "pictures.png"))
+    labels = json.loads((JUDGED / "labels.json").read_text())
+    assert len(labels) == 150
+    tiles = sheet.reshape(10, 64, 15, 64, 3).swapaxes(1, 2).reshape(150, 64, 64, 3)
+    entity = lambda name: scenes.Entity(*name.split())
+    asked = [scenes.Scene(label["relation"], entity(label["subject"]), entity(label["object"])) for label in labels]
+    relation, entities = judged(tiles, asked)
+    of_eyes = np.array([[label["relation_right"], label["entities_right"]] for label in labels])
+    assert 0.2 < of_eyes.all(axis=1).mean() < 0.8  # there is something to agree on
+    assert (relation == of_eyes[:, 0]).mean() >= 0.95
+    assert (entities == of_eyes[:, 1]).mean() >= 0.95
+    assert ((relation & entities) == of_eyes.all(axis=1)).mean() >= 0.95
