@@ -1,0 +1,133 @@
+"""What scores that need no CLIP are worth on the miniature, whose pictures a judge knows.
+
+    python benchmarks/scores.py --out runs/scores
+
+Leakage and diversity, in the judge's features and in pixels; and what is seen of learned rows without a picture, as
+they are trained, beside what the judge says of their pictures. Writes table.md and table.json.
+"""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from scipy.stats import spearmanr
+
+from reversion_jax import config as settings
+from reversion_jax import generate, job, scores
+from reversion_jax.inversion import prompts, rows
+from reversion_jax.miniature import judge, scenes
+
+WORDS = {relation: captions[0][0] for relation, captions in scenes.CAPTIONS.items()}
+SEEDS = 4  # pictures of a prompt
+STEPS = (0, 25, 50, 100, 200, 400)
+_OUT = flags.DEFINE_string("out", "runs/scores", "Where the tables go.")
+_PROMPTS = flags.DEFINE_integer("prompts", 3, "Pairs of entities for each relation, for diversity.")
+_JUDGED = flags.DEFINE_integer("judged", 24, "Prompts with learned rows at each of the steps.")
+
+flat = lambda images: images.reshape(len(images), -1)
+SPACES = {"judge's features": judge.features, "pixels": flat}
+
+
+def draw(task: job.Job, texts, label: str, learned=None, seed: int = 0) -> np.ndarray:
+    return generate.draw(
+        task.sd,
+        task.tokenizer,
+        texts,
+        [seed + i for i in range(len(texts))],
+        learned,
+        progress=label,
+        **job.sampling(task.config),
+    )
+
+
+def leakage(task: job.Job) -> dict[str, float]:
+    """How often, of a picture of an exemplar's pair and one of an unseen pair, the first has the higher similarity.
+
+    0.5 is chance. Pictures by the relation's words, of the exemplars' own pairs and of as many unseen ones.
+    """
+    found = {name: [] for name in SPACES}
+    for relation in scenes.RELATIONS:
+        taught, templates = scenes.exemplars(relation, 8, seed=0)
+        own = [prompts.natural(listed[0], WORDS[relation]) for listed in templates]
+        unseen = [f"{s.subject} {WORDS[relation]} {s.object}" for s in scenes.unseen_scenes(relation, 8, 22)]
+        images = draw(task, [*own, *unseen], f"leaked, {relation}", seed=500)
+        for name, space in SPACES.items():
+            values = np.asarray(scores.exemplar_similarity(space(images), space(taught / np.float32(127.5) - 1)))
+            found[name].append(np.mean(values[:8, None] > values[None, 8:]))  # within one relation
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def diversity(task: job.Job) -> dict[str, float]:
+    """Rank correlation, over prompts, of diversity with the number of relations that the judge sees in its pictures.
+
+    Prompts by the relation's words, and by "and", which leaves the relation open.
+    """
+    pairs = [s for relation in scenes.RELATIONS for s in scenes.unseen_scenes(relation, _PROMPTS.value, 21)]
+    texts = [f"{s.subject} {words} {s.object}" for s in pairs for words in (WORDS[s.relation], "and")]
+    images = draw(task, [text for text in texts for _ in range(SEEDS)], "diversity")
+    kinds = [len(set(seen)) for seen in judge.look(images).relation.reshape(-1, SEEDS).tolist()]
+    found = {}
+    for name, space in SPACES.items():
+        features = space(images)
+        values = scores.diversity(jnp.asarray(features).reshape(-1, SEEDS, features.shape[-1]))
+        found[name] = float(spearmanr(values, kinds).statistic)
+    return found
+
+
+def looks(task: job.Job) -> list[dict]:
+    """What is seen of each run's <R> without a picture, and the share of relations right in its pictures."""
+    found, state = [], job.first_state(task)
+    for step in STEPS:
+        if count := step - int(state.step):
+            state, _ = job.advance(task, state, count, capacity=STEPS[-1])
+        for number, run in enumerate(task.runs):
+            learned = jnp.copy(state.rows[number])
+            seen = rows.diagnose(learned, task.first_rows[number], job.token_table(task.sd))
+            asked = scenes.unseen_scenes(run.config.relation, _JUDGED.value, 23)
+            texts = [f"{s.subject} {prompts.RELATION} {s.object}" for s in asked]
+            images = draw(task, texts, f"{run.config.relation}, step {step}", learned, seed=1000)
+            found.append(
+                {
+                    "relation": run.config.relation,
+                    "step": step,
+                    "relation_right": float(judge.right(judge.look(images), asked)[0].mean()),
+                    "norm_by_median": float(seen.norms[0] / seen.median_norm),
+                    "cosine_to_start": float(seen.to_start[0]),
+                    "cosine_to_inverse": float(seen.between[0, 1]),
+                    "nearest": task.tokenizer.ids_to_words(np.asarray(seen.nearest_ids[0])),
+                }
+            )
+            print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def main(argv) -> None:
+    del argv
+    c = settings.get_config()
+    c.model, c.steps = settings.MINIATURE, STEPS[-1]
+    c.runs = tuple({"relation": relation} for relation in scenes.REPORTING)
+    task = job.prepare(settings.settle(c))
+    of_pictures = {"leakage": leakage(task), "diversity": diversity(task)}
+    print(json.dumps(of_pictures), flush=True)
+    of_rows = looks(task)
+    lines = ["| score | " + " | ".join(SPACES) + " |", "|---|" + "---|" * len(SPACES)]
+    lines += [
+        f"| {name} | " + " | ".join(f"{v:.2f}" for v in found.values()) + " |" for name, found in of_pictures.items()
+    ]
+    lines += ["", "| relation | step | relation right | norm / median | cosine to start | to `<R-inv>` | nearest |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for row in of_rows:
+        numbers = [f"{row[key]:.2f}" for key in ("norm_by_median", "cosine_to_start", "cosine_to_inverse")]
+        cells = " | ".join([f"{row['relation_right']:.0%}", *numbers, " ".join(row["nearest"])])
+        lines.append(f"| {row['relation']} | {row['step']} | {cells} |")
+    out = Path(_OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text("\n".join(lines) + "\n")
+    (out / "table.json").write_text(json.dumps({"pictures": of_pictures, "rows": of_rows}, indent=1) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    app.run(main)
