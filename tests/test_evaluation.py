@@ -56,7 +56,7 @@ def test_every_cell_is_drawn_judged_and_tabled(evaluated):
         "DreamBooth | 2 | 2",
     ):
         assert f"| {row} |" in text
-    assert text.count("| Inv-ReVersion, both ways at once |") == 2  # its shares, and minus the direct prompts'
+    assert text.count("| Inv-ReVersion, both ways at once |") == 3  # among methods, ablations, differences
     assert not (workdir / "dreambooth").exists()
     assert "| minus Inv-ReVersion |" in text
     with Image.open(workdir / "sheets" / "hug.png") as sheet:
