@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+from reversion_jax import cells, generate, job, pictures
 from reversion_jax import config as settings
-from reversion_jax import generate, job, pictures
 from reversion_jax.miniature import judge, scenes
 
 _OUT = flags.DEFINE_string("out", "runs/quality", "Where the table and the pictures go.")
@@ -29,19 +29,10 @@ def main(argv) -> None:
     c = settings.settle(c)
     model = job.load_model(_MODEL.value, {})
 
-    def draw(texts: list[str], label: str) -> np.ndarray:
-        return generate.draw(
-            *model,
-            texts,
-            [1000 + i for i in range(len(texts))],
-            progress=label,
-            **job.sampling(c),
-        )
-
     rng = np.random.default_rng(5)
     asked = [scenes.unseen_scenes(scenes.NAMED[i % 7], 1, seed=500 + i)[0] for i in range(count)]
     texts = [f"{s.subject} {rng.choice(scenes.CAPTIONS[s.relation][0])} {s.object}" for s in asked]
-    images = draw(texts, "plain")
+    images = cells.draw(model, c, texts, progress="plain")
     relation, entities = judge.right(judge.look(images), asked)
     of = np.array([scene.relation for scene in asked])
     lines = ["| | prompts | relation right | both entities right | all right |", "|---|---|---|---|---|"]
@@ -50,7 +41,7 @@ def main(argv) -> None:
         shares = " | ".join(f"{hits[mine].mean():.1%}" for hits in (relation, entities, relation & entities))
         lines.append(f"| {name} | {mine.sum()} | {shares} |")
         pictures.save_png(out / f"{name}.png", pictures.grid(generate.to_uint8(images[mine][:100]), 10))
-    hatched = draw([text + scenes.HATCHED for text in texts[:_HATCHED]], "hatched")
+    hatched = cells.draw(model, c, [text + scenes.HATCHED for text in texts[:_HATCHED]], progress="hatched")
     pictures.save_png(out / "hatched.png", pictures.grid(generate.to_uint8(hatched), 10))
     told, untold = judge.leaked(hatched).mean(), judge.leaked(images).mean()
     of_hatched = np.logical_and(*judge.right(judge.look(hatched), asked[:_HATCHED])).mean()

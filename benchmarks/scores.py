@@ -15,7 +15,7 @@ from absl import app, flags
 from scipy.stats import spearmanr
 
 from reversion_jax import config as settings
-from reversion_jax import generate, job, scores
+from reversion_jax import job, report, scores
 from reversion_jax.inversion import prompts, rows
 from reversion_jax.miniature import judge, scenes
 
@@ -31,15 +31,9 @@ SPACES = {"judge's features": judge.features, "pixels": flat}
 
 
 def draw(task: job.Job, texts, label: str, learned=None, seed: int = 0) -> np.ndarray:
-    return generate.draw(
-        task.sd,
-        task.tokenizer,
-        texts,
-        [seed + i for i in range(len(texts))],
-        learned,
-        progress=label,
-        **job.sampling(task.config),
-    )
+    """Images float [N, 64, 64, 3] in [-1, 1]; the i-th has seed + i."""
+    drawn = report.draw(task, texts, task.first_rows[0] if learned is None else learned, label, seed)
+    return drawn / np.float32(127.5) - 1
 
 
 def leakage(task: job.Job) -> dict[str, float]:

@@ -74,6 +74,11 @@ def get_config(setting: str = "hard") -> ConfigDict:
         c.evaluation.seeds, c.evaluation.prompts, c.evaluation.prompt_seed = (100, 101), 50, 98
         c.evaluation.word_prompts = 8
     c.evaluation.quick = ConfigDict(
-        {"relations": COMPARED["easy"], "seeds": (0,), "prompts": 32, "word_prompts": 16},
+        {
+            "relations": COMPARED["easy" if setting == "hard" else setting],
+            "seeds": (0,),
+            "prompts": 32,
+            "word_prompts": 16,
+        },
     )
     return c

@@ -29,7 +29,10 @@ def make_plan(config: ConfigDict, *, quick: bool) -> dict:
     plan |= {name: dict(plan[name]) for name in ("relations", "groups", "methods", "ablations")}
     of_quick = plan.pop("quick")
     if quick:
-        plan |= of_quick | {"relations": {name: plan["relations"][name] for name in of_quick["relations"]}}
+        kept = {name: plan["relations"][name] for name in of_quick["relations"] if name in plan["relations"]}
+        if not kept:
+            raise ValueError("--quick: config.evaluation.quick.relations has none of config.evaluation.relations")
+        plan |= of_quick | {"relations": kept}
     groups = {name: [r for r in group if r in plan["relations"]] for name, group in plan["groups"].items()}
     return plan | {"groups": {name: group for name, group in groups.items() if group}}
 
@@ -88,7 +91,8 @@ def write_tables(plan: Mapping, seen: Sequence[tuple[Asked, Mapping[str, list[bo
         of_prompts = tables.Cell(**{name: np.array(values) for name, values in shares.items()})
         found[cell.relation, cell.method, cell.direction].append(of_prompts)
     last = list(plan["methods"])[-1]
-    methods = [WORD, PHRASE, *([DREAMBOOTH] if plan["dreambooth"] else []), *plan["methods"], *plan["ablations"]]
+    compared = [WORD, PHRASE, *([DREAMBOOTH] if plan["dreambooth"] else []), *plan["methods"]]
+    methods = [*compared, *plan["ablations"]]
     everything = list(plan["relations"])
     groups = plan["groups"] | ({"all": everything} if len(plan["groups"]) > 1 else {})
     records = tables.summary(found, groups, methods)
@@ -96,7 +100,7 @@ def write_tables(plan: Mapping, seen: Sequence[tuple[Asked, Mapping[str, list[bo
         "Percent of pictures, with 95% intervals. Where there is one relation or one seed, the interval is of it alone."
     ]
     for group, relations in groups.items():
-        parts += [tables.markdown(records, group, [m for m in methods if m not in plan["ablations"]])]
+        parts += [tables.markdown(records, group, compared)]
         if plan["ablations"]:
             parts += [tables.markdown(records, group, [last, *plan["ablations"]])]
         parts += [f"Paired differences in percentage points, {group}:\n"]

@@ -62,8 +62,8 @@ def summary(cells: Cells, groups: Mapping[str, Sequence[str]], methods: Sequence
 def markdown(records: Sequence[Mapping], group: str, methods: Sequence[str]) -> str:
     """A table of a group: a row for each of the methods and direction, shares in percent with their intervals."""
     rows = {}
-    for record in sorted((r for r in records if r["method"] in methods), key=lambda r: methods.index(r["method"])):
-        if record["group"] == group:
+    for record in records:
+        if record["group"] == group and record["method"] in methods:
             rows.setdefault((record["method"], record["direction"]), {})[record["metric"]] = record
     any_record = next(iter(next(iter(rows.values())).values()))
     lines = [

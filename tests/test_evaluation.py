@@ -136,6 +136,17 @@ def test_the_easy_setting_has_the_reported_relations_and_clean_exemplars():
     assert {(run.num_exemplars, run.hatched) for run in runs.values()} == {(8, False)}
 
 
+def test_quick_is_a_part_of_what_is_asked_for():
+    c = runpy.run_path(str(CONFIG))["get_config"]("easy")
+    c.evaluation.relations = (("hug", {}),)
+    assert list(evaluation.make_plan(c, quick=True)["relations"]) == ["hug"]
+    c.evaluation.relations = (("on", {}),)
+    with pytest.raises(ValueError, match=r"--quick: .* has none of"):
+        evaluation.make_plan(c, quick=True)
+    c = runpy.run_path(str(CONFIG))["get_config"]("tuning")
+    assert list(evaluation.make_plan(c, quick=True)["relations"]) == ["wrapped_in", "back2back"]
+
+
 def test_other_models_are_refused(config, tmp_path):
     config = config.copy_and_resolve_references()
     config.model = "somewhere"

@@ -2,7 +2,7 @@
 
     python -m reversion_jax.miniature.pretrain --workdir runs/pretrain
 
-takes about an hour on two CPU cores, where XLA_FLAGS=--xla_force_host_platform_device_count=2 keeps both busy. It
+takes some two hours on two CPU cores, where XLA_FLAGS=--xla_force_host_platform_device_count=2 keeps both busy. It
 resumes where it was stopped and leaves a diffusers folder in WORKDIR/snapshot. A text encoder that can already tell
 a caption's parts apart is what makes the UNet obey the text within minutes instead of hours.
 """
