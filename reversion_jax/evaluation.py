@@ -64,6 +64,7 @@ def write_sheets(plan: Mapping, drawn: Sequence[Asked], runs: Sequence[ConfigDic
     for relation in plan["relations"]:
         shown = scenes.unseen_scenes(relation, plan["prompts"], plan["prompt_seed"])
         texts = [f"{s.subject} <R> {s.object}" for s in shown]
+        listed = [i for i, text in enumerate(texts) if text not in texts[:i]]  # readers know a picture by its prompt
         first = next(run for run in runs if run.relation == relation)
         learned_from = job.load_exemplars(first)
         folder = workdir / "exemplars" / relation
@@ -79,7 +80,7 @@ def write_sheets(plan: Mapping, drawn: Sequence[Asked], runs: Sequence[ConfigDic
             sections.append((heading, images, texts[:_SHOWN]))
             if cell.direction == "direct":
                 about = {"relation": relation, "method": cell.method, "seed": plan["seeds"][0]}
-                records += [about | {"prompt": text, "file": file} for text, file in zip(texts, names, strict=True)]
+                records += [about | {"prompt": texts[i], "file": names[i]} for i in listed]
         pictures.save_png(workdir / "sheets" / f"{relation}.png", pictures.contact_sheet(relation, sections))
     files.write(workdir / "pictures.json", json.dumps(records) + "\n")
 

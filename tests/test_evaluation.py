@@ -24,6 +24,7 @@ def config(tmp_path_factory):
     c.sample_batch = 4
     c.evaluation.methods = c.evaluation.methods[1:]
     c.evaluation.ablations = (("prepositions only", {"verb_weight": 0.0}),)
+    c.evaluation.prompt_seed = 281  # of whose first four pairs two are the same
     c.evaluation.dreambooth.steps, c.evaluation.dreambooth.batch_size = 2, 4
     c.evaluation.quick = {"relations": ("hug", "hanging_from"), "seeds": (0, 1), "prompts": 4, "word_prompts": 2}
     return c
@@ -78,6 +79,7 @@ def test_methods_differ_and_share_their_noise(evaluated):
 def test_a_study_reads_it(evaluated):
     workdir, _ = evaluated
     found = sets.read_pictures(workdir)
+    assert len(found) == 2 * 6 * 3  # relations, methods, different prompts
     methods = ["describing phrase", "ReVersion", "Inv-ReVersion"]
     assert len(sets.choose(found, methods, 2, 0)) == 4
     assert len(sets.read_exemplars(workdir, "hug")) == 4
