@@ -1,4 +1,4 @@
-"""Means with 95% intervals by a hierarchical bootstrap: relations, seeds within them, prompts within those."""
+"""Means with 95% intervals by a hierarchical bootstrap: relations, seeds within them, and the prompts of all."""
 
 from typing import NamedTuple
 
@@ -16,9 +16,11 @@ class Interval(NamedTuple):
 def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
     """The mean of values [relations, seeds, prompts] and its percentile interval (Efron & Tibshirani, 1993, §13).
 
-    Each resample draws relations, then seeds of each, then prompts of each, with replacement. For the difference of two
-    methods give the differences: what they share, relation, seed and prompt, is thereby paired. One relation or one
-    seed is taken as it is: the interval then says nothing about others. ValueError unless there is a value.
+    Each resample draws relations, then seeds of each, and prompts once for all, with replacement: a prompt, and the
+    noise that it starts from, is the same for every relation and seed, and some are harder than others. For two
+    methods give their differences: what they share, relation, seed and prompt, is thereby paired. One relation or one
+    seed is taken as it is: the interval then says nothing about others; of two or three it is too narrow. ValueError
+    unless there is a value.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 3 or not values.size:
@@ -29,6 +31,6 @@ def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0, level: f
     for i in range(resamples):
         of_relation = rng.integers(relations, size=(relations, 1, 1))
         of_seed = rng.integers(seeds, size=(relations, seeds, 1))
-        means[i] = values[of_relation, of_seed, rng.integers(prompts, size=values.shape)].mean()
+        means[i] = values[of_relation, of_seed, rng.integers(prompts, size=prompts)].mean()
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))

@@ -29,13 +29,20 @@ def test_all_resamples_of_a_small_case():
         np.testing.assert_allclose([low, high], np.quantile(means, [(1 - level) / 2, (1 + level) / 2]), atol=1e-9)
 
 
-def test_seeds_that_agree_widen_nothing_and_relations_that_differ_do():
+def test_prompts_are_drawn_for_all_seeds_together():
+    values = np.array([[[0.0, 1.0, 5.0], [2.0, 4.0, 7.0]]])
+    seeds, prompts = list(itertools.product(range(2), repeat=2)), list(itertools.product(range(3), repeat=3))
+    means = [np.mean(values[0][np.ix_(s, p)]) for s in seeds for p in prompts]
+    _, low, high = bootstrap(values, resamples=40_000, level=0.8)
+    np.testing.assert_allclose([low, high], np.quantile(means, [0.1, 0.9]), atol=1e-9)
+
+
+def test_relations_and_seeds_that_agree_neither_widen_nor_narrow_and_relations_that_differ_widen():
     prompts = np.random.default_rng(0).random(200) < 0.5
-    same = np.broadcast_to(prompts, (1, 3, 200))
     apart = np.stack([np.zeros((3, 200)), np.ones((3, 200))])
-    narrow, wide = bootstrap(same), bootstrap(apart)
-    assert narrow.high - narrow.low < 0.1
-    assert wide == (0.5, 0.0, 1.0)
+    one = bootstrap(prompts.reshape(1, 1, 200), resamples=20_000)
+    np.testing.assert_allclose(bootstrap(np.broadcast_to(prompts, (2, 3, 200)), resamples=20_000), one, atol=0.006)
+    assert bootstrap(apart) == (0.5, 0.0, 1.0)
 
 
 def test_differences_are_paired():
