@@ -11,7 +11,6 @@ all of it training, which resumes; writes table.md.
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from reversion_jax import clip_features, scores
-from reversion_jax.fit import check_recipe, fit, one_cycle
+from reversion_jax.fit import check_recipe, fit, gradient_step, one_cycle
 from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.miniature import judge, scenes
 from reversion_jax.miniature.drawing import COLOURS, SHAPES, SIZE_PX
@@ -47,7 +46,6 @@ CONFIG = CLIPConfig(
     projection_dim=64,
 )
 PREPROCESSING = clip_features.Preprocessing(SIZE_PX, SIZE_PX)
-WORDS = {relation: captions[0][0] for relation, captions in scenes.CAPTIONS.items()}
 SCORES = ("entity_score", "entity_minimum", "relation_margin", "order_margin")
 _EVALUATION = flags.DEFINE_string("evaluation", "runs/evaluation", "An evaluation's folder, whose pictures are scored.")
 _OUT = flags.DEFINE_string("out", "runs/clip", "Where the table and the training's checkpoints go.")
@@ -76,13 +74,6 @@ def train(tokenizer: Tokenizer, workdir: Path) -> clip_features.Clip:
         losses = [optax.softmax_cross_entropy_with_integer_labels(x, same) for x in (logits, logits.T)]
         return jnp.mean(jnp.stack(losses)), {"right": jnp.mean(jnp.argmax(logits, axis=1) == same)}
 
-    @partial(jax.jit, donate_argnums=0)
-    def step_fn(state, batch):
-        params, moments = state
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, *batch)
-        updates, moments = optimiser.update(grads, moments, params)
-        return (optax.apply_updates(params, updates), moments), metrics
-
     def batch_fn(step):
         rng = np.random.default_rng([78, step])
         relations = rng.choice(scenes.RELATIONS, size=recipe["batch"])
@@ -92,8 +83,9 @@ def train(tokenizer: Tokenizer, workdir: Path) -> clip_features.Clip:
         return tokenizer([caption(scene, rng) for scene in shown]), pixels + noise
 
     params = model.init(jax.random.key(0), *(x[:1] for x in batch_fn(0)))["params"]
-    first = params, optimiser.init(params)
-    params, _ = fit("clip", first, step_fn, batch_fn, recipe["steps"], workdir, checkpoints=4)
+    state = params, optimiser.init(params)
+    step_fn = gradient_step(loss_fn, optimiser)
+    params, _ = fit("clip", state, step_fn, batch_fn, recipe["steps"], workdir, checkpoints=4)
     return clip_features.Clip(CONFIG, params, tokenizer, PREPROCESSING)
 
 
@@ -101,13 +93,12 @@ def score(clip: clip_features.Clip, images: np.ndarray, asked: list[Scene]) -> d
     """Every score of pictures uint8 [N, 64, 64, 3], each [N]."""
 
     def texts_for(scene: Scene) -> list[str]:
-        others = [words for relation, words in WORDS.items() if relation != scene.relation]
+        others = [words for relation, words in scenes.PHRASES.items() if relation != scene.relation]
         prompt = RelationPrompt("{subject} {} {object}", str(scene.subject), str(scene.object))
-        return scores.sentences(prompt, WORDS[scene.relation], others)
+        return scores.sentences(prompt, scenes.PHRASES[scene.relation], others)
 
     features = clip_features.of_pictures(clip, [Image.fromarray(image) for image in images], 64, "scored")
-    different, number = np.unique([texts_for(scene) for scene in asked], return_inverse=True)
-    texts = clip_features.of_texts(clip, different.tolist())[number.reshape(len(asked), -1)]
+    texts = clip_features.of_sentences(clip, [texts_for(scene) for scene in asked])
     return {name: np.asarray(values) for name, values in scores.of_pictures(features, texts).items()}
 
 
@@ -169,7 +160,7 @@ def area(values: np.ndarray, right: np.ndarray, prompts: np.ndarray) -> float:
 def beside_judge(clip: clip_features.Clip, evaluation: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """By the judge's verdict on an evaluation's pictures: each score's `area`, and the means of each method."""
     listed = sets.read_pictures(evaluation)
-    as_asked = [scores.asked_for(picture.prompt, WORDS[picture.relation]) for picture in listed]
+    as_asked = [scores.asked_for(picture.prompt, scenes.PHRASES[picture.relation]) for picture in listed]
     asked = [
         Scene(picture.relation, *(scenes.Entity(*entity.split()) for entity in (prompt.subject, prompt.object)))
         for picture, prompt in zip(listed, as_asked, strict=True)
@@ -187,9 +178,9 @@ def beside_judge(clip: clip_features.Clip, evaluation: Path) -> tuple[dict[str, 
     return areas, {method: [float(np.mean(c[rows])) for c in columns] for method, rows in of_method.items()}
 
 
-def table(head: list[str], rows: dict[str, list[float]], digits: int = 2) -> str:
+def table(head: list[str], rows: dict[str, list[float]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [f"| {' | '.join([name, *(f'{value:.{digits}f}' for value in row)])} |" for name, row in rows.items()]
+    lines += [f"| {' | '.join([name, *(f'{value:.2f}' for value in row)])} |" for name, row in rows.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -19,7 +19,6 @@ from reversion_jax import job, report, scores
 from reversion_jax.inversion import prompts, rows
 from reversion_jax.miniature import judge, scenes
 
-WORDS = {relation: captions[0][0] for relation, captions in scenes.CAPTIONS.items()}
 SEEDS = 4  # pictures of a prompt
 STEPS = (0, 25, 50, 100, 200, 400)
 _OUT = flags.DEFINE_string("out", "runs/scores", "Where the tables go.")
@@ -44,8 +43,8 @@ def leakage(task: job.Job) -> dict[str, float]:
     found = {name: [] for name in SPACES}
     for relation in scenes.RELATIONS:
         taught, templates = scenes.exemplars(relation, 8, seed=0)
-        own = [prompts.natural(listed[0], WORDS[relation]) for listed in templates]
-        unseen = [f"{s.subject} {WORDS[relation]} {s.object}" for s in scenes.unseen_scenes(relation, 8, 22)]
+        own = [prompts.natural(listed[0], scenes.PHRASES[relation]) for listed in templates]
+        unseen = [f"{s.subject} {scenes.PHRASES[relation]} {s.object}" for s in scenes.unseen_scenes(relation, 8, 22)]
         images = draw(task, [*own, *unseen], f"leaked, {relation}", seed=500)
         for name, space in SPACES.items():
             values = np.asarray(scores.exemplar_similarity(space(images), space(taught / np.float32(127.5) - 1)))
@@ -59,7 +58,7 @@ def diversity(task: job.Job) -> dict[str, float]:
     Prompts by the relation's words, and by "and", which leaves the relation open.
     """
     pairs = [s for relation in scenes.RELATIONS for s in scenes.unseen_scenes(relation, _PROMPTS.value, 21)]
-    texts = [f"{s.subject} {words} {s.object}" for s in pairs for words in (WORDS[s.relation], "and")]
+    texts = [f"{s.subject} {words} {s.object}" for s in pairs for words in (scenes.PHRASES[s.relation], "and")]
     images = draw(task, [text for text in texts for _ in range(SEEDS)], "diversity")
     kinds = [len(set(seen)) for seen in judge.look(images).relation.reshape(-1, SEEDS).tolist()]
     found = {}

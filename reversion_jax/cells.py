@@ -56,9 +56,9 @@ def cells(
     """Everything to draw: words once, and every run's rows [P, D], turned round too where that means something."""
     trained = zip(runs, rows, strict=True)
     for relation in plan["relations"]:
-        direct, inverse = scenes.CAPTIONS[relation]
+        _, inverse = scenes.CAPTIONS[relation]
         yield Asked(relation, WORD, 0, "direct", single_words[relation])
-        yield Asked(relation, PHRASE, 0, "direct", direct[0])
+        yield Asked(relation, PHRASE, 0, "direct", scenes.PHRASES[relation])
         if inverse:
             yield Asked(relation, PHRASE, 0, "inverse", inverse[0])
         of_seed = {}

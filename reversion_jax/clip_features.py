@@ -94,6 +94,12 @@ def of_texts(clip: Clip, texts: Sequence[str], batch_size: int = 64) -> np.ndarr
     return _in_batches(partial(_text_features, clip.params, config=clip.config), ids, batch_size, clip)
 
 
+def of_sentences(clip: Clip, sentences: Sequence[Sequence[str]]) -> np.ndarray:
+    """`of_texts` of K texts for each of N pictures, float32 [N, K, E]; what is said more than once is encoded once."""
+    different, number = np.unique(sentences, return_inverse=True)
+    return of_texts(clip, different.tolist())[number.reshape(np.shape(sentences))]
+
+
 @partial(jax.jit, static_argnames="config")
 def _image_features(params: Any, pixels: jax.Array, *, config: CLIPConfig) -> jax.Array:
     return _unit(CLIP(config).apply({"params": params}, pixels, method="image_features"))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -64,6 +65,21 @@ def fit(
                 kept.save(step + 1, state)
     kept.close()
     return jax.device_get(state)
+
+
+def gradient_step(
+    loss_fn: Callable[..., tuple[jax.Array, dict[str, jax.Array]]], optimiser: optax.GradientTransformation
+) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
+    """A `step_fn` for states (params, moments): the optimiser's step down `loss, metrics = loss_fn(params, *batch)`."""
+
+    @partial(jax.jit, donate_argnums=0)
+    def step_fn(state, batch):
+        params, moments = state
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, *batch)
+        updates, moments = optimiser.update(grads, moments, params)
+        return (optax.apply_updates(params, updates), moments), metrics
+
+    return step_fn
 
 
 def one_cycle(steps: int, rate: float) -> optax.Schedule:

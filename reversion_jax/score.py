@@ -78,8 +78,7 @@ def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[st
 
     clip = clip_features.load(model)
     images = clip_features.of_pictures(clip, [picture.file for picture in shown], progress="pictures")
-    different, number = np.unique([picture.texts for picture in shown], return_inverse=True)
-    vectors = clip_features.of_texts(clip, different.tolist())[number.reshape(len(shown), -1)]
+    vectors = clip_features.of_sentences(clip, [picture.texts for picture in shown])
     values = {name: np.asarray(column, float) for name, column in scores.of_pictures(images, vectors).items()}
     rows = [{name: float(column[i]) for name, column in values.items()} for i in range(len(shown))]
     groups = {}

@@ -267,6 +267,9 @@ def test_features_do_not_depend_on_the_batch(folder, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-6)
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
     assert clip_features.of_texts(clip_, []).shape == (0, 24)
+    asked = [[texts[0], texts[1]], [texts[2], texts[0]], [texts[1], texts[1]]]
+    found = clip_features.of_sentences(clip_, asked)
+    np.testing.assert_allclose(found, vectors[np.array([[0, 1], [2, 0], [1, 1]])], atol=1e-6)
 
 
 def test_the_end_of_a_text():

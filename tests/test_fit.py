@@ -1,9 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from reversion_jax.fit import fit
+from reversion_jax.fit import fit, gradient_step
 
 
 @jax.jit
@@ -35,3 +36,16 @@ def test_an_interrupted_stage_goes_on_to_the_step(tmp_path):
 def test_a_stage_that_diverges_says_where(tmp_path):
     with pytest.raises(FloatingPointError, match="walk: not finite at step 0"):
         fit("walk", {"w": jnp.zeros(3)}, walk, lambda step: np.full((1, 3), np.nan, np.float32), 3, tmp_path)
+
+
+def test_a_gradient_step_goes_downhill_by_closed_form():
+    """Half the squared distance to a point, by gradient descent: each step takes a tenth of what is left."""
+    loss_fn = lambda w, point, scale: (0.5 * scale * jnp.sum((w - point) ** 2), {"far": jnp.max(jnp.abs(w - point))})
+    optimiser = optax.sgd(0.05, momentum=0.0)
+    step_fn = gradient_step(loss_fn, optimiser)
+    point = jnp.array([1.0, -2.0])
+    state = jnp.zeros(2), optimiser.init(jnp.zeros(2))
+    for step in range(3):
+        state, metrics = step_fn(state, (point, 2.0))
+        np.testing.assert_allclose(metrics["far"], 2 * 0.9**step, rtol=1e-6)
+    np.testing.assert_allclose(state[0], (1 - 0.9**3) * point, rtol=1e-6)

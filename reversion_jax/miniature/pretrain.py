@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.errors import one_line
-from reversion_jax.fit import check_recipe, fit, one_cycle
+from reversion_jax.fit import check_recipe, fit, gradient_step, one_cycle
 from reversion_jax.miniature import scenes, vocabulary
 from reversion_jax.miniature.drawing import SIZE_PX
 from reversion_jax.models.clip import CLIPTextEncoder
@@ -92,19 +92,13 @@ def train_vae(world: World, config: ModelConfig, recipe: Recipe, workdir: Path) 
         l1, l2 = jnp.mean(jnp.abs(error)), jnp.mean(error**2)
         return l1 + l2 + recipe.kl_weight * kl, {"l1": l1, "kl": kl}
 
-    @partial(jax.jit, donate_argnums=0)
-    def step_fn(state, batch):
-        params, moments = state
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, *batch)
-        updates, moments = optimiser.update(grads, moments)
-        return (optax.apply_updates(params, updates), moments), metrics
-
     def batch_fn(step):
         indices, _ = world.draw_batch("vae", step, recipe.vae_batch)
         return world.images(indices), jax.random.fold_in(jax.random.key(recipe.seed), step)
 
     params = jax.jit(vae.init)(jax.random.key(recipe.seed), world.images(np.arange(1)))
-    params, _ = fit("vae", (params, optimiser.init(params)), step_fn, batch_fn, recipe.vae_steps, workdir)
+    state = params, optimiser.init(params)
+    params, _ = fit("vae", state, gradient_step(loss_fn, optimiser), batch_fn, recipe.vae_steps, workdir)
     sample = jax.jit(partial(vae.apply, method="encode"))(params, world.images(np.arange(256)))[0]
     return params, float(1 / jnp.std(sample))
 
@@ -150,13 +144,6 @@ def train_text(world: World, config: ModelConfig, tokenizer: Tokenizer, recipe: 
         right = jnp.stack([jnp.argmax(x, axis=-1) == labels[:, i] for i, x in enumerate(logits)])
         return sum(jnp.mean(x) for x in losses), {"right": jnp.mean(jnp.all(right, axis=0))}
 
-    @partial(jax.jit, donate_argnums=0)
-    def step_fn(state, batch):
-        params, moments = state
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, *batch)
-        updates, moments = optimiser.update(grads, moments, params)
-        return (optax.apply_updates(params, updates), moments), metrics
-
     def batch_fn(step):
         indices, rng = world.draw_batch("text", step, recipe.text_batch)
         texts = [scenes.caption(world.scenes[i], rng) for i in indices]
@@ -167,8 +154,9 @@ def train_text(world: World, config: ModelConfig, tokenizer: Tokenizer, recipe: 
         "encoder": encoder.init(jax.random.key(recipe.seed + 1), tokenizer([""])),
         "heads": 0.02 * jax.random.normal(jax.random.key(0), (config.text.hidden_size, sum(classes))),
     }
-    state = fit("text", (params, optimiser.init(params)), step_fn, batch_fn, recipe.text_steps, workdir)
-    return state[0]["encoder"]
+    state = params, optimiser.init(params)
+    params, _ = fit("text", state, gradient_step(loss_fn, optimiser), batch_fn, recipe.text_steps, workdir)
+    return params["encoder"]
 
 
 def train_unet(

@@ -50,6 +50,7 @@ CAPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 RELATIONS = tuple(CAPTIONS)
 UNNAMED = ("hanging_from", "wrapped_in", "carved_by", "back2back", "hug")
+PHRASES = {relation: direct[0] for relation, (direct, _) in CAPTIONS.items()}  # one that describes each
 TUNING, REPORTING = ("wrapped_in", "back2back"), ("hug", "carved_by", "hanging_from")
 NAMED = tuple(relation for relation in RELATIONS if relation not in UNNAMED)
 SYMMETRIC = ("shake_hands", "beside", "back2back", "hug")
