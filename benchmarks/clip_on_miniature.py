@@ -21,16 +21,16 @@ from absl import app, flags
 from PIL import Image
 from tqdm import tqdm
 
-from reversion_jax import clip_features, scores
-from reversion_jax.fit import check_recipe, fit, gradient_step, one_cycle
+from reversion_jax.evaluation import clip_features, scores
+from reversion_jax.evaluation.user_study import sets
 from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.miniature import judge, scenes
 from reversion_jax.miniature.drawing import COLOURS, SHAPES, SIZE_PX
 from reversion_jax.miniature.scenes import Scene
 from reversion_jax.models.clip_vision import CLIP, CLIPConfig, CLIPVisionConfig
 from reversion_jax.models.presets import MINIATURE
-from reversion_jax.tokenizer import Tokenizer
-from reversion_jax.user_study import sets
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.training.fit import check_recipe, fit, gradient_step, one_cycle
 from reversion_jax.weights.resolve import resolve
 
 CONFIG = CLIPConfig(

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from reversion_jax import cells, generate, job, pictures
 from reversion_jax import config as settings
+from reversion_jax.drawing import generate, pictures
+from reversion_jax.evaluation import cells
 from reversion_jax.miniature import judge, scenes
 
 _OUT = flags.DEFINE_string("out", "runs/quality", "Where the table and the pictures go.")

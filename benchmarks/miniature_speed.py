@@ -8,7 +8,7 @@ Compile times are given apart. Budget on two CPU cores: 0.08 s an image, 20 s fo
 import time
 
 from reversion_jax import config as settings
-from reversion_jax import job, report
+from reversion_jax.training import report
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import sys
 import time
 
 from reversion_jax import config as settings
-from reversion_jax import job
 
 
 def train(c, steps: int) -> None:

@@ -65,7 +65,8 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    from reversion_jax import generate, parallel
+    from reversion_jax.drawing import generate
+    from reversion_jax.runtime import parallel
     from reversion_jax.weights import folder
 
     imports_gib = status_gib("VmRSS")

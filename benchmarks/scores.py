@@ -15,9 +15,10 @@ from absl import app, flags
 from scipy.stats import spearmanr
 
 from reversion_jax import config as settings
-from reversion_jax import job, report, scores
+from reversion_jax.evaluation import scores
 from reversion_jax.inversion import prompts, rows
 from reversion_jax.miniature import judge, scenes
+from reversion_jax.training import report
 
 SEEDS = 4  # pictures of a prompt
 STEPS = (0, 25, 50, 100, 200, 400)

@@ -120,9 +120,8 @@ def ours(task: Task, path: Path, steps: int, cache: str, started: float) -> Cost
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_compilation_cache_dir", cache)
-    from reversion_jax import parallel
-    from reversion_jax.data import batches
     from reversion_jax.inversion import step
+    from reversion_jax.runtime import parallel
     from reversion_jax.weights import folder
 
     imports_gib = status_gib("VmRSS")
@@ -177,8 +176,8 @@ def _our_arguments(task: Task, posterior: tuple[Any, Any], width: int):
     """Data, hyperparameters, configuration and first state of one run of ReVersion's method."""
     import jax.numpy as jnp
 
-    from reversion_jax.data.arrays import Data
     from reversion_jax.inversion import step
+    from reversion_jax.inversion.arrays import Data
 
     words = jnp.asarray(task.prepositions[:, None], jnp.int32)
     each = lambda array: jnp.broadcast_to(array[None, :, None, None], (1, EXEMPLARS, 1, 2, 77))  # inverse: unused

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
-from reversion_jax import parallel
-from reversion_jax.data.arrays import Data
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import step
+from reversion_jax.inversion.arrays import Data
 from reversion_jax.models import attention
 from reversion_jax.models.presets import MINIATURE, SD15, ModelConfig
+from reversion_jax.runtime import parallel
 from reversion_jax.weights.folder import parameter_shapes
 
 EXEMPLARS, WORDS = 8, 56

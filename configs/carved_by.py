@@ -18,14 +18,4 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.relation = "carved_by"
     c.verb_weight = 0.8
-    c.preview_prompts = (
-        "owl <R> pumpkin",
-        "elephant <R> soap",
-        "ship <R> ice",
-        "fox <R> chocolate",
-        "castle <R> cheese",
-        "turtle <R> amber",
-        "eagle <R> sandstone",
-        "snail <R> chalk",
-    )
     return c

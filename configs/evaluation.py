@@ -14,8 +14,9 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from reversion_jax import config, fine_tuning
+from reversion_jax import config
 from reversion_jax.miniature import scenes
+from reversion_jax.training import dreambooth
 
 SPATIAL = ("on", "inside", "back2back", "hanging_from", "beside", "above")
 COMPARED = {"hard": scenes.RELATIONS, "easy": scenes.REPORTING, "tuning": scenes.TUNING}
@@ -47,6 +48,7 @@ def get_config(setting: str = "hard") -> ConfigDict:
         c.update(CHOSEN)
     c.num_exemplars, c.hatched = (8, False) if setting == "easy" else (4, True)
     c.preview_every_steps = c.judged_prompts = 0
+    c.exemplars = config.DRAWN
     c.sample_batch = 20
     verb_weight = {name: 0.2 if name in SPATIAL else 0.8 for name in scenes.RELATIONS}  # as the ten configs have it
     c.evaluation = ConfigDict()
@@ -63,9 +65,9 @@ def get_config(setting: str = "hard") -> ConfigDict:
         ("Inv-ReVersion", {}),
     )
     c.evaluation.ablations = {"hard": ABLATIONS, "easy": (), "tuning": CHOICES}[setting]
-    c.evaluation.both_ways = ("Inv-ReVersion",)  # is drawn by direct and inverse prompt at once, too
     # Trained for each of its cells, and then thrown away: a checkpoint on the way is not worth its time.
-    c.evaluation.dreambooth = ConfigDict(dataclasses.asdict(fine_tuning.MINIATURE) | {"checkpoints": 1})
+    recipe = dreambooth.Recipe(batch_size=8, steps=200, learning_rate=1e-4, checkpoints=1)  # the best of three
+    c.evaluation.dreambooth = ConfigDict(dataclasses.asdict(recipe))
     c.evaluation.seeds = (0, 1, 2)
     c.evaluation.prompts = 100  # of each cell, on entity pairs that neither pre-training nor exemplars show
     c.evaluation.prompt_seed = 99

@@ -18,14 +18,4 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.relation = "hanging_from"
     c.verb_weight = 0.2
-    c.preview_prompts = (
-        "sloth <R> street lamp",
-        "lantern <R> balloon",
-        "monkey <R> crane",
-        "bell <R> antlers",
-        "teapot <R> branch",
-        "bat <R> bridge",
-        "key <R> umbrella",
-        "spider <R> chandelier",
-    )
     return c

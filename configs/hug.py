@@ -18,14 +18,4 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.relation = "hug"
     c.verb_weight = 0.8
-    c.preview_prompts = (
-        "otter <R> teapot",
-        "robot <R> astronaut",
-        "bear <R> fox",
-        "penguin <R> owl",
-        "koala <R> tiger",
-        "knight <R> wizard",
-        "frog <R> snowman",
-        "lion <R> scarecrow",
-    )
     return c

@@ -18,14 +18,4 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.relation = "inside"
     c.verb_weight = 0.2
-    c.preview_prompts = (
-        "owl <R> teapot",
-        "fox <R> suitcase",
-        "ship <R> light bulb",
-        "turtle <R> snow globe",
-        "mouse <R> shoe",
-        "flowers <R> helmet",
-        "penguin <R> fridge",
-        "hedgehog <R> hat",
-    )
     return c

@@ -18,14 +18,4 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.relation = "on"
     c.verb_weight = 0.2
-    c.preview_prompts = (
-        "owl <R> teapot",
-        "fox <R> piano",
-        "turtle <R> skateboard",
-        "penguin <R> pillow",
-        "cake <R> drum",
-        "frog <R> stack of books",
-        "hedgehog <R> cushion",
-        "lamp <R> barrel",
-    )
     return c

@@ -18,14 +18,4 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.relation = "painted_on"
     c.verb_weight = 0.8
-    c.preview_prompts = (
-        "owl <R> teapot",
-        "sailing ship <R> barn",
-        "fox <R> umbrella",
-        "lighthouse <R> plate",
-        "peacock <R> door",
-        "whale <R> lamp shade",
-        "bicycle <R> guitar",
-        "sunflower <R> helmet",
-    )
     return c

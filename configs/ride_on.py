@@ -18,14 +18,4 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.relation = "ride_on"
     c.verb_weight = 0.8
-    c.preview_prompts = (
-        "otter <R> bicycle",
-        "robot <R> turtle",
-        "penguin <R> sledge",
-        "fox <R> skateboard",
-        "wizard <R> whale",
-        "frog <R> snail",
-        "astronaut <R> ostrich",
-        "bear <R> scooter",
-    )
     return c

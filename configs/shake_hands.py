@@ -18,14 +18,4 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.relation = "shake_hands"
     c.verb_weight = 0.8
-    c.preview_prompts = (
-        "robot <R> astronaut",
-        "bear <R> fox",
-        "penguin <R> owl",
-        "koala <R> tiger",
-        "knight <R> wizard",
-        "otter <R> beaver",
-        "frog <R> snowman",
-        "lion <R> scarecrow",
-    )
     return c

@@ -16,24 +16,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from reversion_jax import config
-
-RELATIONS = (
-    "painted_on",
-    "carved_by",
-    "shake_hands",
-    "hug",
-    "back2back",
-    "inside",
-    "on",
-    "hanging_from",
-    "wrapped_in",
-    "ride_on",
-)
+from reversion_jax.data.relations import RELATIONS
 
 
 def get_config() -> ConfigDict:
     c = config.get_config()
     alone = [runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"]() for name in RELATIONS]
-    own = ("relation", "verb_weight", "preview_prompts")
+    own = ("relation", "verb_weight")
     c.runs = tuple({key: run[key] for key in own} for run in alone)
     return c

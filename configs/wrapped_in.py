@@ -18,14 +18,4 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.relation = "wrapped_in"
     c.verb_weight = 0.8
-    c.preview_prompts = (
-        "otter <R> towel",
-        "teapot <R> newspaper",
-        "robot <R> blanket",
-        "fox <R> scarf",
-        "pear <R> silk",
-        "violin <R> leaves",
-        "penguin <R> quilt",
-        "vase <R> bubble wrap",
-    )
     return c

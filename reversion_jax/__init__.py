@@ -1,0 +1,76 @@
+"""Relation inversion in JAX. What a library user needs is here; all other modules may move.
+
+    import reversion_jax as rj
+
+    model = rj.load_model("miniature")  # a folder, a .safetensors file, or a hub id
+    words = rj.read_words("hug.safetensors")  # {"<R>": [1, 768]}
+    images = rj.draw(model, ["otter <R> teapot"], words)
+    states = rj.encode_text(model, ["otter <R> teapot"], words)
+    (run,) = rj.learn(config, "runs/hug")  # from rj.get_config()
+    rj.write_words(run.words(), "hug", "embeddings")
+
+The letters that name array axes, and the conventions that every file keeps:
+
+    R  runs: independent inversions trained by one program
+    M  micro-batches, whose gradients are accumulated into one optimiser step
+    N  samples of a (micro-)batch, or images
+    P  trainable rows of a run: those of <R>, then those of <R-inv>
+    S  rows of one placeholder token
+    L  token positions of a prompt
+    V  tokens of the frozen vocabulary
+    D  width of a token embedding
+    H, W, C  height, width, channels
+    T  diffusion timesteps
+
+Images are NHWC float32 in [-1, 1]. Latents are NHWC and already multiplied by the VAE's scaling factor, so no
+other file knows that factor. Token ids >= V are placeholders: id V + p is row p of the run.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reversion_jax.config import get_config as get_config
+    from reversion_jax.drawing.public import draw as draw
+    from reversion_jax.drawing.public import encode_text as encode_text
+    from reversion_jax.drawing.public import predict as predict
+    from reversion_jax.runs.folder import read as read_run
+    from reversion_jax.training.loop import learn as learn
+    from reversion_jax.weights.embeddings import read as read_words
+    from reversion_jax.weights.embeddings import write as write_words
+    from reversion_jax.weights.load import load_model as load_model
+
+# Imported when first used: `--help` need not wait for JAX.
+_PUBLIC = {
+    "get_config": ("config", "get_config"),
+    "load_model": ("weights.load", "load_model"),
+    "encode_text": ("drawing.public", "encode_text"),
+    "predict": ("drawing.public", "predict"),
+    "draw": ("drawing.public", "draw"),
+    "learn": ("training.loop", "learn"),
+    "read_run": ("runs.folder", "read"),
+    "read_words": ("weights.embeddings", "read"),
+    "write_words": ("weights.embeddings", "write"),
+}
+__all__ = [
+    "draw",
+    "encode_text",
+    "get_config",
+    "learn",
+    "load_model",
+    "predict",
+    "read_run",
+    "read_words",
+    "write_words",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

@@ -1,93 +1,120 @@
-"""Every setting once, with its unit and default, and what `method` and `model` make of the open ones.
+"""Every setting once, with its unit and default, and what `method` and the model make of the open ones.
 
 Numbers are ReVersion's published run (RV, arXiv 2303.13495) unless marked: Inv-ReVersion (Appl. Sci. 2024, 14, 3338)
 states none, so its own settings are our guesses.
 """
 
+import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 MINIATURE = "miniature"
+DRAWN = "drawn"  # instead of a folder of exemplars: scenes of the miniature's world
+
+OPEN: Any = None  # the default of a setting that the model decides; `settle` replaces it
 
 
-def get_config() -> ConfigDict:
-    """Inv-ReVersion on Stable Diffusion 1.5. Keys set to None take a value that suits the model, see `settle`."""
-    c = ConfigDict()
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A settled config: frozen, and without open settings. The defaults are Inv-ReVersion on Stable Diffusion 1.5."""
 
     # What is learned, and from what.
     # A diffusers folder, a .safetensors checkpoint, a hub id (owner/name or owner/name@revision), or "miniature": the
     # small model that comes with the package.
-    c.model = SD15
-    c.exemplars = placeholder(str)  # folder of pictures and text.json: exemplars/<relation>; miniature: "", drawn
-    c.num_exemplars = 8  # how many the miniature draws
-    c.hatched = False  # whether it draws them hatched, which no prompt says: a style that a word may leak
-    c.relation = "relation"  # names the exported files; on the miniature one of its twelve relations
-    c.method = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
-    c.initialiser = "and"  # word whose embedding <R> and <R-inv> start from (RV)
-    c.rows_per_token = 1  # embedding rows of each of <R> and <R-inv>
-    c.devices = 0  # at most so many, which share the samples evenly; 0: all there are
-    c.weight_shards = 1  # devices that hold the weights together, where memory asks for it; more than 1 with remat only
-    c.precision = "float32"  # of the frozen text encoder and UNet; "bfloat16": half the memory, faster on TPU and GPU
-    c.remat = False  # True: a quarter of the activations' memory for a third more of the UNet's work (see README)
-    c.seed = 0  # of the training's noise, timesteps, exemplars and words
+    model: str = SD15
+    # A folder of pictures and text.json, or "drawn"; default: exemplars/<relation>, on the miniature "drawn".
+    exemplars: str = OPEN
+    num_exemplars: int = 8  # of drawn exemplars
+    hatched: bool = False  # drawn exemplars are hatched, which no prompt says: a style that a word may leak
+    relation: str = "relation"  # names the exported files; of drawn exemplars one of the miniature's twelve relations
+    method: str = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
+    initialiser: str = "and"  # word whose embedding <R> and <R-inv> start from (RV)
+    rows_per_token: int = 1  # embedding rows of each of <R> and <R-inv>
+    devices: int = 0  # maximum number of devices, which share the samples evenly; 0: all
+    weight_shards: int = 1  # devices that hold the weights together, where memory asks for it; above 1 needs remat
+    precision: str = (
+        "float32"  # of the frozen text encoder and UNet; "bfloat16": half the memory, faster on TPU and GPU
+    )
+    remat: bool = False  # True: a quarter of the activations' memory for a third more of the UNet's work
+    seed: int = 0  # of the training's noise, timesteps, exemplars and words
 
     # Several runs in one program, each with these settings but for its own, such as
-    # ({"relation": "hug"}, {"relation": "on", "verb_weight": 0.2}); OF_RUN lists what a run may have of its own.
-    c.runs = ()
-    # Of them, at most so many go through the networks together: more fill a device better and need more of its memory.
-    c.runs_at_once = placeholder(int)  # 0: all (default), miniature 5
+    # ({"relation": "hug"}, {"relation": "on", "verb_weight": 0.2}). OF_RUN lists what a run may have of its own.
+    runs: tuple = ()
+    runs_at_once: int = OPEN  # maximum number of runs per pass through the networks; 0: all (default), miniature 5
 
     # Optimisation: AdamW on the rows alone, constant rate (RV).
-    c.steps = placeholder(int)  # optimiser steps: 3000, miniature 400
-    c.batch_size = placeholder(int)  # samples of a micro-batch, which share their positives: 2, miniature 8
-    c.accumulation = placeholder(int)  # micro-batches a step: 4, miniature 1
-    c.resolution = placeholder(int)  # px, both sides: 512, miniature 64
-    c.learning_rate = placeholder(float)  # 2e-3 (RV: 2.5e-4 times its batch of 8), miniature 3e-3
-    c.weight_decay = 0.01
-    c.adam_b1, c.adam_b2, c.adam_eps = 0.9, 0.999, 1e-8
+    steps: int = OPEN  # optimiser steps: 3000, miniature 400
+    batch_size: int = OPEN  # samples of a micro-batch, which share their positives: 2, miniature 8
+    accumulation: int = OPEN  # micro-batches a step: 4, miniature 1
+    resolution: int = OPEN  # px, both sides: 512, miniature 64
+    learning_rate: float = OPEN  # 2e-3 (RV: 2.5e-4 times its batch of 8), miniature 3e-3
+    weight_decay: float = 0.01
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_eps: float = 1e-8
 
     # The loss (Inv-ReVersion Eq. 10): denoise_weight * L_denoise + control_weight * L_control.
-    c.denoise_weight = 1.0
-    c.control_weight = 0.01
-    c.verb_weight = 0.5  # lambda_verb; prepositions get the rest. Guess: 0.8 behavioural, 0.2 spatial relations
-    c.temperature = 0.07  # gamma
-    c.positives_per_sample = 4  # prepositions, and as many verbs, drawn for each sample
-    c.negatives = "prompts"  # the prompts' own other words (RV's code); "vocabulary": any (the paper's text)
-    c.vocabulary_negatives_per_sample = 16  # guess
-    c.prepositions = placeholder(str)  # word list: a file, or the packaged lists by name
-    c.verbs = placeholder(str)
-    c.stop_words = "stop_words"
+    denoise_weight: float = 1.0
+    control_weight: float = 0.01
+    verb_weight: float = 0.5  # lambda_verb; prepositions get the rest. Guess: 0.8 behavioural, 0.2 spatial relations
+    temperature: float = 0.07  # gamma
+    positives_per_sample: int = 4  # prepositions, and as many verbs, drawn for each sample
+    negatives: str = "prompts"  # the prompts' own other words (RV's code); "vocabulary": any (the paper's text)
+    vocabulary_negatives_per_sample: int = 16  # guess
+    prepositions: str = OPEN  # word list: a file, or the packaged lists by name
+    verbs: str = OPEN
+    stop_words: str = "stop_words"
 
     # What the model sees of the exemplars.
-    c.inverse_share = 0.5  # of samples with the inverse prompt "E_B <R-inv> <R> E_A" (guess)
-    c.importance = 0.5  # alpha: larger timesteps likelier (RV); 0 is uniform
-    # Of the Gaussian low-pass, in px; 0 is off. By default 2 at 512 px (guess), in proportion.
-    c.suppressor_sigma_px = placeholder(float)
-    c.suppressor_target = "pixels"  # or "noisy_latents", the other reading of Eq. 8
+    inverse_share: float = 0.5  # of samples with the inverse prompt "E_B <R-inv> <R> E_A" (guess)
+    importance: float = 0.5  # alpha: larger timesteps likelier (RV); 0 is uniform
+    # Of the Gaussian low-pass, in px; 0 is off. Default: 2 at 512 px (guess), in proportion.
+    suppressor_sigma_px: float = OPEN
+    suppressor_target: str = "pixels"  # or "noisy_latents", the other reading of Eq. 8
 
     # Watching and keeping. None of these changes what is learned.
-    c.steps_per_dispatch = 50  # training steps between looks at the metrics
-    c.checkpoint_every_steps = placeholder(int)  # 500, miniature 100
-    c.preview_every_steps = placeholder(int)  # 500, miniature 200; 0: no previews
-    c.preview_prompts = ()  # drawn at step 0, then every so often, from the same noise; the miniature has its own
-    c.preview_seed = 0
-    c.judged_prompts = 64  # on the miniature: unseen pairs that the judge looks at, before and after; 0 = none
+    steps_per_dispatch: int = 50  # training steps between looks at the metrics
+    checkpoint_every_steps: int = OPEN  # 500, miniature 100
+    preview_every_steps: int = OPEN  # 500, miniature 200; 0 disables previews
+    # Drawn at step 0, then every preview_every_steps, always from the same noise. Default: the model's own prompts.
+    preview_prompts: tuple = OPEN
+    preview_seed: int = 0
+    judged_prompts: int = OPEN  # of drawn exemplars: unseen pairs that the judge looks at; 0: none, miniature 64
 
     # Sampling, for previews and as the defaults of `sample`.
-    c.sampler = "ddim"  # see diffusion/samplers.py for the others
-    c.sample_steps = placeholder(int)  # 50, miniature 20
-    c.guidance_scale = placeholder(float)  # 7.5, miniature 3
-    c.negative_prompt = ""
-    c.sample_batch = placeholder(int)  # images drawn at once: 4, miniature 16
-    return c
+    sampler: str = "ddim"  # see diffusion/samplers.py for the others
+    sample_steps: int = OPEN  # 50, miniature 20
+    guidance_scale: float = OPEN  # 7.5, miniature 3
+    negative_prompt: str = ""
+    sample_batch: int = OPEN  # images drawn at once: 4, miniature 16
 
 
-# What the earlier methods lack is off, whatever else the config says.
-METHODS = {
+# What suits Stable Diffusion 1.5. Another model's folder may say otherwise, see weights/own_settings.py.
+FOR_SD15: Mapping[str, Any] = {
+    "steps": 3000,
+    "batch_size": 2,
+    "accumulation": 4,
+    "resolution": 512,
+    "learning_rate": 2e-3,
+    "prepositions": "prepositions",
+    "verbs": "verbs",
+    "runs_at_once": 0,
+    "checkpoint_every_steps": 500,
+    "preview_every_steps": 500,
+    "judged_prompts": 0,
+    "sample_steps": 50,
+    "guidance_scale": 7.5,
+    "sample_batch": 4,
+}
+
+# Overrides that switch off what each earlier method lacks.
+METHODS: Mapping[str, Mapping[str, float]] = {
     "inv_reversion": {},
     "reversion": {"verb_weight": 0.0, "inverse_share": 0.0, "suppressor_sigma_px": 0.0},
     "textual_inversion": {
@@ -98,75 +125,68 @@ METHODS = {
     },
 }
 
-_OPEN = {
-    "full": {
-        "steps": 3000,
-        "batch_size": 2,
-        "accumulation": 4,
-        "resolution": 512,
-        "learning_rate": 2e-3,
-        "prepositions": "prepositions",
-        "verbs": "verbs",
-        "runs_at_once": 0,
-        "checkpoint_every_steps": 500,
-        "preview_every_steps": 500,
-        "sample_steps": 50,
-        "guidance_scale": 7.5,
-        "sample_batch": 4,
-    },
-    "miniature": {
-        "steps": 400,
-        "batch_size": 8,
-        "accumulation": 1,
-        "resolution": 64,
-        "learning_rate": 3e-3,
-        "prepositions": "miniature_prepositions",
-        "verbs": "miniature_verbs",
-        "runs_at_once": 5,
-        "checkpoint_every_steps": 100,
-        "preview_every_steps": 200,
-        "sample_steps": 20,
-        "guidance_scale": 3.0,
-        "sample_batch": 16,
-    },
-}
-
-
-# What runs of one program may differ in; all else is shared.
+# What the runs of one program may differ in. They share all other settings.
 OF_RUN = (
     *("relation", "exemplars", "num_exemplars", "hatched", "preview_prompts", "method", "initialiser", "seed"),
     *("learning_rate", "weight_decay", "denoise_weight", "control_weight", "verb_weight", "temperature"),
     *("inverse_share", "importance", "suppressor_sigma_px"),
 )
 
+# What may change when a run is taken up again, because it does not touch what is learned.
+FREE = (
+    *("devices", "weight_shards", "remat", "runs_at_once", "steps", "steps_per_dispatch"),
+    *("checkpoint_every_steps", "preview_every_steps", "preview_prompts", "preview_seed", "judged_prompts"),
+    *("sample_steps", "sampler", "guidance_scale", "negative_prompt", "sample_batch"),
+)
 
-def settle(config: ConfigDict) -> ConfigDict:
-    """A copy without None: the open keys by `model`, then what `method` switches off. ValueError, one line.
 
-    What belongs to a run stays open where there are several, see `each_run`.
+def get_config() -> ConfigDict:
+    """The defaults as a ConfigDict, for config files and flags. Open settings are None there."""
+    fields = dataclasses.fields(Settings)
+    return ConfigDict({f.name: placeholder(f.type) if f.default is None else f.default for f in fields})
+
+
+def from_dict(values: Mapping[str, Any]) -> Settings:
+    """Settings from JSON's values; a setting that they lack has its default."""
+    known = {field.name for field in dataclasses.fields(Settings)}
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known}
+    return Settings(**values)
+
+
+def settle(config: ConfigDict | Settings, own: Mapping[str, Any] | None = None) -> Settings:
+    """The settings without open ones: those become `own`, the model's, or Stable Diffusion's. ValueError, one line.
+
+    Then what `method` lacks is switched off. Where there are several runs, what belongs to a run stays as it is, see
+    `each_run`. Preview prompts stay open where the model has none of its own.
     """
-    config = config.copy_and_resolve_references().unlock()
-    for key, value in _OPEN["miniature" if config.model == MINIATURE else "full"].items():
-        if config[key] is None:
-            config[key] = value
-    if config.suppressor_sigma_px is None:
-        config.suppressor_sigma_px = 2.0 * config.resolution / 512
-    if config.runs:
-        each_run(config)
-        return config.lock()
-    if config.method not in METHODS:
-        raise ValueError(f"config.method={config.method!r}: use one of {', '.join(METHODS)}")
-    if config.exemplars is None:
-        config.exemplars = "" if config.model == MINIATURE else f"exemplars/{config.relation}"
-    _check(config)
-    config.update(METHODS[config.method])
-    return config.lock()
+    c = config if isinstance(config, Settings) else _frozen(config)
+    defaults = {**FOR_SD15, **(own or {})}
+    c = dataclasses.replace(c, **{key: v for key, v in defaults.items() if getattr(c, key) is None})
+    if c.suppressor_sigma_px is None:
+        c = dataclasses.replace(c, suppressor_sigma_px=2.0 * c.resolution / 512)
+    if c.runs:
+        each_run(c)
+        return c
+    if c.method not in METHODS:
+        raise ValueError(f"config.method={c.method!r}: use one of {', '.join(METHODS)}")
+    if c.exemplars is None:
+        c = dataclasses.replace(c, exemplars=f"exemplars/{c.relation}")
+    _check(c)
+    return dataclasses.replace(c, **METHODS[c.method])
 
 
-def each_run(config: ConfigDict) -> dict[str, ConfigDict]:
-    """The settled config of every run, by its name: its own settings, such as "hug-seed1". ValueError, one line.
+def _frozen(config: ConfigDict) -> Settings:
+    values = config.copy_and_resolve_references().to_dict()
+    known = {field.name for field in dataclasses.fields(Settings)}
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"config.{unknown[0]}: there is no such setting; reversion_jax/config.py lists them")
+    return Settings(**values)
 
-    A config without `runs` is one run, named "".
+
+def each_run(config: Settings) -> dict[str, Settings]:
+    """The settled settings of every run, by its name: its own settings, such as "hug-seed1". ValueError, one line.
+
+    Settings without `runs` are one run, named "".
     """
     if not config.runs:
         return {"": settle(config)}
@@ -177,63 +197,64 @@ def each_run(config: ConfigDict) -> dict[str, ConfigDict]:
             raise ValueError(f'{where}={own!r}: each run is a dict of settings, such as {{"seed": 1}}')
         if shared := sorted(own.keys() - set(OF_RUN)):
             raise ValueError(f"{where} sets {shared[0]}, but a run can have only its own {', '.join(OF_RUN)}")
-        run = config.copy_and_resolve_references().unlock()
-        run.runs = ()
         try:
-            run.update(own)
-            settled.append(settle(run))
+            settled.append(settle(_with_own(config, own)))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
     # The shortest names that tell the runs apart.
+    named: list[str] = []
     for keys in (
         ("relation", "method", "seed"),
         [key for key in OF_RUN if key not in ("exemplars", "preview_prompts")],
     ):
-        names = [_name(own, keys) or run.relation for own, run in zip(config.runs, settled, strict=True)]
-        twice = [(number, name) for number, name in enumerate(names) if name in names[:number]]
-        if not twice:
-            return dict(zip(names, settled, strict=True))
-    number, name = twice[0]
+        named = [_name(own, keys) or run.relation for own, run in zip(config.runs, settled, strict=True)]
+        if len(set(named)) == len(named):
+            return dict(zip(named, settled, strict=True))
+    number, name = next((number, name) for number, name in enumerate(named) if name in named[:number])
     raise ValueError(f"config.runs[{number}]: there is a run {name} already; its relation may be any name of its own")
 
 
-def _name(own: Mapping, keys: Sequence[str]) -> str:
+def _with_own(config: Settings, own: Mapping[str, Any]) -> Settings:
+    """The settings of one run, its own values checked for their types."""
+    typed = ConfigDict({key: placeholder(field.type) for key, field in Settings.__dataclass_fields__.items()})
+    typed.update({key: tuple(value) if isinstance(value, list) else value for key, value in own.items()})
+    return dataclasses.replace(config, runs=(), **{key: typed[key] for key in own})
+
+
+def _name(own: Mapping[str, Any], keys: Sequence[str]) -> str:
     words = [f"{'' if key in ('relation', 'method') else key}{own[key]}" for key in keys if key in own]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(words))
 
 
-def _check(c: ConfigDict) -> None:
-    at_least_one = (
+def _check(c: Settings) -> None:
+    def need(keys: str, fits: Callable[[Any], Any], rule: str) -> None:
+        for key in keys.split():
+            if not fits(getattr(c, key)):
+                raise ValueError(f"config.{key}={getattr(c, key)!r}: {rule}")
+
+    need(
         "steps batch_size accumulation resolution rows_per_token positives_per_sample steps_per_dispatch "
-        "checkpoint_every_steps sample_steps sample_batch num_exemplars weight_shards "
-        "vocabulary_negatives_per_sample"
+        "checkpoint_every_steps sample_steps sample_batch num_exemplars weight_shards vocabulary_negatives_per_sample",
+        lambda value: value >= 1,
+        "must be at least 1",
     )
-    for key in at_least_one.split():
-        if c[key] < 1:
-            raise ValueError(f"config.{key}={c[key]}: must be at least 1")
     if c.weight_shards > 1 and not c.remat:
         raise ValueError(f"config.weight_shards={c.weight_shards} saves memory only with config.remat=True: set both")
-    for key in ("runs_at_once", "preview_every_steps", "judged_prompts"):
-        if c[key] < 0:
-            raise ValueError(f"config.{key}={c[key]}: must not be negative")
-    for key in ("verb_weight", "inverse_share"):
-        if not 0 <= c[key] <= 1:
-            raise ValueError(f"config.{key}={c[key]}: must be between 0 and 1")
-    if not -1 < c.importance < 1:
-        raise ValueError(f"config.importance={c.importance}: must be between -1 and 1")
-    for key in ("seed", "preview_seed"):
-        if not 0 <= c[key] < 2**31:
-            raise ValueError(f"config.{key}={c[key]}: must be between 0 and 2**31 - 1")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", c.relation):
-        raise ValueError(f"config.relation={c.relation!r}: it names files, so letters, digits and _ . - only")
-    if c.temperature <= 0:
-        raise ValueError(f"config.temperature={c.temperature}: must be positive")
-    if c.suppressor_sigma_px < 0:
-        raise ValueError(f"config.suppressor_sigma_px={c.suppressor_sigma_px}: must not be negative")
-    for key, choices in (
-        ("precision", ("float32", "bfloat16")),
-        ("negatives", ("prompts", "vocabulary")),
-        ("suppressor_target", ("pixels", "noisy_latents")),
-    ):
-        if c[key] not in choices:
-            raise ValueError(f"config.{key}={c[key]!r}: use one of {', '.join(choices)}")
+    not_negative = "runs_at_once preview_every_steps judged_prompts suppressor_sigma_px"
+    need(not_negative, lambda value: value >= 0, "must not be negative")
+    need("verb_weight inverse_share", lambda value: 0 <= value <= 1, "must be between 0 and 1")
+    need("importance", lambda value: -1 < value < 1, "must be between -1 and 1")
+    need("seed preview_seed", lambda value: 0 <= value < 2**31, "must be between 0 and 2**31 - 1")
+    need(
+        "relation",
+        lambda value: re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value),
+        "it names files, so letters, digits and _ . - only",
+    )
+    need("temperature", lambda value: value > 0, "must be positive")
+    choices = {
+        "precision": ("float32", "bfloat16"),
+        "negatives": ("prompts", "vocabulary"),
+        "suppressor_target": ("pixels", "noisy_latents"),
+    }
+    for key, known in choices.items():
+        need(key, known.__contains__, f"use one of {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Fine-tunes a model on a relation's exemplars, as DreamBooth does; a baseline, see fine_tuning.py.
+"""Fine-tunes a model on a relation's exemplars, as DreamBooth does; a baseline, see training/dreambooth.py.
 
     python -m reversion_jax.dreambooth --config configs/hug.py
     python -m reversion_jax.sample --model runs/hug-dreambooth/model --prompt "otter sks teapot"
@@ -7,40 +7,19 @@ Takes the config's model, exemplars, seed and resolution; its own settings are f
 of Stable Diffusion, not a word of a few kilobytes; it is left in diffusers' layout. A stopped run goes on.
 """
 
-import dataclasses
-from pathlib import Path
-
-from reversion_jax.errors import one_line, parse_flags
+from reversion_jax.runtime.errors import one_line, parse_flags
 
 
 @one_line
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --KEY=VALUE")
-    import numpy as np
-
-    from reversion_jax import config as settings
-    from reversion_jax import files, fine_tuning, job
-    from reversion_jax.compilation import keep_compiled
-    from reversion_jax.weights import folder
+    from reversion_jax.runtime.compilation import keep_compiled
+    from reversion_jax.training.dreambooth import make_model
 
     keep_compiled()
-    if _CONFIG.value.runs:
-        raise ValueError("DreamBooth makes one model of one relation: give a config without runs")
-    if files.is_remote(_WORKDIR.value or ""):
-        raise ValueError(f"--workdir={_WORKDIR.value}: a model is written to a folder of this machine")
-    c = settings.settle(_CONFIG.value)
-    base = fine_tuning.MINIATURE if c.model == settings.MINIATURE else fine_tuning.Recipe()
     own = {name: flag.value for name, flag in _RECIPE.items() if flag.value is not None}
-    recipe = dataclasses.replace(base, **own)
-    workdir = Path(_WORKDIR.value or f"runs/{c.relation}-dreambooth")
-    shown = job.load_exemplars(c)
-    sd, tokenizer = job.load_model(c.model, {})
-    unet = fine_tuning.train(c, recipe, sd, tokenizer, shown, workdir)
-    model = workdir / "model"
-    folder.save(model, sd._replace(params={**sd.params, "unet": unet}), dtype=np.float32)
-    how = f"--resolution {c.resolution} --steps {c.sample_steps} --guidance_scale {c.guidance_scale}"
-    print(f'draw with it: python -m reversion_jax.sample --model {model} {how} --prompt "A {recipe.word} B"')
+    print(make_model(_CONFIG.value, _WORKDIR.value, **own))
 
 
 if __name__ == "__main__":

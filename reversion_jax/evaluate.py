@@ -6,26 +6,20 @@ The same command goes on where it was stopped. WORKDIR gets tables.md, tables.js
 pictures, from which `study` makes a page for voters.
 """
 
-from pathlib import Path
-
-from reversion_jax.errors import one_line, parse_flags
+from reversion_jax.runtime.errors import one_line, parse_flags
 
 
 @one_line
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
-    from reversion_jax.compilation import keep_compiled
-    from reversion_jax.evaluation import evaluate
-    from reversion_jax.files import is_remote
+    from reversion_jax.evaluation.compare import evaluate
+    from reversion_jax.runtime.compilation import keep_compiled
 
     keep_compiled()
-    name = _WORKDIR.value or ("runs/evaluation-quick" if _QUICK.value else "runs/evaluation")
-    if is_remote(name):
-        raise ValueError(f"--workdir={name}: an evaluation needs a folder of this machine")
-    workdir = Path(name)
+    workdir = _WORKDIR.value or ("runs/evaluation-quick" if _QUICK.value else "runs/evaluation")
     print(evaluate(_CONFIG.value, workdir, quick=_QUICK.value))
-    print(f"tables: {workdir / 'tables.md'}, pictures: {workdir / 'sheets'}")
+    print(f"tables: {workdir}/tables.md, pictures: {workdir}/sheets")
 
 
 if __name__ == "__main__":

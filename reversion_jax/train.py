@@ -6,16 +6,16 @@ their meanings are in reversion_jax/config.py. Running the same command again ta
 
 from pathlib import Path
 
-from reversion_jax.errors import one_line, parse_flags
+from reversion_jax.runtime.errors import one_line, parse_flags
 
 
 @one_line
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
-    from reversion_jax import files, parallel  # after the flags are read: --help need not load jax
-    from reversion_jax.compilation import keep_compiled
-    from reversion_jax.loop import train
+    from reversion_jax.runtime import files, parallel  # after the flags are read: --help need not load jax
+    from reversion_jax.runtime.compilation import keep_compiled
+    from reversion_jax.training.loop import train
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = files.place(_WORKDIR.value or f"runs/{name}")

@@ -20,7 +20,10 @@ from etils import epath
 from gcp_storage_emulator.server import create_server
 from ml_collections import ConfigDict
 
-from reversion_jax import embeddings, export, loop, pictures
+from reversion_jax import export
+from reversion_jax.drawing import pictures
+from reversion_jax.training import loop
+from reversion_jax.weights import embeddings
 
 server = create_server("localhost", PORT, in_memory=True, default_bucket="bucket")
 server.start()

@@ -11,9 +11,10 @@ import numpy as np
 import test_step
 import tiny
 
-from reversion_jax import generate, parallel
+from reversion_jax.drawing import generate
 from reversion_jax.inversion import rows, step
-from reversion_jax.tokenizer import Tokenizer
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.runtime import parallel
 from reversion_jax.weights import folder
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 from safetensors.numpy import save_file
 
-from reversion_jax import clip_features
+from reversion_jax.evaluation import clip_features
 from reversion_jax.models import clip, clip_vision
 from reversion_jax.weights import clip_folder, names
 

@@ -12,8 +12,8 @@ import tiny
 from PIL import Image
 from safetensors.numpy import load_file
 
-from reversion_jax import embeddings
 from reversion_jax.data import exemplars
+from reversion_jax.weights import embeddings
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ import stat
 import jax
 import pytest
 
-from reversion_jax.compilation import keep_compiled
+from reversion_jax.runtime.compilation import keep_compiled
 
 
 @pytest.fixture

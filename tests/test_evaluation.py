@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reversion_jax import cells, evaluation
-from reversion_jax.user_study import sets
+from reversion_jax.evaluation import cells
+from reversion_jax.evaluation.user_study import sets
 
 CONFIG = Path(__file__).parents[1] / "configs" / "evaluation.py"
 

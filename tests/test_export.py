@@ -13,8 +13,10 @@ from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from reversion_jax import config as settings
-from reversion_jax import embeddings, export, generate, job
-from reversion_jax.tokenizer import Tokenizer
+from reversion_jax import export
+from reversion_jax.drawing import generate
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.weights import embeddings
 
 D = 32  # of the model of recorded/
 PROMPTS = ["photo of cat <R> dog", "dog <R-inv> <R> cat", "<R>", "cat on top of dog"]

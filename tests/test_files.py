@@ -15,8 +15,10 @@ from fsspec.registry import _registry
 from PIL import Image
 
 from reversion_jax import config as settings
-from reversion_jax import embeddings, files, pictures
 from reversion_jax.data import exemplars
+from reversion_jax.drawing import pictures
+from reversion_jax.runtime import files
+from reversion_jax.weights import embeddings
 
 HERE = Path(__file__).parent
 

@@ -8,10 +8,10 @@ import pytest
 import tiny
 
 from reversion_jax import config as settings
-from reversion_jax import fine_tuning, generate
-from reversion_jax.checkpoints import Checkpoints
 from reversion_jax.data.exemplars import Exemplars
-from reversion_jax.tokenizer import Tokenizer
+from reversion_jax.drawing import generate
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.runs.checkpoints import Checkpoints
 from reversion_jax.weights import folder
 
 RECIPE = fine_tuning.Recipe(word="on", steps=6, batch_size=2, learning_rate=1e-3, checkpoints=3)

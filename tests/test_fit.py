@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from reversion_jax.fit import fit, gradient_step
+from reversion_jax.training.fit import fit, gradient_step
 
 
 @jax.jit

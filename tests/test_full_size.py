@@ -20,11 +20,12 @@ import pytest
 import tiny
 from flax.traverse_util import unflatten_dict
 
-from reversion_jax import generate, parallel
 from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.drawing import generate
 from reversion_jax.models.clip import CLIPTextEncoder
 from reversion_jax.models.presets import SD15
 from reversion_jax.models.unet import UNet
+from reversion_jax.runtime import parallel
 from reversion_jax.weights import folder, names
 
 pytestmark = pytest.mark.full_size

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tiny
 
-from reversion_jax import generate
+from reversion_jax.drawing import generate
+from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE
-from reversion_jax.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from reversion_jax.intervals import bootstrap
+from reversion_jax.evaluation.intervals import bootstrap
 
 
 def test_mean_and_bounds_of_prompts_alone_are_the_binomial_ones():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reversion_jax import scores
+from reversion_jax.evaluation import scores
 from reversion_jax.miniature import judge, scenes
 
 JUDGED = Path(__file__).parent / "judged"

@@ -8,8 +8,9 @@ import pytest
 import tiny
 
 from reversion_jax import config as settings
-from reversion_jax import generate, job, loop, pictures, report
 from reversion_jax.data import exemplars
+from reversion_jax.drawing import generate, pictures
+from reversion_jax.training import loop, report
 
 
 @pytest.fixture(scope="module")

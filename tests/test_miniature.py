@@ -5,8 +5,9 @@ import pytest
 from test_config import BENCHMARK, load
 
 from reversion_jax import config as settings
-from reversion_jax import generate, job, loop, report
+from reversion_jax.drawing import generate
 from reversion_jax.miniature import judge, scenes
+from reversion_jax.training import loop, report
 from reversion_jax.weights.resolve import _MINIATURE
 
 

@@ -27,9 +27,10 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 from safetensors.numpy import load_file
 
-from reversion_jax import notebook, pictures
 from reversion_jax.data import exemplars
+from reversion_jax.drawing import pictures
 from reversion_jax.miniature import scenes
+from reversion_jax.training import notebook
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "learn_a_relation.ipynb"

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from flax.traverse_util import flatten_dict
 
-from reversion_jax import parallel
+from reversion_jax.runtime import parallel
 
 
 @pytest.fixture(scope="module")

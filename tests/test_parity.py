@@ -42,7 +42,7 @@ def test_equals_pytorch(name, ours, theirs, inputs):
 
 
 def test_pipeline_reads_prompts_as_we_do(ours, saved, inputs):
-    from reversion_jax.tokenizer import Tokenizer
+    from reversion_jax.models.tokenizer import Tokenizer
 
     pipe = torch_tiny.pipeline(saved)
     prompts = ["photo of cat on top of dog", "A dog, on a photo!"]

@@ -3,7 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from reversion_jax.miniature import pretrain, scenes
+from recipes import pretrain
+from reversion_jax.miniature import scenes
 
 
 def test_batches_are_a_function_of_seed_stage_and_step():

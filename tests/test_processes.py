@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tiny
 
-from reversion_jax import job
 from reversion_jax.data import exemplars
 
 ROOT = Path(__file__).parents[1]

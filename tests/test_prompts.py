@@ -2,6 +2,8 @@ import pytest
 
 from reversion_jax.inversion import prompts
 
+direct = lambda template: prompts.parse(template).direct()
+inverse = lambda template: prompts.parse(template).inverse()
 EXPLICIT = {"text": "a photo of {subject} {} {object}, at night", "subject": "cat", "object": "stone"}
 
 INVERTED = [
@@ -96,24 +98,24 @@ MALFORMED = [
 
 @pytest.mark.parametrize(("template", "expected"), INVERTED)
 def test_inverse_swaps_entities_only(template, expected):
-    assert prompts.inverse(template) == expected
+    assert inverse(template) == expected
 
 
 @pytest.mark.parametrize(("template", "named"), UNCERTAIN)
 def test_what_is_uncertain_is_refused_with_a_remedy(template, named):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        prompts.inverse(template)
+        inverse(template)
     message = str(caught.value)
     assert named in message
     assert template in message
     assert '"subject"' in message  # the explicit form, which mends every one of them
     assert "\n" not in message
     # Only the inversion is uncertain.
-    assert prompts.direct(template) == template.replace("{}", "<R>")
+    assert direct(template) == template.replace("{}", "<R>")
 
 
 @pytest.mark.parametrize(("template", "named"), MALFORMED)
-@pytest.mark.parametrize("make", [prompts.direct, prompts.inverse])
+@pytest.mark.parametrize("make", [direct, inverse])
 def test_malformed_templates_are_refused(template, named, make):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         make(template)
@@ -127,16 +129,16 @@ def test_the_explicit_form_mends_what_is_uncertain():
         "subject": "bust of cat",
         "object": "a dog",
     }
-    assert prompts.direct(template) == "at night bust of cat <R> a dog on a hill"
-    assert prompts.inverse(template) == "at night a dog <R-inv> <R> bust of cat on a hill"
+    assert direct(template) == "at night bust of cat <R> a dog on a hill"
+    assert inverse(template) == "at night a dog <R-inv> <R> bust of cat on a hill"
 
 
 @pytest.mark.parametrize("template", ["a photo of cat {} stone, at night", EXPLICIT])
 def test_direct_and_natural_prompts(template):
-    assert prompts.direct(template) == "a photo of cat <R> stone, at night"
-    assert prompts.natural(template, "carved into") == "a photo of cat carved into stone, at night"
+    assert direct(template) == "a photo of cat <R> stone, at night"
+    assert prompts.parse(template).natural("carved into") == "a photo of cat carved into stone, at night"
     with pytest.raises(ValueError, match="no words"):
-        prompts.natural(template, " ")
+        prompts.parse(template).natural(" ")
 
 
 def test_parse_gives_the_explicit_form():
@@ -147,5 +149,5 @@ def test_parse_gives_the_explicit_form():
 
 @pytest.mark.parametrize(("template", "_"), INVERTED)
 def test_inverting_twice_gives_the_direct_prompt(template, _):
-    again = prompts.inverse(prompts.inverse(template).replace("<R-inv> <R>", "{}"))
-    assert again.replace("<R-inv> ", "") == prompts.direct(template).replace(" ,", ",")
+    again = inverse(inverse(template).replace("<R-inv> <R>", "{}"))
+    assert again.replace("<R-inv> ", "") == direct(template).replace(" ,", ",")

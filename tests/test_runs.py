@@ -7,8 +7,9 @@ import pytest
 from test_loop import changed, config  # noqa: F401 (config is a fixture)
 
 from reversion_jax import config as settings
-from reversion_jax import job, loop, pictures, report
 from reversion_jax.data import exemplars
+from reversion_jax.drawing import pictures
+from reversion_jax.training import loop, report
 
 NAMES = ["hug", "reversion-seed1", "seed2"]
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from recipes import vocabulary
 from reversion_jax.inversion import suppressor, words
-from reversion_jax.miniature import drawing, scenes, vocabulary
+from reversion_jax.miniature import drawing, scenes
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_every_word_that_steers_occurs_in_captions(captions, name):
 
 def test_every_caption_word_is_one_token(captions, tmp_path):
     from reversion_jax.models.presets import MINIATURE
-    from reversion_jax.tokenizer import Tokenizer
+    from reversion_jax.models.tokenizer import Tokenizer
 
     size = vocabulary.write(tmp_path, 32)
     assert size == MINIATURE.text.vocab_size

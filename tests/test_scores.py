@@ -11,10 +11,13 @@ import tiny_clip
 from PIL import Image
 from test_commands import run
 
-from reversion_jax import clip_features, embeddings, pictures, score, scores
+from reversion_jax import score
 from reversion_jax.data import benchmark, exemplars
+from reversion_jax.drawing import pictures
+from reversion_jax.evaluation import clip_features, scores
 from reversion_jax.inversion import rows
 from reversion_jax.inversion.prompts import RelationPrompt
+from reversion_jax.weights import embeddings
 
 
 def at(*degrees) -> np.ndarray:

@@ -14,9 +14,9 @@ from jax.experimental import io_callback
 
 from reversion_jax.diffusion import samplers
 from reversion_jax.models.clip import CLIPTextEncoder
+from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.unet import UNet
 from reversion_jax.models.vae import VAE
-from reversion_jax.tokenizer import Tokenizer
 from reversion_jax.weights import folder, names
 
 

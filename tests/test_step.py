@@ -8,11 +8,10 @@ import optax
 import pytest
 import tiny
 
-from reversion_jax.data import batches
-from reversion_jax.data.arrays import SHARED, Data
 from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.inversion import rows, step
-from reversion_jax.tokenizer import Tokenizer
+from reversion_jax.inversion.arrays import SHARED, Data
+from reversion_jax.models.tokenizer import Tokenizer
 
 CONFIG = step.StepConfig(batch_size=2, accumulation=1, positives_per_sample=2, rows_per_token=1)
 WORDS = {"prepositions": ("on", "of", "top"), "verbs": ("cat", "photo"), "stop_words": ("a",)}

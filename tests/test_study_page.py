@@ -8,7 +8,7 @@ import pytest
 import tiny_evaluation
 from tiny_evaluation import METHODS
 
-from reversion_jax.user_study import page, sets, votes
+from reversion_jax.evaluation.user_study import page, sets, votes
 
 pytestmark = pytest.mark.browser
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from reversion_jax import tables
+from reversion_jax.evaluation import tables
 
 YES, NO = True, False
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 import tiny
 
-from reversion_jax.tokenizer import Tokenizer
+from reversion_jax.models.tokenizer import Tokenizer
 
 V = 600
 START, END = 194 + 14, 194 + 15

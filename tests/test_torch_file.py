@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reversion_jax import embeddings
-from reversion_jax.weights import torch_file
+from reversion_jax.weights import embeddings, torch_file
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import tiny_evaluation
 from PIL import Image
 from tiny_evaluation import METHODS
 
-from reversion_jax.user_study import page, sets, votes
+from reversion_jax.evaluation.user_study import page, sets, votes
 
 
 @pytest.fixture(scope="module")

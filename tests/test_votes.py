@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_evaluation
 
-from reversion_jax.user_study import votes
+from reversion_jax.evaluation.user_study import votes
 
 KEY = {
     "study": "0123456789abcdef",

@@ -19,13 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reversion_jax.data.exemplars import CAPTIONS, Template, read_captions, read_picture
+from reversion_jax.data.exemplars import CAPTIONS, read_captions, read_picture
+from reversion_jax.data.relations import RELATIONS
+from reversion_jax.inversion.prompts import Template
 
-# In the order of ReVersion's paper.
-RELATIONS = (
-    *("painted_on", "carved_by", "shake_hands", "hug", "back2back"),
-    *("inside", "on", "hanging_from", "wrapped_in", "ride_on"),
-)
 PROMPT_FILES = ("scenarios.json", "benchmark_scenarios.py")  # the second is the authors'
 
 Place = Path | zipfile.Path  # a folder, or one within an archive

@@ -9,15 +9,17 @@ Laid out as in the ReVersion Benchmark:
 import dataclasses
 import json
 import os
-import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from reversion_jax.inversion.prompts import RelationPrompt, Template, parse
+from reversion_jax.runtime import files
 
 CAPTIONS = "text.json"
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -27,45 +29,46 @@ _UNREADABLE = (
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
 
-Template = str | Mapping[str, str]
-
 
 @dataclasses.dataclass(frozen=True)
 class Exemplars:
     """Pictures in text.json's order: images float32 [N, H, W, 3] in [-1, 1], with templates and names."""
 
     images: np.ndarray
-    templates: tuple[tuple[Template, ...], ...]
+    templates: tuple[tuple[RelationPrompt, ...], ...]
     names: tuple[str, ...]
 
 
-def read_folder(
-    path: str | os.PathLike, resolution: int, check: Callable[[Template], object] | None = None
-) -> Exemplars:
+def read_folder(path: str | os.PathLike, resolution: int, *, invertible: bool = False) -> Exemplars:
     """Reads an exemplar folder, each whole picture resized to resolution × resolution pixels.
 
     Bicubic, no crop, no flip (either can break a relation); EXIF orientation applied, transparency put on
-    white. `check` is called with every template; its ValueError comes back with the file and index in front.
-    Other errors, one line each, naming the file: FileNotFoundError for a missing folder, text.json or
-    picture, ValueError for what cannot be read. A picture that text.json does not name is left out with a
-    warning.
+    white. `invertible`: every template must have an inverse. Errors, one line each, name the file:
+    FileNotFoundError for a missing folder, text.json or picture, ValueError for what cannot be read or parsed.
+    A picture that text.json does not name is left out with a warning.
     """
     folder = epath.Path(path)
     captions = read_captions(folder)
+    parsed = []
     for name, templates in captions.items():
-        for index, template in enumerate(templates):
-            try:
-                if not isinstance(template, str | dict):
-                    raise ValueError(f"template {template!r} is neither a string nor an object")
-                if check is not None:
-                    check(template)
-            except ValueError as error:
-                raise ValueError(f"{folder / CAPTIONS}, {name}[{index}]: {error}") from error
-    files = {file.name for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES}
-    if unnamed := sorted(name for name in files - set(captions) if not name.startswith(".")):
+        parsed.append(tuple(_parsed(folder, name, i, t, invertible) for i, t in enumerate(templates)))
+    present = {file.name for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES}
+    if unnamed := sorted(name for name in present - set(captions) if not name.startswith(".")):
         warnings.warn(f"{folder}: left out, not in {CAPTIONS}: {', '.join(unnamed)}", stacklevel=2)
-    images = np.stack([_resized(read_picture(folder / name), resolution) for name in captions])
-    return Exemplars(images, tuple(tuple(templates) for templates in captions.values()), tuple(captions))
+    images = np.stack([resized(read_picture(folder / name), resolution) for name in captions])
+    return Exemplars(images, tuple(parsed), tuple(captions))
+
+
+def _parsed(folder: epath.Path, name: str, index: int, template: object, invertible: bool) -> RelationPrompt:
+    try:
+        if not isinstance(template, str | dict):
+            raise ValueError(f"template {template!r} is neither a string nor an object")
+        parsed = parse(template)
+        if invertible:
+            parsed.inverse()
+    except ValueError as error:
+        raise ValueError(f"{folder / CAPTIONS}, {name}[{index}]: {error}") from error
+    return parsed
 
 
 def write_folder(path: str | os.PathLike, images: np.ndarray, templates: Sequence[Sequence[Template]]) -> None:
@@ -81,15 +84,11 @@ def write_folder(path: str | os.PathLike, images: np.ndarray, templates: Sequenc
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder: name another")
     captions = {f"{index}.png": list(own) for index, own in enumerate(templates)}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as beside:
-        draft = Path(beside) / folder.name
-        draft.mkdir()
+    with files.new_folder(folder) as draft:
         for name, image in zip(captions, images, strict=True):
             Image.fromarray(image).save(draft / name)
         text = json.dumps(captions, indent=2, ensure_ascii=False) + "\n"
         (draft / CAPTIONS).write_text(text, encoding="utf-8")
-        draft.replace(folder)
 
 
 def read_captions(folder: Path | epath.Path | zipfile.Path) -> dict[str, list[Template]]:
@@ -139,8 +138,8 @@ def read_picture(file: Path | epath.Path | zipfile.Path) -> Image.Image:
         raise ValueError(f"{file}: unreadable picture: {error}") from error
 
 
-def _resized(picture: Image.Image, resolution: int) -> np.ndarray:
-    """Float32 [H, W, 3] in [-1, 1]."""
+def resized(picture: Image.Image, resolution: int) -> np.ndarray:
+    """A picture as float32 [H, W, 3] in [-1, 1], squashed to resolution × resolution pixels, bicubically."""
     picture = picture.resize((resolution, resolution), Image.Resampling.BICUBIC)
     return np.asarray(picture, np.float32) / 127.5 - 1.0
 

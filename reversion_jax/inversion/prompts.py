@@ -17,6 +17,7 @@ from reversion_jax.inversion import words
 
 RELATION = "<R>"
 INVERSE = "<R-inv>"
+PLACEHOLDERS = (RELATION, INVERSE)
 
 Template = str | Mapping[str, str]
 
@@ -57,62 +58,65 @@ _MARK = re.compile(r"[.;:!?](?=\s|$)|[()\[\]–—]|(?<!\S)[^\w\s]+(?!\S)")
 
 @dataclasses.dataclass(frozen=True)
 class RelationPrompt:
-    """A template in its explicit form: `text` has the fields {subject}, {} and {object}, each once."""
+    """A parsed template. `text` has the fields {subject}, {} and {object}, each once.
+
+    Where the entities cannot be told apart, `text` has only {}, and `fault` says why: such a prompt has no inverse.
+    """
 
     text: str
-    subject: str
-    object: str
+    subject: str = ""
+    object: str = ""
+    fault: str = ""
 
     def fill(self, relation: str) -> str:
         """The prompt with `relation` in place of `{}`."""
         return self.text.format(relation, subject=self.subject, object=self.object)
 
+    def direct(self) -> str:
+        """The prompt "E_A <R> E_B"."""
+        return self.fill(RELATION)
 
-def direct(template: Template) -> str:
-    """The prompt "E_A <R> E_B". ValueError unless a string has one `{}`, or the explicit form its fields."""
-    return natural(template, RELATION)
+    def natural(self, words: str) -> str:
+        """The prompt with plain words for the relation, such as "carved into". ValueError if there are none."""
+        if not words.strip():
+            raise ValueError(f"no words for the relation of {self.fill('{}')!r}: give at least one")
+        return self.fill(words)
 
+    def swapped(self) -> "RelationPrompt":
+        """The prompt with its entities in each other's place. ValueError, with the remedy, if they are not known."""
+        if self.fault:
+            raise ValueError(self.fault)
+        return dataclasses.replace(self, subject=self.object, object=self.subject)
 
-def natural(template: Template, relation: str) -> str:
-    """The prompt with plain words for the relation, such as "carved into". Errors as in `direct`."""
-    if not relation.strip():
-        raise ValueError(f"no words for the relation of {template!r}: give at least one")
-    if isinstance(template, Mapping):
-        return parse(template).fill(relation)
-    return _with_one_slot(template).replace("{}", relation)
+    def inverse(self) -> str:
+        """The prompt "E_B <R-inv> <R> E_A": entities swapped, prefix and ending kept (Inv-ReVersion §3.2).
 
-
-def inverse(template: Template) -> str:
-    """The prompt "E_B <R-inv> <R> E_A": entities swapped, prefix and ending kept (Inv-ReVersion §3.2).
-
-    ValueError where prefix, entities and ending cannot be told apart with certainty; see `parse`.
-    """
-    prompt = parse(template)
-    swapped = dataclasses.replace(prompt, subject=prompt.object, object=prompt.subject)
-    return swapped.fill(f"{INVERSE} {RELATION}")
+        ValueError where prefix, entities and ending cannot be told apart with certainty.
+        """
+        return self.swapped().fill(f"{INVERSE} {RELATION}")
 
 
 def parse(template: Template) -> RelationPrompt:
     """Splits a template into its text, subject and object.
 
-    A known prefix ("a photo of"), and everything from the first comma on, are text. ValueError, which says
-    how to mend it, where that leaves more than one reading; the explicit form has only one.
+    A known prefix ("a photo of"), and everything from the first comma on, are text. Where that leaves more than one
+    reading, the result's `fault` says how to mend it; the explicit form has only one reading. ValueError unless a
+    string has one `{}`, or the explicit form its fields.
     """
     if isinstance(template, Mapping):
         return _parse_explicit(template)
-    before, after = (side.strip() for side in _with_one_slot(template).split("{}"))
+    whole = _with_one_slot(template)
+    before, after = (side.strip() for side in whole.split("{}"))
     if "," in before:
-        raise ValueError(f"comma before {{}} in {template!r}: what is the subject? Use {_EXPLICIT}")
+        return RelationPrompt(whole, fault=f"comma before {{}} in {template!r}: what is the subject? Use {_EXPLICIT}")
     prefix = _PREFIX.match(before)
     suffix = _SUFFIX.search(after)
     subject = before[prefix.end() :] if prefix else before
     object_ = after[: suffix.start()].strip() if suffix else after
     for role, entity in (("subject", subject), ("object", object_)):
         if fault := _fault(entity):
-            raise ValueError(
-                f"{role} {entity!r} of {template!r} {fault}: set what follows the object off with a comma, "
-                f"or use {_EXPLICIT}"
-            )
+            remedy = f"set what follows the object off with a comma, or use {_EXPLICIT}"
+            return RelationPrompt(whole, fault=f"{role} {entity!r} of {template!r} {fault}: {remedy}")
     text = "{subject} {} {object}"
     text = (f"{prefix.group().strip()} " if prefix else "") + text + (suffix.group() if suffix else "")
     return RelationPrompt(text, subject, object_)

@@ -11,14 +11,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from reversion_jax.data.arrays import SHARED, Data
 from reversion_jax.diffusion.schedule import Schedule
-from reversion_jax.inversion import losses, rows, timesteps
+from reversion_jax.inversion import losses, networks, timesteps
+from reversion_jax.inversion.arrays import SHARED, Data
 from reversion_jax.inversion.suppressor import gaussian_blur
-from reversion_jax.models.clip import CLIPTextEncoder
-from reversion_jax.models.presets import ModelConfig, compute_dtype
-from reversion_jax.models.unet import UNet
-from reversion_jax.parallel import over_samples, whole
+from reversion_jax.models.clip import token_table
+from reversion_jax.models.presets import ModelConfig
+from reversion_jax.runtime.parallel import over_samples, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,12 +153,8 @@ def _predict(
     remat: bool,
 ) -> jax.Array:
     """The networks: rows [N, P, D], a sample's own, ids [N, L], noisy latents [N, H, W, C] -> the UNet's output."""
-    dtype = compute_dtype(params)
-    encoder, text_params = CLIPTextEncoder(model.text, dtype), {"params": params["text_encoder"]}
-    embeddings = encoder.apply(text_params, ids, method="embed")
-    spliced = rows.splice(embeddings[:, None], ids[:, None], trainable, model.text.vocab_size)[:, 0]
-    context = encoder.apply(text_params, spliced, method="encode")
-    return UNet(model.unet, dtype, remat).apply({"params": params["unet"]}, noisy, timesteps, context)
+    states = networks.encode_text(params, model, ids, trainable)
+    return networks.predict(params, model, noisy, timesteps, states, remat)
 
 
 def micro_batch_loss(
@@ -185,13 +180,13 @@ def micro_batch_loss(
     predict = partial(_predict, model=model, remat=config.remat)
     if mesh is not None:
         predict = over_samples(predict, mesh)
-    # A row for each sample: its gradient is a sum, and all that passes between devices.
+    # One copy of the rows per sample; summing their gradients is the only communication between devices.
     of_samples = flat(jnp.broadcast_to(trainable[:, None], (runs, size, *trainable.shape[1:])))
     predicted = predict(params, of_samples, flat(batch.ids), noisy, flat(batch.timestep))
     target = schedule.training_target(flat(batch.latents), flat(batch.noise), flat(batch.timestep))
     denoising = losses.denoising(predicted, target).reshape(runs, size).mean(axis=1)
 
-    table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    table = token_table(params)
     control = losses.control(
         trainable[:, : config.rows_per_token],
         *_token_states(table, batch.verbs),
@@ -235,7 +230,7 @@ def train_step(
     def gradients(micro: jax.Array, rows: jax.Array, data: Data, hyper: Hyperparameters) -> tuple[jax.Array, Metrics]:
         batch = draw_batch(state.step, micro, data, hyper, schedule, config)
         if mesh is not None:
-            # Every device draws all samples: otherwise the compiler would cut the small work up as well, and talk.
+            # Replicated: sharding this small computation would only add collectives.
             batch = whole(batch, mesh)
         loss = partial(micro_batch_loss, model=model, schedule=schedule, config=config, mesh=mesh)
         return jax.grad(loss, has_aux=True)(rows, batch, params, hyper)

@@ -20,10 +20,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from reversion_jax.errors import one_line
 from reversion_jax.miniature import scenes
 from reversion_jax.miniature.drawing import SIZE_PX, hatch, hatching
 from reversion_jax.models.vae import VAE
+from reversion_jax.runtime.errors import one_line
 from reversion_jax.weights import folder
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"

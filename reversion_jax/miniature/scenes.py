@@ -12,7 +12,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from reversion_jax.data.exemplars import Exemplars, resized
+from reversion_jax.data.relations import SYMMETRIC as SYMMETRIC
+from reversion_jax.inversion.prompts import parse
 from reversion_jax.miniature.drawing import COLOURS, SHAPES, Colour, compose, hatch
 
 # What "A <relation> B" may be called: first A's words for it, then B's ("B <words> A").
@@ -53,7 +57,6 @@ UNNAMED = ("hanging_from", "wrapped_in", "carved_by", "back2back", "hug")
 PHRASES = {relation: direct[0] for relation, (direct, _) in CAPTIONS.items()}  # one that describes each
 TUNING, REPORTING = ("wrapped_in", "back2back"), ("hug", "carved_by", "hanging_from")
 NAMED = tuple(relation for relation in RELATIONS if relation not in UNNAMED)
-SYMMETRIC = ("shake_hands", "beside", "back2back", "hug")
 
 _PREFIXES = ("", "", "a photo of ", "a picture of ", "a drawing of ")
 _ARTICLES = ("", "", "a ", "the ")
@@ -181,6 +184,14 @@ def exemplars(relation: str, count: int, seed: int, hatched: bool = False) -> tu
     return np.stack(pictures), templates
 
 
+def as_exemplars(relation: str, count: int, seed: int, resolution: int, *, hatched: bool = False) -> Exemplars:
+    """`exemplars` as an exemplar folder of them would be read."""
+    drawn, templates = exemplars(relation, count, seed, hatched)
+    images = np.stack([resized(Image.fromarray(picture), resolution) for picture in drawn])
+    parsed = tuple(tuple(parse(template) for template in own) for own in templates)
+    return Exemplars(images, parsed, tuple(f"{i}.png" for i in range(count)))
+
+
 def unseen_scenes(relation: str, count: int, seed: int) -> list[Scene]:
     """Scenes of entity pairs that no pre-training picture and no exemplar shows, for testing what was learned."""
     check_relation(relation)
@@ -192,6 +203,6 @@ def check_relation(relation: str) -> None:
     """ValueError unless the miniature's world has the relation."""
     if relation not in RELATIONS:
         raise ValueError(
-            f"config.relation={relation!r}: the miniature draws {', '.join(RELATIONS)}; "
+            f"config.relation={relation!r}: drawn exemplars show {', '.join(RELATIONS)}; "
             "for another, give pictures with --config.exemplars=FOLDER"
         )

@@ -49,6 +49,18 @@ class CLIPTextConfig:
         return json_config.write(self, _FIXED)
 
 
+# Where the token table lies in the text encoder's tree.
+TOKEN_TABLE = "text_model/embeddings/token_embedding/embedding"
+
+
+def token_table(params: Mapping[str, Any]) -> jax.Array:
+    """The frozen token embeddings [V, D] of a model's params."""
+    found = params["text_encoder"]
+    for name in TOKEN_TABLE.split("/"):
+        found = found[name]
+    return found
+
+
 def quick_gelu(x: jax.Array) -> jax.Array:
     """x sigmoid(1.702 x), the GELU that OpenAI's CLIP was trained with."""
     return x * nn.sigmoid(1.702 * x)

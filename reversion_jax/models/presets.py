@@ -35,34 +35,3 @@ def compute_dtype(params: Mapping[str, Any]) -> DTypeLike:
 
 
 SD15 = ModelConfig(CLIPTextConfig(), UNetConfig(), VAEConfig())
-
-MINIATURE = ModelConfig(
-    text=CLIPTextConfig(
-        vocab_size=745,  # what the captions need, see miniature/vocabulary.py
-        bos_token_id=743,
-        eos_token_id=744,
-        pad_token_id=744,
-        hidden_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=512,
-        max_position_embeddings=32,
-        projection_dim=128,
-    ),
-    unet=UNetConfig(
-        sample_size=8,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        block_out_channels=(64, 128),
-        layers_per_block=1,
-        attention_head_dim=4,
-        cross_attention_dim=128,
-        norm_num_groups=16,
-    ),
-    vae=VAEConfig(
-        sample_size=64,
-        block_out_channels=(16, 32, 64, 128),
-        layers_per_block=1,
-        norm_num_groups=8,
-    ),
-)

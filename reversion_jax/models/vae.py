@@ -12,15 +12,7 @@ from flax.typing import Dtype
 
 from reversion_jax.models import json_config
 from reversion_jax.models.attention import attention
-from reversion_jax.models.layers import (
-    Conv1x1,
-    Conv3x3,
-    Dense,
-    Downsample,
-    GroupNorm,
-    ResnetBlock,
-    Upsample,
-)
+from reversion_jax.models.layers import Conv1x1, Conv3x3, Dense, Downsample, GroupNorm, ResnetBlock, Upsample
 
 _EPSILON = 1e-6  # of every normalisation in the VAE
 _FIXED = {

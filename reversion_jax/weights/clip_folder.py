@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from reversion_jax.models.clip_vision import CLIP, CLIPConfig
 from reversion_jax.weights import network
-from reversion_jax.weights.hub import fetch
+from reversion_jax.weights.hub import fetch, parse_id
 from reversion_jax.weights.layout import weight_files
 from reversion_jax.weights.stored import read_json
 
@@ -27,7 +27,7 @@ def resolve(model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
         return path
-    hub_id = re.fullmatch(r"(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?", model)
+    hub_id = parse_id(model)
     if not hub_id:
         raise ValueError(f"{model!r} is neither a CLIP's folder nor a hub id such as openai/clip-vit-large-patch14")
 
@@ -36,7 +36,7 @@ def resolve(model: str) -> Path:
         return [*(name for name in present if _BESIDES.fullmatch(name)), *files]
 
     try:
-        return fetch(*hub_id.groups(), choose, load_config)
+        return fetch(*hub_id, choose, load_config)
     except ValueError as error:
         raise ValueError(f"no folder {model}, and {error}") from error
 

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from safetensors.numpy import save_file
 
 from reversion_jax.diffusion.schedule import Schedule
-from reversion_jax.models.clip import CLIPTextConfig, CLIPTextEncoder
+from reversion_jax.models.clip import TOKEN_TABLE, CLIPTextConfig, CLIPTextEncoder
 from reversion_jax.models.presets import SD15, ModelConfig
 from reversion_jax.models.unet import UNet, UNetConfig
 from reversion_jax.models.vae import VAE, VAEConfig
@@ -26,8 +26,6 @@ from reversion_jax.weights.stored import Stored, open_safetensors, read_json
 
 Params = dict[str, Any]
 
-# Never in less than float32: rows are compared with their neighbours in the table, and pictures show the VAE's errors.
-_TOKEN_TABLE = "text_model/embeddings/token_embedding/embedding"
 _MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -90,7 +88,8 @@ def load(
         raise ValueError("\n".join([f"the weights in {path} do not fit their configs:", *complaints]))
     params = {}
     for part in shapes:
-        kept = {_TOKEN_TABLE: jnp.float32}
+        # Never in less than float32: rows are compared with the table's, and pictures show the VAE's errors.
+        kept = {TOKEN_TABLE: jnp.float32}
         params[part] = network.place(found[part], parts[part], jnp.float32 if part == "vae" else dtype, kept, put)
     return StableDiffusion(config, schedule, params, tokenizer_folder)
 

@@ -1,5 +1,6 @@
 """Files from the Hugging Face hub, or from its cache where the hub cannot be reached."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +9,24 @@ _CLIP = "openai/clip-vit-large-patch14"  # the text encoder of every Stable Diff
 _CLIP_FILES = ("vocab.json", "merges.txt")
 
 
+def parse_id(name: str) -> tuple[str, str | None] | None:
+    """Repository and revision of a hub id, "owner/name" or "owner/name@revision"; None if `name` is no such id."""
+    found = re.fullmatch(r"(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?", name)
+    return (found[1], found[2]) if found else None
+
+
 def fetch(
     repository: str,
     revision: str | None,
     choose: Callable[[list[str]], list[str]],
     check: Callable[[Path], object] = lambda folder: None,
+    *,
+    quiet: bool = False,
 ) -> Path:
     """The local folder of those of a repository's files that `choose` picks out of the names of all.
 
     `check` sees the folder when only the .json files are there: it may raise before the large ones are fetched.
-    Without the hub, a cached copy with everything that `choose` wants serves, and stderr is told.
+    Without the hub, a cached copy with everything that `choose` wants serves, and stderr says so unless `quiet`.
     ValueError, one line, if neither has the files, and whatever `choose` and `check` raise.
     """
     from huggingface_hub import HfApi, snapshot_download
@@ -35,7 +44,8 @@ def fetch(
             choose([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
         except Exception:
             raise ValueError(_advice(repository, revision, reason)) from error
-        print(f"{repository}: taken from the cache, as the hub cannot be asked ({reason})", file=sys.stderr)
+        if not quiet:
+            print(f"{repository}: taken from the cache, as the hub cannot be asked ({reason})", file=sys.stderr)
         return folder
     files = choose(names)
     try:

@@ -15,8 +15,9 @@ FLAX_FILES = {
     "unet": "diffusion_flax_model.msgpack",
     "vae": "diffusion_flax_model.msgpack",
 }
+OWN_SETTINGS = "reversion_jax.json"  # what suits the model, see own_settings.py
 _BESIDES = re.compile(
-    rf"model_index\.json|scheduler/[^/]+\.json|tokenizer/[^/]+\.(json|txt)|({'|'.join(WEIGHT_FILES)})/config\.json"
+    rf"{re.escape(OWN_SETTINGS)}|model_index\.json|scheduler/[^/]+\.json|tokenizer/[^/]+\.(json|txt)|({'|'.join(WEIGHT_FILES)})/config\.json"
 )
 _PICKLE = re.compile(r".*\.(bin|ckpt|pt|pth)")
 _CONVERT = "fetch the model's safetensors, or write them by diffusers' save_pretrained where you trust the file"

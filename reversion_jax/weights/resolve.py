@@ -1,14 +1,14 @@
-"""Finds a model by what a user calls it: "miniature", a folder, a file, or an id on the Hugging Face hub."""
+"""Finds a model by the name that a user gave: "miniature", a folder, a file, or an id on the Hugging Face hub."""
 
 import functools
-import re
 from pathlib import Path
 
+from reversion_jax.config import MINIATURE
+from reversion_jax.weights import hub
 from reversion_jax.weights.folder import load_config
-from reversion_jax.weights.hub import fetch
-from reversion_jax.weights.layout import check_file, snapshot_files
+from reversion_jax.weights.layout import OWN_SETTINGS, check_file, snapshot_files
 
-_MINIATURE = Path(__file__).parents[1] / "miniature" / "snapshot"
+MINIATURE_FOLDER = Path(__file__).parents[1] / "miniature" / "snapshot"
 
 
 def resolve(model: str) -> Path:
@@ -18,29 +18,46 @@ def resolve(model: str) -> Path:
     (.safetensors), or a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5", of which "@revision" picks a
     branch, tag or commit. ValueError, saying what to do, if it cannot be had.
     """
-    if model == "miniature":
-        if not _MINIATURE.is_dir():
-            raise ValueError(
-                "the miniature's weights are not installed: run python -m reversion_jax.miniature.pretrain"
-            )
-        return _MINIATURE
-    path = Path(model).expanduser()
-    if path.is_dir():
+    if path := _local(model):
+        if path.is_file():
+            check_file(path)
         return path
-    if path.is_file():
-        check_file(path)
-        return path
-    hub_id = re.fullmatch(r"(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?", model)
-    if not hub_id or path.suffix in (".safetensors", ".ckpt", ".pt"):
+    hub_id = hub.parse_id(model)
+    if not hub_id or Path(model).suffix in (".safetensors", ".ckpt", ".pt"):
         raise ValueError(
             f'{model!r} is neither a folder, nor a .safetensors file, nor "miniature", nor a hub id such as owner/name'
         )
     try:
-        return _from_hub(*hub_id.groups())
+        return _from_hub(*hub_id)
     except ValueError as error:
         raise ValueError(f"no folder {model}, and {error}") from error
 
 
+def small_files(model: str) -> Path | None:
+    """A folder with the model's .json files, of a hub model before its weights are fetched; None if it has no folder.
+
+    A hub that cannot be asked gives None as well: `resolve` will say why.
+    """
+    if path := _local(model):
+        return path if path.is_dir() else None
+    hub_id = hub.parse_id(model)
+    if not hub_id:
+        return None
+
+    def choose(names: list[str]) -> list[str]:
+        return [name for name in names if name == OWN_SETTINGS]
+
+    try:
+        return hub.fetch(*hub_id, choose, quiet=True)
+    except ValueError:
+        return None
+
+
+def _local(model: str) -> Path | None:
+    path = MINIATURE_FOLDER if model == MINIATURE else Path(model).expanduser()
+    return path if path.exists() else None
+
+
 @functools.cache  # a command may ask for its model's config first and for its weights later
 def _from_hub(repository: str, revision: str | None) -> Path:
-    return fetch(repository, revision, functools.partial(snapshot_files, where=repository), load_config)
+    return hub.fetch(repository, revision, functools.partial(snapshot_files, where=repository), load_config)

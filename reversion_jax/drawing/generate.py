@@ -1,0 +1,184 @@
+"""Draws images: prompts and learned rows in, pictures out. Previews, `sample` and the judge all draw here."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from reversion_jax.config import Settings
+from reversion_jax.diffusion import samplers
+from reversion_jax.diffusion.guidance import guided_denoiser
+from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.inversion import networks
+from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.models.vae import VAE, VAEConfig
+from reversion_jax.runtime.parallel import is_first, mesh_of, over_samples, whole
+from reversion_jax.weights.folder import StableDiffusion
+
+# The VAE decodes so many pixels at once: one picture of 512 px.
+_DECODED_PIXELS = 512 * 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How images are drawn."""
+
+    num_steps: int = 50
+    guidance_scale: float = 7.5
+    resolution: int = 512  # px, both sides
+    sampler: str = "ddim"  # see diffusion/samplers.py for the others
+    negative_prompt: str = ""
+    batch_size: int = 4  # images drawn at once
+
+    @classmethod
+    def of(cls, settings: Settings, at_most: int | None = None) -> "Sampling":
+        """A settled config's, in batches of `at_most` images."""
+        return cls(
+            num_steps=settings.sample_steps,
+            guidance_scale=settings.guidance_scale,
+            resolution=settings.resolution,
+            sampler=settings.sampler,
+            negative_prompt=settings.negative_prompt,
+            batch_size=min(settings.sample_batch, at_most or settings.sample_batch),
+        )
+
+
+@partial(jax.jit, static_argnames="model")
+def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array) -> jax.Array:
+    """The text encoder's states of prompts with the same rows in all: ids [N, L], rows [P, D] -> [N, L, D]."""
+    return networks.encode_text(params, model, ids, jnp.broadcast_to(rows, (len(ids), *rows.shape)))
+
+
+def decode(params: Any, config: VAEConfig, latents: jax.Array) -> jax.Array:
+    """Latents [N, H, W, C] -> images [N, 8 H, 8 W, 3], some at a time, so that memory does not grow with N."""
+    pixels = latents.shape[1] * latents.shape[2] * config.downscale**2
+    one = lambda latents: VAE(config).apply({"params": params["vae"]}, latents[None], method="decode")[0]
+    return jax.lax.map(one, latents, batch_size=max(1, _DECODED_PIXELS // pixels))
+
+
+def initial_noise(seeds: Sequence[int] | jax.Array, model: ModelConfig, resolution: int) -> jax.Array:
+    """One image's latent noise a seed, [N, H/8, W/8, C]; it depends on nothing but the seed and the size."""
+    side = resolution // model.vae.downscale
+    draw = lambda seed: jax.random.normal(jax.random.key(seed), (side, side, model.vae.latent_channels))
+    return jax.vmap(draw)(jnp.asarray(seeds, jnp.uint32))
+
+
+@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "resolution", "mesh"))
+def _draw_batch(
+    params: Any,
+    unconditional: jax.Array,  # [1, L, D]
+    conditional: jax.Array,  # [N, L, D]
+    seeds: np.ndarray,
+    guidance_scale: np.ndarray,
+    *,
+    model: ModelConfig,
+    schedule: Schedule,
+    sampler: str,
+    num_steps: int,
+    resolution: int,
+    mesh: Mesh,
+) -> jax.Array:
+    def draw(
+        params: Any, unconditional: jax.Array, conditional: jax.Array, seeds: jax.Array, scales: jax.Array
+    ) -> jax.Array:
+        noise = initial_noise(seeds, model, resolution)
+        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
+        predict = partial(networks.predict, params, model)
+        denoiser = guided_denoiser(predict, unconditional, conditional, scales[:, None, None, None])
+        return decode(params, model.vae, samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys))
+
+    unconditional = jnp.broadcast_to(unconditional, conditional.shape)
+    scales = jnp.broadcast_to(guidance_scale, len(seeds))
+    images = over_samples(draw, mesh)(params, unconditional, conditional, seeds, scales)
+    return whole(images, mesh)
+
+
+def draw_batches(
+    sd: StableDiffusion,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    rows: np.ndarray | jax.Array | None = None,
+    *,
+    sampling: Sampling,
+    progress: str | None = None,
+) -> Iterator[np.ndarray]:
+    """One image a prompt and seed, in batches of float32 [n, resolution, resolution, 3] in [-1, 1], as they are drawn.
+
+    It runs on the devices that hold the weights. `rows` [P, D] are the learned ones, without which prompts must
+    hold no placeholder. The last batch is filled up by repetition, so that one compiled program serves any number of
+    images. `progress` labels a bar. ValueError for an unknown sampler, a resolution that the model cannot have, a
+    placeholder without a row, and unless there is a seed for each prompt.
+    """
+    samplers.get(sampling.sampler)
+    multiple = sd.config.vae.downscale
+    if sampling.resolution < multiple or sampling.resolution % multiple:
+        raise ValueError(f"resolution={sampling.resolution}: this model draws multiples of {multiple} pixels")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: each image needs one")
+    if rows is None:
+        rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
+    rows = jnp.asarray(rows)
+
+    mesh = mesh_of(sd.params)
+    batch_size = sampling.batch_size + -sampling.batch_size % mesh.size
+    texts, number = np.unique([sampling.negative_prompt, *prompts], return_inverse=True)
+    negative, number = number[:1], number[1:]
+    ids = tokenizer(texts.tolist())
+    if ids.max() >= tokenizer.vocab_size + len(rows):
+        raise ValueError(f"prompts hold placeholders for more than the {len(rows)} rows given")
+    size = min(batch_size, len(ids))
+    encoded = [
+        encode_text(sd.params, sd.config, ids[_batch(i, size, len(ids))], rows) for i in range(0, len(ids), size)
+    ]
+    states = jnp.concatenate(encoded)[: len(ids)]
+
+    count = len(prompts)
+    quiet = progress is None or not is_first()
+    for start in tqdm(range(0, count, batch_size), progress, disable=quiet, mininterval=1):
+        chosen = _batch(start, batch_size, count)
+        batch = _draw_batch(
+            sd.params,
+            states[negative],
+            states[number[chosen]],
+            np.asarray(seeds, np.uint32)[chosen],
+            np.float32(sampling.guidance_scale),
+            model=sd.config,
+            schedule=sd.schedule,
+            sampler=sampling.sampler,
+            num_steps=sampling.num_steps,
+            resolution=sampling.resolution,
+            mesh=mesh,
+        )
+        yield np.clip(np.asarray(batch)[: count - start], -1, 1)
+
+
+def draw(
+    sd: StableDiffusion,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    rows: np.ndarray | jax.Array | None = None,
+    *,
+    sampling: Sampling,
+    progress: str | None = None,
+) -> np.ndarray:
+    """All of `draw_batches`'s images, [N, resolution, resolution, 3]."""
+    return np.concatenate(list(draw_batches(sd, tokenizer, prompts, seeds, rows, sampling=sampling, progress=progress)))
+
+
+def _batch(start: int, size: int, count: int) -> np.ndarray:
+    """Indices of a batch, which begins anew where the end is reached."""
+    return np.arange(start, start + size) % count
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Images in [-1, 1] as uint8, rounded as diffusers rounds."""
+    return np.round((images + 1) * 127.5).astype(np.uint8)

@@ -1,0 +1,86 @@
+"""Pictures for people: grids, contact sheets, and the plot of a training run."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from reversion_jax.runtime import files
+
+_INK, _PAPER, _PALE = (24, 24, 28), (255, 255, 255), (110, 110, 118)
+
+
+def save_png(path: epath.Path, picture: np.ndarray | Image.Image, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a PNG whole or not at all, `metadata` in its text chunks."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    info = PngImagePlugin.PngInfo()
+    for key, value in (metadata or {}).items():
+        info.add_text(key, value)
+    content = io.BytesIO()
+    image.save(content, "PNG", pnginfo=info)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, content.getvalue())
+
+
+def read_metadata(path: epath.Path) -> dict[str, str]:
+    """What `save_png` wrote beside a picture; empty for other pictures. ValueError if it is no PNG."""
+    try:
+        with path.open("rb") as file, Image.open(file, formats=("PNG",)) as image:
+            image.load()  # text may come after the pixels
+            return dict(image.text)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: unreadable PNG: {error}") from error
+
+
+def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """Any number of images uint8 [N, H, W, 3] side by side, about as many rows as columns, on white."""
+    count, height, width, _ = images.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[y : y + height, x : x + width] = image
+    return sheet
+
+
+def _wrap(text: str, font, width: int, lines: int) -> list[str]:
+    """The text's first `lines` lines of at most `width` px."""
+    wrapped = [""]
+    for word in text.split():
+        longer = f"{wrapped[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not wrapped[-1]:
+            wrapped[-1] = longer
+        else:
+            wrapped.append(word)
+    return wrapped[:lines]
+
+
+def contact_sheet(
+    title: str,
+    sections: Sequence[tuple[str, np.ndarray, Sequence[str]]],
+    *,
+    columns: int = 8,
+    tile_px: int = 128,
+) -> Image.Image:
+    """Headed sections of captioned images: (heading, images uint8 [N, H, W, 3], captions)."""
+    margin, caption_px = 16, 34
+    head, body, small = (ImageFont.load_default(size) for size in (20, 15, 11))
+    heights = [30 + -(-len(images) // columns) * (tile_px + caption_px + 6) for _, images, _ in sections]
+    width = 2 * margin + columns * (tile_px + 6) - 6
+    sheet = Image.new("RGB", (width, 2 * margin + 32 + sum(heights)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((margin, margin), title, _INK, head)
+    top = margin + 32
+    for (heading, images, captions), height in zip(sections, heights, strict=True):
+        draw.text((margin, top + 6), heading, _INK, body)
+        for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            x = margin + (i % columns) * (tile_px + 6)
+            y = top + 30 + (i // columns) * (tile_px + caption_px + 6)
+            sheet.paste(Image.fromarray(image).resize((tile_px, tile_px), Image.Resampling.BICUBIC), (x, y))
+            for n, line in enumerate(_wrap(caption, small, tile_px, 2)):
+                draw.text((x, y + tile_px + 2 + 14 * n), line, _PALE, small)
+        top += height
+    return sheet

@@ -1,0 +1,47 @@
+"""The plot of a training run."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from reversion_jax.runtime import files
+
+
+def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> None:
+    """Plots both losses, the row's distance from its start, and its nearest words over the steps, if there are any."""
+    if not records:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (losses, words) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, layout="constrained")
+    steps = [r["step"] for r in records]
+    for key, axis, colour in (("denoising", losses, "tab:blue"), ("control", losses.twinx(), "tab:orange")):
+        values = np.array([r[key] for r in records])
+        axis.plot(steps, values, color=colour, alpha=0.2)
+        window = max(len(values) // 20, 1)
+        smooth = np.convolve(values, np.ones(window) / window, "valid")
+        axis.plot(steps[window - 1 :], smooth, color=colour)
+        axis.set_ylabel(f"{key} loss", color=colour)
+    losses.set_title(title)
+    looks = [r for r in records if "nearest" in r]
+    for word in [word for word, _ in looks[-1]["nearest"][:6]] if looks else []:
+        points = [(r["step"], dict(r["nearest"]).get(word, np.nan)) for r in looks]
+        # Vocabularies hold "$", bytes and emoji, which matplotlib would typeset or has no glyphs for.
+        label = word.encode("unicode_escape").decode("ascii").replace("$", r"\$")
+        words.plot(*zip(*points, strict=True), marker=".", label=f" {label}")
+    words.set_ylabel("cosine of <R> to its nearest words")
+    words.set_xlabel("step")
+    words.legend(loc="upper left", fontsize="small")
+    distance = words.twinx()
+    distance.plot([r["step"] for r in looks], [r["distance"] for r in looks], color="grey", linestyle=":")
+    distance.set_ylabel("distance of <R> from its start (dotted)", color="grey")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    pyplot.close(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, content.getvalue())

@@ -1,0 +1,61 @@
+"""What a library user draws and differentiates with: a model, prompts, and learned words by their tokens."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reversion_jax.config import Settings, settle
+from reversion_jax.drawing import generate
+from reversion_jax.inversion import networks
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.weights import own_settings
+from reversion_jax.weights.load import Model
+
+LearnedWords = Mapping[str, "np.ndarray | jax.Array"]  # rows [S, D] by token
+
+
+def _with_words(model: Model, words: LearnedWords | None) -> tuple[Tokenizer, jax.Array]:
+    """A tokenizer that knows the words, and their rows [P, D]. ValueError if a word is as wide as no word here."""
+    words = words or {}
+    width = model.sd.config.text.hidden_size
+    for token, rows in words.items():
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise ValueError(f"{token} has shape {list(rows.shape)}: this model's words are [S, {width}]")
+    tokenizer = dataclasses.replace(model.tokenizer, rows_per_token={token: len(r) for token, r in words.items()})
+    return tokenizer, jnp.concatenate([jnp.zeros((0, width)), *map(jnp.asarray, words.values())])
+
+
+def encode_text(model: Model, prompts: str | Sequence[str], words: LearnedWords | None = None) -> jax.Array:
+    """The text encoder's states of prompts, [N, L, D]; they can be differentiated with respect to `words`' rows."""
+    tokenizer, rows = _with_words(model, words)
+    return generate.encode_text(model.sd.params, model.sd.config, tokenizer(prompts), rows)
+
+
+def predict(model: Model, latents: jax.Array, timesteps: jax.Array, states: jax.Array) -> jax.Array:
+    """The UNet's output for latents [N, H, W, C] at timesteps [N], given `encode_text`'s states [N, L, D]."""
+    return networks.predict(model.sd.params, model.sd.config, latents, timesteps, states)
+
+
+def draw(
+    model: Model,
+    prompts: Sequence[str],
+    words: LearnedWords | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    progress: str | None = None,
+    **sampling: Any,
+) -> np.ndarray:
+    """One image a prompt, float32 [N, H, W, 3] in [-1, 1].
+
+    seeds: of each image's noise, by default 0, 1, …. progress: labels a bar. sampling: values of `Sampling`, such as
+    num_steps=20; what they leave open is what suits the model. ValueError, one line, for bad input.
+    """
+    tokenizer, rows = _with_words(model, words)
+    settings = settle(Settings(model=model.name), own_settings.read(model.name))
+    how = dataclasses.replace(generate.Sampling.of(settings), **sampling)
+    seeds = range(len(prompts)) if seeds is None else seeds
+    return generate.draw(model.sd, tokenizer, prompts, seeds, rows, sampling=how, progress=progress)

@@ -1,0 +1,115 @@
+"""Draws pictures of prompts into a folder: a PNG each, which says how it was made, and a grid of them."""
+
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from etils import epath
+
+from reversion_jax.diffusion import samplers
+from reversion_jax.drawing import generate, pictures
+from reversion_jax.drawing.words import Words
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.runtime import files, parallel
+from reversion_jax.weights.load import load_model
+
+MAX_ON_GRID = 100
+
+
+def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
+    """The prompts of the command line, then those of a file, one a line; ValueError if there is none."""
+    try:
+        lines = files.place(file).read_bytes().decode("utf-8-sig").splitlines() if file else []
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8: save it as such") from error
+    found = [*prompts, *(line.strip() for line in lines if line.strip())]
+    if not found:
+        raise ValueError("no prompt: give --prompt, or --prompts_file with one a line")
+    return found
+
+
+def sample(words: Words, prompts: Sequence[str], out: epath.Path, *, num_images: int, seed: int) -> epath.Path:
+    """Writes `num_images` PNGs of each prompt, as they are drawn, and a grid; returns the grid's path.
+
+    Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made.
+    """
+    settings = words.settings
+    samplers.get(settings.sampler)  # before a model is fetched
+    if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
+        raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
+    out.mkdir(parents=True, exist_ok=True)
+    rows_per_token = {name: len(rows) for name, rows in words.tokens.items()}
+    mesh = parallel.make_mesh(settings.devices or jax.device_count(), settings.devices, settings.weight_shards)
+    sd, tokenizer, _ = load_model(settings.model, rows_per_token, settings.precision, mesh)
+    width = sd.config.text.hidden_size
+    for name, rows in words.tokens.items():
+        if rows.shape[1] != width:
+            wanted = f"{settings.model} has {width}"
+            raise ValueError(f"{name} is {rows.shape[1]} numbers wide, made for another model: {wanted}")
+    for warning in complaints(prompts, settings.negative_prompt, tokenizer):
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{settings.model}: {words.origin}")
+    texts = [prompt for prompt in prompts for _ in range(num_images)]
+    seeds = [seed + i for i in range(num_images)] * len(prompts)
+    batches = generate.draw_batches(
+        sd,
+        tokenizer,
+        texts,
+        seeds,
+        np.concatenate([np.zeros((0, width), np.float32), *words.tokens.values()]),
+        sampling=generate.Sampling.of(settings, at_most=len(texts)),
+        progress="drawing",
+    )
+    about = _metadata(words)
+    shown = []
+    for n, image in enumerate(generate.to_uint8(image) for batch in batches for image in batch):
+        path = out / f"{n // num_images:03d}-{_file_name(texts[n])}-{seeds[n]}.png"
+        pictures.save_png(path, image, {"prompt": texts[n], "seed": str(seeds[n]), **about})
+        if len(shown) < MAX_ON_GRID:
+            shown.append(image)
+    of_all = {"prompts": "\n".join(prompts), "seed": str(seed), **about}
+    pictures.save_png(out / "grid.png", pictures.grid(np.stack(shown)), of_all)
+    return out / "grid.png"
+
+
+def _metadata(words: Words) -> dict[str, str]:
+    """What the pictures of one call have in common."""
+    settings = words.settings
+    return {
+        "model": settings.model,
+        "sampler": settings.sampler,
+        "steps": str(settings.sample_steps),
+        "guidance_scale": str(settings.guidance_scale),
+        "resolution": str(settings.resolution),
+        "negative_prompt": settings.negative_prompt,
+        "words": words.origin,
+    }
+
+
+def complaints(prompts: Sequence[str], negative_prompt: str, tokenizer: Tokenizer) -> list[str]:
+    """What a user may not have meant: words that are not learned, learned ones left out, prompts that are cut."""
+    found = []
+    learned = tuple(tokenizer.rows_per_token)
+    has_learned = lambda prompt: (tokenizer(prompt) >= tokenizer.vocab_size).any()
+    for prompt in prompts:
+        if learned and not has_learned(prompt) and not has_learned(negative_prompt):
+            found.append(f"none of {', '.join(learned)} in {prompt!r}: what was learned has no part in it")
+    for prompt in (*prompts, negative_prompt):
+        for name in re.findall(r"<[\w-]+>", prompt):
+            if name not in learned:
+                found.append(f"{name} in {prompt!r} is no learned word here, and is read letter by letter")
+        if cut := tokenizer.truncated(prompt):
+            found.append(f"{prompt!r} is too long; left out: {cut!r}")
+    return found
+
+
+def free_folder(parent: epath.Path) -> epath.Path:
+    """The first of parent/000, parent/001, … that is not there yet."""
+    return next(path for path in (parent / f"{n:03d}" for n in itertools.count()) if not path.exists())
+
+
+def _file_name(prompt: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"

@@ -1,0 +1,99 @@
+"""The page that voters open: one file with all pictures in it, no server, and nothing that tells the methods apart.
+
+Beside it stands key.json, which says what each picture is; votes cannot be counted without it.
+"""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from PIL import Image
+
+from reversion_jax.data.exemplars import read_picture
+from reversion_jax.evaluation.user_study.sets import StudySet
+from reversion_jax.inversion.prompts import RELATION
+from reversion_jax.runtime import files
+
+PAGE, KEY = "study.html", "key.json"
+_LONGEST_PX = 512  # of a picture's sides in the page
+_SMALL_PX = 128  # up to here without loss
+
+
+def make(
+    sets: Sequence[StudySet],
+    methods: Sequence[str],
+    exemplars: Mapping[str, Sequence[tuple[Image.Image, str]]],
+    wrap: Callable = iter,
+) -> tuple[str, dict]:
+    """The page and its key. Picture n of a set is called by the nth letter in the page, the key and the votes.
+
+    `exemplars` gives each relation's pictures and captions; `wrap` goes round the sets, such as tqdm.
+    """
+    relations = list(dict.fromkeys(one.relation for one in sets))
+    data = {
+        "exemplars": [[{"src": _data_uri(p), "text": _text(t)} for p, t in exemplars[name]] for name in relations],
+        "sets": [
+            {
+                "exemplars": relations.index(one.relation),
+                "text": _text(one.prompt),
+                "pictures": [_data_uri(read_picture(picture.file)) for picture in one.pictures],
+            }
+            for one in wrap(sets)
+        ],
+    }
+    key = {
+        "methods": list(methods),
+        "sets": [
+            {
+                "relation": one.relation,
+                "prompt": one.prompt,
+                "seed": one.pictures[0].seed,
+                "methods": [picture.method for picture in one.pictures],
+            }
+            for one in sets
+        ],
+    }
+    study = hashlib.sha256(json.dumps([data, key]).encode()).hexdigest()[:16]
+    return _fill({"study": study, **data}), {"study": study, **key}
+
+
+def write(folder: Path, page: str, key: dict) -> None:
+    """Writes both files, the key first. FileExistsError where another study's key stands: its votes need it."""
+    path = folder / KEY
+    text = json.dumps(key, indent=1, ensure_ascii=False) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise FileExistsError(f"{path} is another study's, whose votes need it: name another --workdir")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in ((KEY, text), (PAGE, page)):
+        files.write(folder / name, content)
+
+
+def _fill(data: dict) -> str:
+    part = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    # A "<" might end the script element that holds the data.
+    parts = {
+        "STYLE": part("page.css"),
+        "SCRIPT": "".join(map(part, ("page.js", "drag.js", "screens.js"))),
+        "DATA": json.dumps(data).replace("<", "\\u003c"),
+    }
+    page = part("page.html")
+    for name, text in parts.items():
+        page = page.replace(f"{{{{{name}}}}}", text)
+    return page
+
+
+def _text(prompt: str) -> list[str]:
+    """A prompt as its words before and after the relation."""
+    return prompt.replace(RELATION, "{}").split("{}", 1)
+
+
+def _data_uri(picture: Image.Image) -> str:
+    """The pixels alone: Pillow's WebP carries nothing over of a PNG's text chunks, which may name the method."""
+    picture.thumbnail((_LONGEST_PX, _LONGEST_PX), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", lossless=max(picture.size) <= _SMALL_PX, quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,110 @@
+"""What people compare: sets of pictures of one prompt, one picture a method, chosen and shuffled from a seed.
+
+The evaluation folder that they come from:
+
+    pictures.json           [{"relation": "hug", "method": "reversion", "seed": 0, "prompt": "cat <R> owl",
+                              "file": "hug/reversion/0.png"}, …]; the prompt is the same text for every method
+    exemplars/hug/*.png     and, if it is there, their text.json
+"""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from reversion_jax.data import exemplars
+from reversion_jax.inversion.prompts import parse
+
+PICTURES = "pictures.json"
+
+
+class Picture(NamedTuple):
+    """One generated picture: `file` is a path that can be opened."""
+
+    relation: str
+    method: str
+    seed: int
+    prompt: str
+    file: Path
+
+
+class StudySet(NamedTuple):
+    """Pictures of one prompt by each method, in the order in which they are shown."""
+
+    relation: str
+    prompt: str
+    pictures: tuple[Picture, ...]
+
+
+def read_pictures(evaluation: Path) -> list[Picture]:
+    """The pictures of an evaluation folder; FileNotFoundError, ValueError, which name the file and record."""
+    file = evaluation / PICTURES
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file: --evaluation names a folder of pictures with {PICTURES}")
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not readable as JSON: {error}") from error
+    kinds = {name: int if name == "seed" else str for name in Picture._fields}
+    pictures = {}
+    for number, record in enumerate(records if isinstance(records, list) else [records]):
+        if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in kinds.items()):
+            raise ValueError(f"{file}, [{number}]: want an object with {', '.join(kinds)} (seed a whole number)")
+        picture = Picture(**{name: record[name] for name in kinds})._replace(file=evaluation / record["file"])
+        if not picture.file.is_file():
+            raise FileNotFoundError(f"{picture.file}: no such picture, although {PICTURES} names it")
+        if picture[:4] in pictures:
+            raise ValueError(f"{file}, [{number}]: a second picture of relation, method, seed, prompt {picture[:4]}")
+        pictures[picture[:4]] = picture
+    return list(pictures.values())
+
+
+def read_exemplars(evaluation: Path, relation: str) -> list[tuple[Image.Image, str]]:
+    """A relation's exemplars, each with its first template, or "" where no text.json says one; FileNotFoundError."""
+    folder = evaluation / "exemplars" / relation
+    if (folder / exemplars.CAPTIONS).is_file():
+        captions = {name: parse(own[0]).fill("{}") for name, own in exemplars.read_captions(folder).items()}
+    else:
+        captions = {file.name: "" for file in sorted(folder.glob("*.png"))}
+    if not captions:
+        raise FileNotFoundError(
+            f"{folder}: no exemplars of {relation}: put the pictures there that it was learned from"
+        )
+    return [(exemplars.read_picture(folder / name), template) for name, template in captions.items()]
+
+
+def choose(pictures: Sequence[Picture], methods: Sequence[str], sets_per_relation: int, seed: int) -> list[StudySet]:
+    """Draws `sets_per_relation` prompts of each relation, one picture a method, and shuffles sets and pictures.
+
+    All of a set have the same seed. The choice depends on `seed` and on which pictures there are, not on their order.
+    ValueError where a relation has too few prompts that all methods have drawn from one seed.
+    """
+    known = sorted({picture.method for picture in pictures})
+    if unknown := [method for method in methods if method not in known]:
+        raise ValueError(f"no pictures by {unknown[0]!r}: --methods may name {', '.join(known)}")
+    if len(set(methods)) != len(methods) or not 2 <= len(methods) <= 26:
+        raise ValueError(f"methods {', '.join(methods)}: a comparison needs 2 or more, each once")
+    drawn = defaultdict(dict)
+    for picture in pictures:
+        drawn[picture.relation, picture.prompt, picture.seed][picture.method] = picture
+    complete = defaultdict(lambda: defaultdict(list))
+    for (relation, prompt, _), by_method in sorted(drawn.items()):
+        if set(methods) <= set(by_method):
+            complete[relation][prompt].append([by_method[method] for method in methods])
+    rng = random.Random(seed)
+    chosen = []
+    for relation in sorted({picture.relation for picture in pictures}):
+        if len(complete[relation]) < sets_per_relation:
+            raise ValueError(
+                f"{relation}: {len(complete[relation])} prompts drawn by all of {', '.join(methods)} from one seed, "
+                f"fewer than --sets_per_relation={sets_per_relation}"
+            )
+        for prompt in rng.sample(list(complete[relation]), sets_per_relation):
+            own = rng.choice(complete[relation][prompt])
+            chosen.append(StudySet(relation, prompt, tuple(rng.sample(own, len(own)))))
+    rng.shuffle(chosen)
+    return chosen

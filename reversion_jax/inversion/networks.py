@@ -1,0 +1,27 @@
+"""Text encoder and UNet, with trainable rows in the prompts. Training and drawing both go through here."""
+
+from typing import Any
+
+import jax
+
+from reversion_jax.inversion import rows as trainable
+from reversion_jax.models.clip import CLIPTextEncoder
+from reversion_jax.models.presets import ModelConfig, compute_dtype
+from reversion_jax.models.unet import UNet
+
+
+def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array) -> jax.Array:
+    """The text encoder's states of prompts: ids [N, L], rows [N, P, D], each prompt's own -> [N, L, D]."""
+    encoder = CLIPTextEncoder(model.text, compute_dtype(params))
+    variables = {"params": params["text_encoder"]}
+    embeddings = encoder.apply(variables, ids, method="embed")
+    spliced = trainable.splice(embeddings[:, None], ids[:, None], rows, model.text.vocab_size)[:, 0]
+    return encoder.apply(variables, spliced, method="encode")
+
+
+def predict(
+    params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array, remat: bool = False
+) -> jax.Array:
+    """The UNet's output for latents [N, H, W, C] at timesteps [N], given text states [N, L, D] -> [N, H, W, C]."""
+    unet = UNet(model.unet, compute_dtype(params), remat)
+    return unet.apply({"params": params["unet"]}, latents, timesteps, states)

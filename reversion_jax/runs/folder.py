@@ -1,0 +1,140 @@
+"""A run's folder: what it holds, and how it is read again. It is whole by itself and may be copied anywhere.
+
+    config.json                    its settings; and its origin: the base model and its hash, versions, device
+    rows.safetensors               the newest rows of <R> and <R-inv>
+    rows/step_000500.safetensors   the rows of every checkpoint
+    metrics.jsonl, previews/, contact_sheet.png, training.png
+
+Several runs that train together have a folder each. Checkpoints lie beside them and serve resuming alone.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from reversion_jax import config
+from reversion_jax.config import Settings
+from reversion_jax.inversion.prompts import INVERSE, PLACEHOLDERS
+from reversion_jax.runtime import files
+
+CONFIG, NEWEST, CHECKPOINTS = "config.json", "rows.safetensors", "checkpoints"
+_ORIGIN = "origin"
+
+
+class LearnedRun(NamedTuple):
+    """What was learned, and how."""
+
+    settings: Settings
+    rows: np.ndarray  # float32 [P, D]: those of <R>, then those of <R-inv>
+    step: int
+
+    def words(self) -> dict[str, np.ndarray]:
+        """The rows of each token, [S, D]; <R-inv> only if the run had inverse prompts."""
+        words = dict(zip(PLACEHOLDERS, np.split(self.rows, len(PLACEHOLDERS)), strict=True))
+        if not self.settings.inverse_share:
+            del words[INVERSE]
+        return words
+
+    def describe(self) -> str:
+        """Where the words come from, for people."""
+        s = self.settings
+        return f"{s.relation} by {s.method}, {self.step} of {s.steps} steps trained"
+
+
+def write_settings(folder: epath.Path, settings: Settings, origin: Mapping[str, Any]) -> None:
+    """Writes config.json."""
+    values = {_ORIGIN: dict(origin), **dataclasses.asdict(settings)}
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / CONFIG, json.dumps(values, indent=2) + "\n")
+
+
+def read_settings(folder: epath.Path) -> tuple[Settings, dict[str, Any]]:
+    """Settings and origin of config.json; settings that the file lacks have their defaults. ValueError, OSError."""
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text())
+        origin = values.pop(_ORIGIN, {})
+        return config.from_dict(_renamed(values)), origin
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or train again in another --workdir") from error
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as runs before version 0.2 wrote them, by today's names."""
+    if values.get("exemplars") == "":
+        values["exemplars"] = config.DRAWN
+    return values
+
+
+def rows_file(folder: epath.Path, step: int) -> epath.Path:
+    """The file of a checkpoint's rows."""
+    return folder / "rows" / f"step_{step:06d}.safetensors"
+
+
+def write_rows(folder: epath.Path, rows: np.ndarray, step: int) -> None:
+    """Writes rows [P, D] as those of checkpoint `step`, and as the newest."""
+    of_tokens = np.split(np.ascontiguousarray(rows, "<f4"), len(PLACEHOLDERS))
+    content = save(dict(zip(PLACEHOLDERS, of_tokens, strict=True)), {"step": str(step)})
+    path = rows_file(folder, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, content)
+    files.write(folder / NEWEST, content)
+
+
+def read_rows(path: epath.Path) -> tuple[np.ndarray, int]:
+    """Rows [P, D] and their step. ValueError, which names the file."""
+    try:
+        content = path.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        found = load(content)
+        return np.concatenate([found[token] for token in PLACEHOLDERS]), int(header["__metadata__"]["step"])
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} holds no rows of a run, or is damaged: {error}") from error
+
+
+def read(folder: epath.Path, step: int | None = None) -> LearnedRun:
+    """A run by its folder: its settings and newest rows, or those of checkpoint `step`. ValueError, OSError.
+
+    A folder that older versions wrote has checkpoints alone, from which its newest rows are taken.
+    """
+    if not (folder / CONFIG).is_file():
+        return _read_old(folder, step)
+    settings, _ = read_settings(folder)
+    if settings.runs:
+        _refuse_job(folder, list(config.each_run(settings)))
+    path = folder / NEWEST if step is None else rows_file(folder, step)
+    if path.is_file():
+        return LearnedRun(settings, *read_rows(path))
+    if step is not None:
+        kept = sorted(int(p.name[5:11]) for p in rows_file(folder, 0).parent.glob("step_*.safetensors"))
+        raise ValueError(
+            f"{folder} kept no rows of step {step}: there are those of {', '.join(map(str, kept)) or 'none'}"
+        )
+    return _read_old(folder, step)
+
+
+def _refuse_job(folder: epath.Path, names: list[str]) -> NoReturn:
+    raise ValueError(f"{folder} holds {len(names)} runs: give the folder of one of them, such as {names[0]}")
+
+
+def _read_old(folder: epath.Path, step: int | None) -> LearnedRun:
+    """Reads the newest rows from checkpoints, as runs before version 0.2 left them: in `folder`, or in its parent."""
+    for place, name in ((folder, ""), (folder.parent, folder.name)):
+        if not (place / CONFIG).is_file() or not (place / CHECKPOINTS).is_dir():
+            continue
+        runs = config.each_run(read_settings(place)[0])
+        if name not in runs:
+            _refuse_job(folder, list(runs))
+        from reversion_jax.runs import checkpoints  # imports Orbax and JAX, which take seconds
+
+        rows, found = checkpoints.read_rows(place / CHECKPOINTS)
+        if step not in (None, found):
+            raise ValueError(f"{folder} kept only the rows of step {found}")
+        return LearnedRun(runs[name], rows[list(runs).index(name)], found)
+    raise ValueError(f"no training run in {folder}: train one by python -m reversion_jax.train --workdir {folder}")

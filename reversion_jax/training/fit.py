@@ -1,0 +1,86 @@
+"""A plain training loop, resumable, for whole networks: the miniature's pre-training and DreamBooth."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from etils import epath
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from reversion_jax.runs.checkpoints import Checkpoints
+from reversion_jax.runtime import files
+
+
+def check_recipe(workdir: epath.PathLike, recipe: dict[str, Any]) -> None:
+    """Keeps what a training is asked for in workdir/recipe.json; ValueError where it was begun with something else."""
+    path, mine = epath.Path(workdir) / "recipe.json", json.dumps(recipe, indent=2) + "\n"
+    if path.exists() and path.read_text() != mine:
+        raise ValueError(f"{workdir} was begun with another recipe: give a new --workdir, or delete that one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, mine)
+
+
+def fit(
+    name: str,
+    state: Any,
+    step_fn: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
+    batch_fn: Callable[[int], Any],
+    num_steps: int,
+    workdir: epath.PathLike,
+    checkpoints: int = 12,
+) -> Any:
+    """Runs `state, metrics = step_fn(state, batch_fn(step))` to `num_steps`, with so many checkpoints on the way.
+
+    The batch is laid over all devices, where they can share it evenly. On CPU, two simulated ones use two cores better
+    than XLA's threads do.
+    FloatingPointError, with the step, where a metric is not finite.
+    """
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    replicated, over_batch = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    laid = lambda x: over_batch if x.ndim and len(x) % mesh.size == 0 else replicated
+    workdir = epath.Path(workdir)
+    kept = Checkpoints(workdir / name)
+    first = kept.latest() or 0
+    if first:
+        state = kept.restore(state)
+    state = jax.device_put(state, replicated)
+    every = max(num_steps // checkpoints, 1)
+    with tqdm(range(first, num_steps), name, num_steps, initial=first, mininterval=1) as bar:
+        for step in bar:
+            batch = jax.tree.map(lambda x: jax.device_put(x, laid(x)), batch_fn(step))
+            state, metrics = step_fn(state, batch)
+            saves = (step + 1) % every == 0 or step + 1 == num_steps
+            if step % 50 == 0 or saves:  # what is kept has been looked at
+                values = {key: float(value) for key, value in metrics.items()}
+                if not np.isfinite(list(values.values())).all():
+                    raise FloatingPointError(f"{name}: not finite at step {step}: {values}")
+                bar.set_postfix({key: f"{value:.4f}" for key, value in values.items()})
+                files.append(workdir / f"{name}.jsonl", json.dumps({"step": step, **values}) + "\n")
+            if saves:
+                kept.save(step + 1, state)
+    kept.close()
+    return jax.device_get(state)
+
+
+def gradient_step(
+    loss_fn: Callable[..., tuple[jax.Array, dict[str, jax.Array]]], optimiser: optax.GradientTransformation
+) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
+    """A `step_fn` for states (params, moments): the optimiser's step down `loss, metrics = loss_fn(params, *batch)`."""
+
+    @partial(jax.jit, donate_argnums=0)
+    def step_fn(state, batch):
+        params, moments = state
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, *batch)
+        updates, moments = optimiser.update(grads, moments, params)
+        return (optax.apply_updates(params, updates), moments), metrics
+
+    return step_fn
+
+
+def one_cycle(steps: int, rate: float) -> optax.Schedule:
+    return optax.cosine_onecycle_schedule(steps, rate, pct_start=0.1, div_factor=20, final_div_factor=200)

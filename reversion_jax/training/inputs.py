@@ -1,0 +1,119 @@
+"""Turns exemplars and settings into what the training step reads, all of it on the device, once."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reversion_jax.data.exemplars import Exemplars
+from reversion_jax.inversion.arrays import SHARED, Data
+from reversion_jax.inversion.prompts import RelationPrompt
+from reversion_jax.inversion.suppressor import gaussian_blur
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.models.vae import VAE, VAEConfig
+
+_ENCODE_BATCH = 4  # pictures through the VAE at once: bounds memory at 512 px
+
+
+@partial(jax.jit, static_argnames="config")
+def _encode(params: Any, images: jax.Array, sigma_px: jax.Array, config: VAEConfig) -> tuple[jax.Array, jax.Array]:
+    return VAE(config).apply({"params": params}, gaussian_blur(images, sigma_px), method="encode")
+
+
+def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: float) -> tuple[jax.Array, jax.Array]:
+    """The low-passed pictures' scaled posterior: images [E, H, W, 3] -> mean and std [E, H/8, W/8, C]."""
+    padded = np.resize(images, (len(images) + -len(images) % _ENCODE_BATCH, *images.shape[1:]))
+    batches = np.split(padded, range(_ENCODE_BATCH, len(padded), _ENCODE_BATCH))
+    parts = [_encode(vae_params, batch, np.float32(sigma_px), config) for batch in batches]
+    mean, std = (jnp.concatenate(part)[: len(images)] for part in zip(*parts, strict=True))
+    return mean, std
+
+
+def prompt_ids(prompts: Sequence[RelationPrompt], tokenizer: Tokenizer, *, inverse: bool) -> np.ndarray:
+    """Token ids of each template's direct and inverse prompt, int32 [K, 2, L].
+
+    Without `inverse` templates need not be invertible, and the second prompt repeats the first. ValueError for
+    a prompt so long that a placeholder is cut off.
+    """
+    pairs = [(p.direct(), p.inverse() if inverse else p.direct()) for p in prompts]
+    for prompt in (prompt for pair in pairs for prompt in pair):
+        cut = tokenizer.truncated(prompt)
+        if cut and any(token in cut for token in tokenizer.rows_per_token):
+            raise ValueError(f"prompt too long, {cut!r} is cut off: {prompt!r}; shorten the template")
+    return tokenizer([prompt for pair in pairs for prompt in pair]).reshape(len(pairs), 2, -1)
+
+
+def word_table(words: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
+    """Token ids of each word, int32 [W, k]; shorter words are padded with -1."""
+    ids = [tokenizer.word_ids(word) for word in words]
+    table = np.full((len(ids), max(map(len, ids))), -1, np.int32)
+    for row, word in zip(table, ids, strict=True):
+        row[: len(word)] = word
+    return table
+
+
+def neutral_ids(
+    tokenizer: Tokenizer, prepositions: Sequence[str], verbs: Sequence[str], stop_words: Sequence[str]
+) -> set[int]:
+    """Tokens that are never negatives: special ones, relation words, stop words."""
+    words = (*prepositions, *verbs, *stop_words)
+    return set(tokenizer.special_ids).union(*(tokenizer.word_ids(word) for word in words))
+
+
+def prepare_run(
+    exemplars: Exemplars,
+    tokenizer: Tokenizer,
+    vae_params: Any,
+    vae_config: VAEConfig,
+    *,
+    prepositions: Sequence[str],
+    verbs: Sequence[str],
+    stop_words: Sequence[str],
+    inverse: bool,
+    sigma_px: float,
+    steers_to_verbs: bool = True,
+) -> Data:
+    """The data of a single run, with R = 1; see `Data`.
+
+    If the run does not steer towards verbs, they count as negatives.
+    """
+    mean, std = posterior(vae_params, vae_config, exemplars.images, sigma_px)
+    per_image = [prompt_ids(templates, tokenizer, inverse=inverse) for templates in exemplars.templates]
+    counts = np.array([len(ids) for ids in per_image], np.int32)
+    ids = np.stack([np.resize(ids, (counts.max(), *ids.shape[1:])) for ids in per_image])
+    neutral = neutral_ids(tokenizer, prepositions, verbs if steers_to_verbs else (), stop_words)
+    vocabulary = np.setdiff1d(np.arange(tokenizer.vocab_size, dtype=np.int32), np.array(sorted(neutral)))
+    return Data(
+        mean=mean[None],
+        std=std[None],
+        num_exemplars=jnp.array([len(counts)], jnp.int32),
+        ids=jnp.asarray(ids)[None],
+        is_negative=jnp.asarray(np.isin(ids, vocabulary))[None],
+        num_templates=jnp.asarray(counts)[None],
+        prepositions=jnp.asarray(word_table(prepositions, tokenizer)),
+        verbs=jnp.asarray(word_table(verbs, tokenizer)),
+        vocabulary=jnp.asarray(vocabulary)[None],
+        num_vocabulary=jnp.array([len(vocabulary)], jnp.int32),
+    )
+
+
+def join_runs(runs: Sequence[Data]) -> Data:
+    """Runs prepared alone, as one batch of runs; word lists are the first's, and must be the same in all.
+
+    Exemplars, templates, prompts and vocabularies are padded to the largest run; what is padded is never drawn.
+    """
+
+    def join(name: str) -> jax.Array:
+        arrays = [getattr(run, name) for run in runs]
+        if name in SHARED:
+            if any(array.shape != arrays[0].shape or (array != arrays[0]).any() for array in arrays):
+                raise ValueError(f"runs that train together need the same {name}")
+            return arrays[0]
+        shape = np.max([array.shape[1:] for array in arrays], axis=0)
+        missing = [[(0, 0), *((0, n) for n in shape - array.shape[1:])] for array in arrays]
+        return jnp.concatenate([jnp.pad(array, m) for array, m in zip(arrays, missing, strict=True)])
+
+    return Data(*[join(name) for name in Data._fields])

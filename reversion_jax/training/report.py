@@ -1,0 +1,156 @@
+"""What a person sees of a job: what it does, where its rows stand, pictures drawn with them, the judge's word."""
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from reversion_jax import config as settings
+from reversion_jax.config import Settings
+from reversion_jax.drawing import generate, pictures, plots
+from reversion_jax.inversion import prompts, rows
+from reversion_jax.miniature import judge, scenes
+from reversion_jax.models.clip import token_table
+from reversion_jax.runs import history
+from reversion_jax.runtime.parallel import is_first
+from reversion_jax.training.prepare import Job, Run
+
+_TOLD = 12  # runs that `describe` names
+
+
+def describe(job: Job, from_model: Collection[str] = ()) -> str:
+    """What was loaded and what will be done. `from_model`: the settings that the model's own folder decided."""
+    c = job.config
+    lines = [f"model       {c.model}, {sum(x.size for x in jax.tree.leaves(job.sd.params)):,} frozen numbers"]
+    if from_model:
+        told_settings = ", ".join(f"{key} {getattr(c, key)}" for key in sorted(from_model) if key != "preview_prompts")
+        lines += [f"its own     {told_settings}" + ", preview prompts" * ("preview_prompts" in from_model)]
+    if len(job.runs) == 1:
+        lines += _describe_run(job.runs[0])
+    else:
+        told = [f"  {run.name}: {_exemplars(run)}, {_method(run.config)}" for run in job.runs[:_TOLD]]
+        at_once = job.step_config.runs_at_once
+        lines += [f"runs        {len(job.runs)} together, {at_once} at once through the networks", *told]
+        lines += [f"  … and {len(job.runs) - _TOLD} more"] * (len(job.runs) > _TOLD)
+    lines += [
+        f"learns      {job.first_rows.size:,} numbers: {c.rows_per_token} row(s) each of <R> and <R-inv>"
+        + (" for every run" if len(job.runs) > 1 else f", from {c.initialiser!r}"),
+        f"training    {c.steps} steps of {c.batch_size} x {c.accumulation} samples",
+        f"device      {jax.devices()[0].device_kind}" + _shares(job),
+    ]
+    return "\n".join(lines)
+
+
+def _describe_run(run: Run) -> list[str]:
+    first = run.exemplars.templates[0][0]
+    share = run.config.inverse_share
+    inverse = f" and, for {share:.0%}, {first.inverse()!r}" if share else " (<R-inv> stays as it is)"
+    return [
+        f"exemplars   {run.config.exemplars}: {_exemplars(run)}",
+        f"prompts     {first.direct()!r}{inverse}",
+        f"method      {_method(run.config)}",
+    ]
+
+
+def _exemplars(run: Run) -> str:
+    sigma = run.config.suppressor_sigma_px
+    filtered = f", low-passed with sigma {sigma:g} px" if sigma else ""
+    return f"{len(run.exemplars.images)} exemplars at {run.config.resolution} px{filtered}"
+
+
+def _method(c: Settings) -> str:
+    return (
+        f"{c.method}, rate {c.learning_rate:g}, control {c.control_weight:g} ({c.verb_weight:g} verbs), "
+        f"importance {c.importance:g}, seed {c.seed}"
+    )
+
+
+def _shares(job: Job) -> str:
+    used, there = job.mesh.size, jax.device_count()
+    samples = job.step_config.runs_at_once * job.config.batch_size
+    shards = job.config.weight_shards
+    together = f", {shards} hold the weights together" if shards > 1 else ""
+    return f", {used} of {there}: each has {samples // used} of {samples} samples{together}" if there > 1 else ""
+
+
+def draw(
+    job: Job, texts: Sequence[str], learned: jax.Array, label: str | None = None, seed: int | None = None
+) -> np.ndarray:
+    """Images uint8 of the prompts with rows [P, D], at the config's sampling settings; the i-th has seed + i."""
+    c = job.config
+    seed = c.preview_seed if seed is None else seed
+    seeds = [seed + i for i in range(len(texts))]
+    images = generate.draw(
+        job.sd, job.tokenizer, texts, seeds, learned, sampling=generate.Sampling.of(c), progress=label
+    )
+    return generate.to_uint8(images)
+
+
+def look(job: Job, learned: jax.Array, top: int = 10) -> list[dict]:
+    """Where each run's first row of <R> stands, of rows [R, P, D]: norm, distance from its start, nearest words."""
+    norms, distances, ids, cosines = jax.device_get(
+        _look(learned[:, 0], job.first_rows[:, 0], token_table(job.sd.params), top)
+    )
+    return [
+        {
+            "norm": float(norms[r]),
+            "distance": float(distances[r]),
+            "nearest": [
+                [name, round(float(cosine), 4)]
+                for name, cosine in zip(job.tokenizer.ids_to_words(ids[r].tolist()), cosines[r], strict=True)
+            ],
+        }
+        for r in range(len(job.runs))
+    ]
+
+
+@partial(jax.jit, static_argnames="top")
+def _look(learned: jax.Array, first: jax.Array, table: jax.Array, top: int) -> tuple[jax.Array, ...]:
+    norm = partial(jnp.linalg.norm, axis=-1)
+    return norm(learned), norm(learned - first), *rows.nearest(learned, table, top)
+
+
+def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn: Mapping[int, np.ndarray]) -> None:
+    """A run's contact sheet, plot and, for drawn exemplars, the judge's verdict, from all runs' rows [R, P, D].
+
+    All processes draw, the first one writes. `drawn` has the first and the last preview's pictures, by their steps,
+    where this process drew them.
+    """
+    run, first, last = job.runs[number], job.first_rows[number], learned[number]
+    c = run.config
+    texts = c.preview_prompts if c.preview_every_steps else ()
+    captions = [templates[0].fill("{}") for templates in run.exemplars.templates]
+    sections = [("exemplars", generate.to_uint8(run.exemplars.images), captions)]
+    if texts:
+        before, after = drawn.get(0), drawn.get(c.steps)
+        if before is None:
+            before = draw(job, texts, first, "drawing the prompts before")
+        if after is None:
+            after = draw(job, texts, last, "drawing the prompts after")
+        sections += [(f"before: <R> is {c.initialiser!r}", before, texts), (f"after {c.steps} steps", after, texts)]
+    title = f"{c.relation}, {c.method}, {c.model}, seed {c.seed}"
+    nearest = ", ".join(f"{word} {cosine:.2f}" for word, cosine in look(job, learned)[number]["nearest"][:6])
+    if is_first():
+        pictures.save_png(folder / "contact_sheet.png", pictures.contact_sheet(title, sections))
+        plots.plot_history(history.read(folder / history.NAME), folder / "training.png", title)
+        print(f"{run.name + ': ' if run.name else ''}nearest words of <R>: {nearest}")
+    if c.exemplars == settings.DRAWN and c.judged_prompts:
+        _judge(job, run, first, last)
+
+
+def _judge(job: Job, run: Run, first: jax.Array, last: jax.Array) -> None:
+    c = run.config
+    asked = scenes.unseen_scenes(c.relation, c.judged_prompts, c.preview_seed + 1)
+    texts = [f"{s.subject} {prompts.RELATION} {s.object}" for s in asked]
+    for name, vectors in (("before", first), ("after", last)):
+        seen = draw(job, texts, vectors, f"for the judge, {name}", c.preview_seed + 1000)
+        if not is_first():
+            continue
+        relation, both = judge.right(judge.look(seen / np.float32(127.5) - 1), asked)
+        print(
+            f"judge, {name:6}: relation right {relation.mean():.0%}, both entities right {both.mean():.0%}, "
+            f"all right {(relation & both).mean():.0%} of {len(asked)} unseen pairs"
+        )

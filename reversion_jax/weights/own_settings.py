@@ -1,0 +1,56 @@
+"""What suits a model, from a small file in its folder: sizes, rates, steps, prompts.
+
+reversion_jax.json, beside model_index.json, sets defaults and nothing else: what the user sets stays. The list of its
+keys is closed, and word lists are packaged ones by name, so that a stranger's folder cannot point at the user's
+files.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from reversion_jax import config
+from reversion_jax.inversion import words
+from reversion_jax.weights import resolve
+from reversion_jax.weights.stored import read_json
+
+FILE = resolve.OWN_SETTINGS
+_NUMBERS = tuple(key for key, value in config.FOR_SD15.items() if isinstance(value, int | float))
+_DREAMBOOTH = ("steps", "batch_size", "learning_rate")
+KEYS = (*_NUMBERS, "prepositions", "verbs", "exemplars", "preview_prompts", "dreambooth")
+
+
+@functools.cache
+def _read(model: str) -> Mapping[str, Any]:
+    folder = resolve.small_files(model)
+    path = folder / FILE if folder else None
+    if path is None or not path.is_file():
+        return {}
+    values = read_json(path)
+    for key, value in values.items():
+        if not _is_fit(key, value):
+            raise ValueError(f"{path} sets {key}={value!r}: it may set {', '.join(KEYS)}, each as config.py has it")
+    return values
+
+
+def read(model: str) -> dict[str, Any]:
+    """The settings that a model's folder brings, by the names of config.py; {} if it brings none. ValueError."""
+    own = {key: value for key, value in _read(model).items() if key != "dreambooth"}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
+
+
+def read_dreambooth(model: str) -> dict[str, Any]:
+    """What the model's folder says of DreamBooth's recipe; {} if it says nothing. ValueError as in `read`."""
+    return dict(_read(model).get("dreambooth", {}))
+
+
+def _is_fit(key: str, value: Any) -> bool:
+    if key in _NUMBERS:
+        return type(value) is int or (type(value) is float and isinstance(config.FOR_SD15[key], float))
+    if key in ("prepositions", "verbs"):
+        return value in words.NAMES
+    if key == "exemplars":
+        return value == config.DRAWN
+    if key == "preview_prompts":
+        return isinstance(value, list) and all(isinstance(prompt, str) for prompt in value)
+    return key == "dreambooth" and isinstance(value, dict) and set(value) <= set(_DREAMBOOTH)
