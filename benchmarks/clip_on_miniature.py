@@ -28,13 +28,13 @@ from reversion_jax.miniature import judge, scenes
 from reversion_jax.miniature.drawing import COLOURS, SHAPES, SIZE_PX
 from reversion_jax.miniature.scenes import Scene
 from reversion_jax.models.clip_vision import CLIP, CLIPConfig, CLIPVisionConfig
-from reversion_jax.models.presets import MINIATURE
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.training.fit import check_recipe, fit, gradient_step, one_cycle
-from reversion_jax.weights.resolve import resolve
+from reversion_jax.weights.folder import load_config
+from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
 CONFIG = CLIPConfig(
-    text=replace(MINIATURE.text, num_hidden_layers=2, max_position_embeddings=16),
+    text=replace(load_config(MINIATURE_FOLDER).text, num_hidden_layers=2, max_position_embeddings=16),
     vision=CLIPVisionConfig(
         hidden_size=128,
         num_hidden_layers=3,
@@ -187,7 +187,7 @@ def table(head: list[str], rows: dict[str, list[float]]) -> str:
 def main(argv) -> None:
     del argv
     sizes = CONFIG.text
-    tokens = resolve("miniature") / "tokenizer"
+    tokens = MINIATURE_FOLDER / "tokenizer"
     out = Path(_OUT.value)
     clip = train(Tokenizer.load(tokens, vocab_size=sizes.vocab_size, length=sizes.max_position_embeddings), out)
     areas, methods = beside_judge(clip, Path(_EVALUATION.value))

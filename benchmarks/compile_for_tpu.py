@@ -22,7 +22,9 @@ from weak_scaling import abstract_arguments
 
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import step
-from reversion_jax.models.presets import MINIATURE, SD15
+from reversion_jax.models.presets import SD15
+from reversion_jax.weights.folder import load_config
+from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
 
 def main() -> None:
@@ -39,7 +41,7 @@ def main() -> None:
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
     chips = topologies.get_topology_desc(topology_name=options.topology, platform="tpu").devices
     mesh = Mesh(np.array(chips).reshape(-1, options.weight_shards), ("data", "weights"))
-    model = {"sd15": SD15, "miniature": MINIATURE}[options.model]
+    model = {"sd15": SD15, "miniature": load_config(MINIATURE_FOLDER)}[options.model]
     samples = len(chips) * options.samples
     config = step.StepConfig(samples, 1, positives_per_sample=4, rows_per_token=1, remat=options.remat)
     arguments = abstract_arguments(model, options.resolution, 1, config, mesh, jnp.bfloat16)

@@ -15,6 +15,8 @@ from reversion_jax import config as settings
 from reversion_jax.drawing import generate, pictures
 from reversion_jax.evaluation import cells
 from reversion_jax.miniature import judge, scenes
+from reversion_jax.training import prepare
+from reversion_jax.weights.load import load_model
 
 _OUT = flags.DEFINE_string("out", "runs/quality", "Where the table and the pictures go.")
 _MODEL = flags.DEFINE_string("model", settings.MINIATURE, "Another diffusers folder, such as pretrain's snapshot.")
@@ -27,13 +29,13 @@ def main(argv) -> None:
     out, count = Path(_OUT.value), _PROMPTS.value
     c = settings.get_config()
     c.model = settings.MINIATURE
-    c = settings.settle(c)
-    model = job.load_model(_MODEL.value, {})
+    c = prepare.settle(c)
+    model = load_model(_MODEL.value)
 
     rng = np.random.default_rng(5)
     asked = [scenes.unseen_scenes(scenes.NAMED[i % 7], 1, seed=500 + i)[0] for i in range(count)]
     texts = [f"{s.subject} {rng.choice(scenes.CAPTIONS[s.relation][0])} {s.object}" for s in asked]
-    images = cells.draw(model, c, texts, progress="plain")
+    images = cells.draw(model, c, texts)
     relation, entities = judge.right(judge.look(images), asked)
     of = np.array([scene.relation for scene in asked])
     lines = ["| | prompts | relation right | both entities right | all right |", "|---|---|---|---|---|"]
@@ -42,7 +44,7 @@ def main(argv) -> None:
         shares = " | ".join(f"{hits[mine].mean():.1%}" for hits in (relation, entities, relation & entities))
         lines.append(f"| {name} | {mine.sum()} | {shares} |")
         pictures.save_png(out / f"{name}.png", pictures.grid(generate.to_uint8(images[mine][:100]), 10))
-    hatched = cells.draw(model, c, [text + scenes.HATCHED for text in texts[:_HATCHED]], progress="hatched")
+    hatched = cells.draw(model, c, [text + scenes.HATCHED for text in texts[:_HATCHED]])
     pictures.save_png(out / "hatched.png", pictures.grid(generate.to_uint8(hatched), 10))
     told, untold = judge.leaked(hatched).mean(), judge.leaked(images).mean()
     of_hatched = np.logical_and(*judge.right(judge.look(hatched), asked[:_HATCHED])).mean()

@@ -8,13 +8,13 @@ Compile times are given apart. Budget on two CPU cores: 0.08 s an image, 20 s fo
 import time
 
 from reversion_jax import config as settings
-from reversion_jax.training import report
+from reversion_jax.training import prepare, report
 
 
 def main() -> None:
     c = settings.get_config()
     c.model, c.relation = settings.MINIATURE, "hug"
-    task = job.prepare(settings.settle(c))
+    task = prepare.prepare(prepare.settle(c))
 
     def timed(function):
         start = time.perf_counter()
@@ -22,7 +22,7 @@ def main() -> None:
         return time.perf_counter() - start
 
     def train(count: int) -> None:
-        state, _ = job.advance(task, job.first_state(task), count, capacity=400)
+        state, _ = prepare.advance(task, prepare.first_state(task), count, capacity=400)
         state.rows.block_until_ready()
 
     texts = ["red circle <R> blue star"] * 64

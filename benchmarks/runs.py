@@ -4,7 +4,7 @@
 
 The runs are Inv-ReVersion on `hug` from several seeds, 400 steps at batch 8. Each way has a process of its own, which
 compiles anew, in turns; of the rounds the fastest counts. One after another, a single process trains all of them and
-compiles once; as separate commands each would load and compile too, unless its program is kept (compilation.py).
+compiles once; as separate commands each would load and compile too, unless its program is kept.
 """
 
 import argparse
@@ -14,13 +14,15 @@ import sys
 import time
 
 from reversion_jax import config as settings
+from reversion_jax.training import prepare
 
 
 def train(c, steps: int) -> None:
-    task = job.prepare(settings.settle(c))
-    state = job.first_state(task)
+    c = prepare.settle(c)
+    task = prepare.prepare(c)
+    state = prepare.first_state(task)
     for _ in range(0, steps, c.steps_per_dispatch):
-        state, _ = job.advance(task, state, min(steps, c.steps_per_dispatch), c.steps_per_dispatch)
+        state, _ = prepare.advance(task, state, min(steps, c.steps_per_dispatch), c.steps_per_dispatch)
     state.rows.block_until_ready()
 
 

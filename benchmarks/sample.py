@@ -73,7 +73,7 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
     mesh = parallel.make_mesh(1)
     sd = folder.load(path)
     sd = sd._replace(params=parallel.replicate(sd.params, mesh))
-    settings = {"num_steps": steps, "guidance_scale": GUIDANCE, "resolution": resolution, "batch_size": 1}
+    sampling = generate.Sampling(steps, GUIDANCE, resolution, batch_size=1)
     tokenizer = _Tokenizer()
     no_rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
     noise = generate.initial_noise([0], sd.config, resolution)
@@ -84,7 +84,9 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
             generate.encode_text(sd.params, sd.config, tokenizer([text]), no_rows).block_until_ready()
         decode(sd.params, sd.config.vae, noise).block_until_ready()
 
-    return _cost(lambda: generate.draw(sd, tokenizer, ["prompt"], [0], **settings), ends, steps, started, imports_gib)
+    return _cost(
+        lambda: generate.draw(sd, tokenizer, ["prompt"], [0], sampling=sampling), ends, steps, started, imports_gib
+    )
 
 
 class _Tokenizer:

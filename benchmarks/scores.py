@@ -18,7 +18,8 @@ from reversion_jax import config as settings
 from reversion_jax.evaluation import scores
 from reversion_jax.inversion import prompts, rows
 from reversion_jax.miniature import judge, scenes
-from reversion_jax.training import report
+from reversion_jax.models.clip import token_table
+from reversion_jax.training import prepare, report
 
 SEEDS = 4  # pictures of a prompt
 STEPS = (0, 25, 50, 100, 200, 400)
@@ -30,13 +31,13 @@ flat = lambda images: images.reshape(len(images), -1)
 SPACES = {"judge's features": judge.features, "pixels": flat}
 
 
-def draw(task: job.Job, texts, label: str, learned=None, seed: int = 0) -> np.ndarray:
+def draw(task: prepare.Job, texts, label: str, learned=None, seed: int = 0) -> np.ndarray:
     """Images float [N, 64, 64, 3] in [-1, 1]; the i-th has seed + i."""
     drawn = report.draw(task, texts, task.first_rows[0] if learned is None else learned, label, seed)
     return drawn / np.float32(127.5) - 1
 
 
-def leakage(task: job.Job) -> dict[str, float]:
+def leakage(task: prepare.Job) -> dict[str, float]:
     """How often, of a picture of an exemplar's pair and one of an unseen pair, the first has the higher similarity.
 
     0.5 is chance. Pictures by the relation's words, of the exemplars' own pairs and of as many unseen ones.
@@ -44,7 +45,7 @@ def leakage(task: job.Job) -> dict[str, float]:
     found = {name: [] for name in SPACES}
     for relation in scenes.RELATIONS:
         taught, templates = scenes.exemplars(relation, 8, seed=0)
-        own = [prompts.natural(listed[0], scenes.PHRASES[relation]) for listed in templates]
+        own = [prompts.parse(listed[0]).natural(scenes.PHRASES[relation]) for listed in templates]
         unseen = [f"{s.subject} {scenes.PHRASES[relation]} {s.object}" for s in scenes.unseen_scenes(relation, 8, 22)]
         images = draw(task, [*own, *unseen], f"leaked, {relation}", seed=500)
         for name, space in SPACES.items():
@@ -53,7 +54,7 @@ def leakage(task: job.Job) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def diversity(task: job.Job) -> dict[str, float]:
+def diversity(task: prepare.Job) -> dict[str, float]:
     """Rank correlation, over prompts, of diversity with the number of relations that the judge sees in its pictures.
 
     Prompts by the relation's words, and by "and", which leaves the relation open.
@@ -70,15 +71,15 @@ def diversity(task: job.Job) -> dict[str, float]:
     return found
 
 
-def looks(task: job.Job) -> list[dict]:
+def looks(task: prepare.Job) -> list[dict]:
     """What is seen of each run's <R> without a picture, and the share of relations right in its pictures."""
-    found, state = [], job.first_state(task)
+    found, state = [], prepare.first_state(task)
     for step in STEPS:
         if count := step - int(state.step):
-            state, _ = job.advance(task, state, count, capacity=STEPS[-1])
+            state, _ = prepare.advance(task, state, count, capacity=STEPS[-1])
         for number, run in enumerate(task.runs):
             learned = jnp.copy(state.rows[number])
-            seen = rows.diagnose(learned, task.first_rows[number], job.token_table(task.sd))
+            seen = rows.diagnose(learned, task.first_rows[number], token_table(task.sd.params))
             asked = scenes.unseen_scenes(run.config.relation, _JUDGED.value, 23)
             texts = [f"{s.subject} {prompts.RELATION} {s.object}" for s in asked]
             images = draw(task, texts, f"{run.config.relation}, step {step}", learned, seed=1000)
@@ -102,7 +103,7 @@ def main(argv) -> None:
     c = settings.get_config()
     c.model, c.steps = settings.MINIATURE, STEPS[-1]
     c.runs = tuple({"relation": relation} for relation in scenes.REPORTING)
-    task = job.prepare(settings.settle(c))
+    task = prepare.prepare(prepare.settle(c))
     of_pictures = {"leakage": leakage(task), "diversity": diversity(task)}
     print(json.dumps(of_pictures), flush=True)
     of_rows = looks(task)

@@ -122,13 +122,14 @@ def ours(task: Task, path: Path, steps: int, cache: str, started: float) -> Cost
     jax.config.update("jax_compilation_cache_dir", cache)
     from reversion_jax.inversion import step
     from reversion_jax.runtime import parallel
+    from reversion_jax.training import inputs
     from reversion_jax.weights import folder
 
     imports_gib = status_gib("VmRSS")
     mesh = parallel.make_mesh(task.batch_size)
     sd = folder.load(path)
     params = parallel.replicate(sd.params, mesh)
-    posterior = batches.posterior(params["vae"], sd.config.vae, task.pictures, 0.0)
+    posterior = inputs.posterior(params["vae"], sd.config.vae, task.pictures, 0.0)
     data, hyper, config, state = _our_arguments(task, posterior, sd.config.text.hidden_size)
     data, hyper, state = parallel.replicate((data, hyper, state), mesh)
 

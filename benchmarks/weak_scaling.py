@@ -26,9 +26,10 @@ from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import step
 from reversion_jax.inversion.arrays import Data
 from reversion_jax.models import attention
-from reversion_jax.models.presets import MINIATURE, SD15, ModelConfig
+from reversion_jax.models.presets import SD15, ModelConfig
 from reversion_jax.runtime import parallel
-from reversion_jax.weights.folder import parameter_shapes
+from reversion_jax.weights.folder import load_config, parameter_shapes
+from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
 EXEMPLARS, WORDS = 8, 56
 CHIPS = 256  # of a v5e pod, a torus of 16 x 16
@@ -117,7 +118,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", CHIPS)
     attention._LONG = 10**9
-    model = {"sd15": SD15, "miniature": MINIATURE}[options.model]
+    model = {"sd15": SD15, "miniature": load_config(MINIATURE_FOLDER)}[options.model]
 
     print(f"{options.model}, {options.resolution} px, {options.samples} samples a device, float32, compiled only\n")
     print("| devices | runs | samples | weight shards | GFLOP of a device | it gathers, kB | it sums, kB |")

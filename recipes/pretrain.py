@@ -225,15 +225,17 @@ def train_unet(
         error = jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3))
         return jnp.mean(weights[timesteps] * error), {"mse": jnp.mean(error)}
 
-    @partial(jax.jit, donate_argnums=0)
-    def step_fn(state, batch):
-        params, moments, average, step = state
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, *batch)
-        updates, moments = optimiser.update(grads, moments, params)
-        params = optax.apply_updates(params, updates)
-        decay = jnp.minimum(recipe.ema_decay, (1 + step) / (10 + step))
-        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
-        return (params, moments, average, step + 1), metrics
+    step = gradient_step(loss_fn, optimiser)
+
+    @jax.jit
+    def average_in(average: Params, params: Params, count: jax.Array) -> Params:
+        decay = jnp.minimum(recipe.ema_decay, (1 + count) / (10 + count))
+        return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+
+    def step_fn(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        params, moments, average, count = state
+        (params, moments), metrics = step((params, moments), batch)
+        return (params, moments, average_in(average, params, count), count + 1), metrics
 
     def batch_fn(step):
         indices, rng = world.draw_batch("unet", step, recipe.unet_batch)

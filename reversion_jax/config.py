@@ -24,8 +24,7 @@ class Settings:
     """A settled config: frozen, and without open settings. The defaults are Inv-ReVersion on Stable Diffusion 1.5."""
 
     # What is learned, and from what.
-    # A diffusers folder, a .safetensors checkpoint, a hub id (owner/name or owner/name@revision), or "miniature": the
-    # small model that comes with the package.
+    # A diffusers folder, a .safetensors checkpoint, a hub id (owner/name or owner/name@revision), or "miniature".
     model: str = SD15
     # A folder of pictures and text.json, or "drawn"; default: exemplars/<relation>, on the miniature "drawn".
     exemplars: str = OPEN
@@ -37,9 +36,7 @@ class Settings:
     rows_per_token: int = 1  # embedding rows of each of <R> and <R-inv>
     devices: int = 0  # maximum number of devices, which share the samples evenly; 0: all
     weight_shards: int = 1  # devices that hold the weights together, where memory asks for it; above 1 needs remat
-    precision: str = (
-        "float32"  # of the frozen text encoder and UNet; "bfloat16": half the memory, faster on TPU and GPU
-    )
+    precision: str = "float32"  # of the frozen text encoder and UNet; "bfloat16" needs half the memory and less time
     remat: bool = False  # True: a quarter of the activations' memory for a third more of the UNet's work
     seed: int = 0  # of the training's noise, timesteps, exemplars and words
 
@@ -71,7 +68,7 @@ class Settings:
     verbs: str = OPEN
     stop_words: str = "stop_words"
 
-    # What the model sees of the exemplars.
+    # How exemplars are shown to the model.
     inverse_share: float = 0.5  # of samples with the inverse prompt "E_B <R-inv> <R> E_A" (guess)
     importance: float = 0.5  # alpha: larger timesteps likelier (RV); 0 is uniform
     # Of the Gaussian low-pass, in px; 0 is off. Default: 2 at 512 px (guess), in proportion.
@@ -114,15 +111,11 @@ FOR_SD15: Mapping[str, Any] = {
 }
 
 # Overrides that switch off what each earlier method lacks.
+_EARLIER = {"inverse_share": 0.0, "suppressor_sigma_px": 0.0}
 METHODS: Mapping[str, Mapping[str, float]] = {
     "inv_reversion": {},
-    "reversion": {"verb_weight": 0.0, "inverse_share": 0.0, "suppressor_sigma_px": 0.0},
-    "textual_inversion": {
-        "control_weight": 0.0,
-        "importance": 0.0,
-        "inverse_share": 0.0,
-        "suppressor_sigma_px": 0.0,
-    },
+    "reversion": {"verb_weight": 0.0, **_EARLIER},
+    "textual_inversion": {"control_weight": 0.0, "importance": 0.0, **_EARLIER},
 }
 
 # What the runs of one program may differ in. They share all other settings.
@@ -245,11 +238,8 @@ def _check(c: Settings) -> None:
     need("verb_weight inverse_share", lambda value: 0 <= value <= 1, "must be between 0 and 1")
     need("importance", lambda value: -1 < value < 1, "must be between -1 and 1")
     need("seed preview_seed", lambda value: 0 <= value < 2**31, "must be between 0 and 2**31 - 1")
-    need(
-        "relation",
-        lambda value: re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value),
-        "it names files, so letters, digits and _ . - only",
-    )
+    names_files = lambda value: re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value)
+    need("relation", names_files, "it names files, so letters, digits and _ . - only")
     need("temperature", lambda value: value > 0, "must be positive")
     choices = {
         "precision": ("float32", "bfloat16"),

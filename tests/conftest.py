@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from places import SHARED, TESTS
+from tiny_run import config, finished  # noqa: F401 (fixtures)
 
 from reversion_jax.weights import folder
 
@@ -20,7 +22,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture(scope="session")
 def sd_tiny() -> Path:
     """A tiny Stable Diffusion with recorded outputs, kept beside the repository where there is one."""
-    folder = Path(__file__).parents[2] / "shared" / "fixtures" / "sd_tiny"
+    folder = SHARED / "fixtures" / "sd_tiny"
     if not folder.is_dir():
         pytest.skip("no shared/fixtures/sd_tiny beside the repository")
     return folder
@@ -37,7 +39,7 @@ class Recorded(NamedTuple):
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory) -> Recorded:
-    here = Path(__file__).parent / "recorded"
+    here = TESTS / "recorded"
     shapes = json.loads((here / "shapes.json").read_text())
     written = tiny.write_folder(tmp_path_factory.mktemp("recorded"), tiny.torch_weights(shapes, seed=1))
     with np.load(here / "reference.npz") as arrays:

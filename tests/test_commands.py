@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from places import ROOT
 from safetensors.numpy import load_file
 
 from reversion_jax.data import exemplars
 from reversion_jax.weights import embeddings
-
-ROOT = Path(__file__).parents[1]
 
 
 def run(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:

@@ -1,37 +1,16 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
+from config_files import load
+from places import CONFIGS
 
 from reversion_jax import config as settings
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-BENCHMARK = [
-    "painted_on",
-    "carved_by",
-    "shake_hands",
-    "hug",
-    "back2back",
-    "inside",
-    "on",
-    "hanging_from",
-    "wrapped_in",
-    "ride_on",
-]
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+from reversion_jax.data.relations import RELATIONS
 
 
 def test_one_config_for_each_of_the_benchmarks_relations():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {*BENCHMARK, "miniature", "ten_relations", "evaluation"}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {*RELATIONS, "miniature", "ten_relations", "evaluation"}
 
 
-@pytest.mark.parametrize("name", BENCHMARK)
+@pytest.mark.parametrize("name", RELATIONS)
 def test_full_size_is_the_published_run(name):
     c = settings.settle(load(name))
     assert (c.relation, c.exemplars) == (name, f"exemplars/{name}")
@@ -53,7 +32,7 @@ def test_full_size_is_the_published_run(name):
 
 def test_ten_relations_are_the_ten_configs():
     c = load("ten_relations")
-    assert [run["relation"] for run in c.runs] == BENCHMARK
+    assert [run["relation"] for run in c.runs] == RELATIONS
     for name, run in settings.each_run(c).items():
         assert run.to_json() == settings.settle(load(name)).to_json()
 

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1] / "reversion_jax"
+PACKAGE = ROOT / "reversion_jax"
 # By file or folder; the longest match counts.
 STOREYS = {
     "errors": 0,

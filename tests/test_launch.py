@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 # What stands in front of the config on their command lines.
 SCRIPTS = {
     "gke.sh": ["my-cluster", "hug", "v5litepod-256"],

@@ -1,13 +1,13 @@
 """README's Python runs as it stands."""
 
 import re
-from pathlib import Path
 
 import numpy as np
+from places import ROOT
 
 
 def test_library_example():
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names = {}
     exec(code, names)

@@ -200,7 +200,7 @@ def _calls(config: ModelConfig):
         denoiser = guided_denoiser(
             functools.partial(predict, unet_params),
             encode_text(text_params, negative_ids),
-            [encode_text(text_params, ids)],
+            encode_text(text_params, ids),
             7.5,
         )
         return ddim(denoiser, latents, Schedule(), 4, None)
@@ -212,7 +212,7 @@ def _calls(config: ModelConfig):
                 jnp.tanh(latents) + states.mean((1, 2))[:, None, None, None] * (timesteps / 1000)[:, None, None, None]
             )
 
-        return ddim(guided_denoiser(formula, states[::-1], [states], 7.5), latents, Schedule(), 10, None)
+        return ddim(guided_denoiser(formula, states[::-1], states, 7.5), latents, Schedule(), 10, None)
 
     def loss(row, text_params, unet_params, ids, latents, target, timesteps):
         embeddings = text.apply({"params": text_params}, ids, method="embed")
@@ -244,3 +244,14 @@ def nchw(x: np.ndarray) -> np.ndarray:
 def error(found: np.ndarray, wanted: np.ndarray) -> float:
     """Relative error in the Euclidean norm."""
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def weight_file(path, part):
+    return path / part / f"{WEIGHT_FILES[part]}.safetensors"
+
+
+def assert_same_params(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype == np.float32
+        np.testing.assert_array_equal(x, y)

@@ -1,22 +1,24 @@
 """Draws pictures of prompts into a folder: a PNG each, which says how it was made, and a grid of them."""
 
+import dataclasses
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
 from reversion_jax.diffusion import samplers
-from reversion_jax.drawing import generate, pictures
+from reversion_jax.drawing import generate, pictures, words
 from reversion_jax.drawing.words import Words
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runtime import files, parallel
 from reversion_jax.weights.load import load_model
 
-MAX_ON_GRID = 100
+_MAX_ON_GRID = 100
 
 
 def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
@@ -25,33 +27,54 @@ def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
         lines = files.place(file).read_bytes().decode("utf-8-sig").splitlines() if file else []
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8: save it as such") from error
-    found = [*prompts, *(line.strip() for line in lines if line.strip())]
-    if not found:
+    given = [*prompts, *(line.strip() for line in lines if line.strip())]
+    if not given:
         raise ValueError("no prompt: give --prompt, or --prompts_file with one a line")
-    return found
+    return given
 
 
-def sample(words: Words, prompts: Sequence[str], out: epath.Path, *, num_images: int, seed: int) -> epath.Path:
+class Source(NamedTuple):
+    """What to draw with, as the command's flags name it."""
+
+    workdir: str | None
+    step: int | None
+    model: str | None
+    embeddings: Sequence[str]
+    settings: Mapping[str, Any]  # that override the run's, by the names of config.py
+
+
+def sample(source: Source, prompts: Sequence[str], out: str | None, *, num_images: int, seed: int) -> epath.Path:
+    """Draws into the folder `out`, by default a new one beside the run; returns the grid's path. See `draw_into`."""
+    workdir = files.place(source.workdir) if source.workdir else None
+    found = words.read(workdir, source.model, source.embeddings, source.step)
+    found = found._replace(settings=dataclasses.replace(found.settings, **source.settings))
+    folder = files.place(out) if out else free_folder((workdir or epath.Path()) / "samples")
+    grid = draw_into(found, prompts, folder, num_images=num_images, seed=seed)
+    print(f"pictures: {folder}, up to {_MAX_ON_GRID} of them on {grid}")
+    return grid
+
+
+def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_images: int, seed: int) -> epath.Path:
     """Writes `num_images` PNGs of each prompt, as they are drawn, and a grid; returns the grid's path.
 
     Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made.
     """
-    settings = words.settings
+    settings = found.settings
     samplers.get(settings.sampler)  # before a model is fetched
     if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
         raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
     out.mkdir(parents=True, exist_ok=True)
-    rows_per_token = {name: len(rows) for name, rows in words.tokens.items()}
+    rows_per_token = {name: len(rows) for name, rows in found.tokens.items()}
     mesh = parallel.make_mesh(settings.devices or jax.device_count(), settings.devices, settings.weight_shards)
     sd, tokenizer, _ = load_model(settings.model, rows_per_token, settings.precision, mesh)
     width = sd.config.text.hidden_size
-    for name, rows in words.tokens.items():
+    for name, rows in found.tokens.items():
         if rows.shape[1] != width:
             wanted = f"{settings.model} has {width}"
             raise ValueError(f"{name} is {rows.shape[1]} numbers wide, made for another model: {wanted}")
     for warning in complaints(prompts, settings.negative_prompt, tokenizer):
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{settings.model}: {words.origin}")
+    print(f"{settings.model}: {found.origin}")
     texts = [prompt for prompt in prompts for _ in range(num_images)]
     seeds = [seed + i for i in range(num_images)] * len(prompts)
     batches = generate.draw_batches(
@@ -59,25 +82,25 @@ def sample(words: Words, prompts: Sequence[str], out: epath.Path, *, num_images:
         tokenizer,
         texts,
         seeds,
-        np.concatenate([np.zeros((0, width), np.float32), *words.tokens.values()]),
+        np.concatenate([np.zeros((0, width), np.float32), *found.tokens.values()]),
         sampling=generate.Sampling.of(settings, at_most=len(texts)),
         progress="drawing",
     )
-    about = _metadata(words)
+    about = _metadata(found)
     shown = []
     for n, image in enumerate(generate.to_uint8(image) for batch in batches for image in batch):
         path = out / f"{n // num_images:03d}-{_file_name(texts[n])}-{seeds[n]}.png"
         pictures.save_png(path, image, {"prompt": texts[n], "seed": str(seeds[n]), **about})
-        if len(shown) < MAX_ON_GRID:
+        if len(shown) < _MAX_ON_GRID:
             shown.append(image)
     of_all = {"prompts": "\n".join(prompts), "seed": str(seed), **about}
     pictures.save_png(out / "grid.png", pictures.grid(np.stack(shown)), of_all)
     return out / "grid.png"
 
 
-def _metadata(words: Words) -> dict[str, str]:
+def _metadata(found: Words) -> dict[str, str]:
     """What the pictures of one call have in common."""
-    settings = words.settings
+    settings = found.settings
     return {
         "model": settings.model,
         "sampler": settings.sampler,
@@ -85,7 +108,7 @@ def _metadata(words: Words) -> dict[str, str]:
         "guidance_scale": str(settings.guidance_scale),
         "resolution": str(settings.resolution),
         "negative_prompt": settings.negative_prompt,
-        "words": words.origin,
+        "words": found.origin,
     }
 
 

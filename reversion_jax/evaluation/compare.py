@@ -26,7 +26,7 @@ from reversion_jax.miniature import scenes
 from reversion_jax.runs import folder
 from reversion_jax.runtime import files
 from reversion_jax.training import loop
-from reversion_jax.weights import own_settings
+from reversion_jax.training.prepare import settle
 from reversion_jax.weights.load import load_model
 
 _SHOWN = 8  # pictures of each method on a contact sheet
@@ -127,7 +127,7 @@ def evaluate(config: ConfigDict, workdir: str, *, quick: bool = False) -> str:
     if "evaluation" not in config:
         raise ValueError("the config says nothing of what to compare: give one such as configs/evaluation.py")
     plan = make_plan(config, quick=quick)
-    to_train = settings.settle(training(config, plan), own_settings.read(config.model))
+    to_train = settle(training(config, plan))
     if to_train.exemplars != settings.DRAWN:
         raise ValueError(f"config.exemplars={to_train.exemplars!r}: the judge knows drawn scenes only, so say 'drawn'")
     place = Path(workdir)

@@ -176,7 +176,7 @@ def _is_verb(word: str) -> bool:
 
 def _parse_explicit(template: Mapping[str, str]) -> RelationPrompt:
     shown = dict(template)
-    keys = [field.name for field in dataclasses.fields(RelationPrompt)]
+    keys = ("text", "subject", "object")
     for key in keys:
         if not isinstance(template.get(key), str) or not template[key].strip():
             raise ValueError(f"no {key!r} in {shown}: the explicit form is {_EXPLICIT}")

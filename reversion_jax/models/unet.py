@@ -44,12 +44,7 @@ _FIXED = {
     "use_linear_projection": False,
 }
 # Harmless either way: ours is always computed so, or it only matters to other models.
-_IGNORED = (
-    "upcast_attention",
-    "addition_embed_type_num_heads",
-    "split_head_dim",
-    "use_memory_efficient_attention",
-)
+_IGNORED = ("upcast_attention", "addition_embed_type_num_heads", "split_head_dim", "use_memory_efficient_attention")
 
 
 @dataclasses.dataclass(frozen=True)

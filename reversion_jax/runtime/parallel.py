@@ -82,13 +82,23 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
+def share(batch: Any, mesh: Mesh) -> Any:
+    """A batch's arrays, their first axis cut over the mesh's devices; whole on each where it cannot be cut evenly."""
+
+    def place(array: np.ndarray | jax.Array) -> jax.Array:
+        evenly = array.ndim and len(array) % mesh.size == 0
+        return jax.device_put(array, NamedSharding(mesh, P(_AXES) if evenly else P()))
+
+    return jax.tree.map(place, batch)
+
+
 def shardings(weights: Any, mesh: Mesh) -> Any:
-    """How weights lie: kernels cut over the mesh's weight shards, the others whole on every device."""
+    """Where weights go: kernels cut over the mesh's weight shards, the others whole on every device."""
     return jax.tree.map(lambda axis: NamedSharding(mesh, _spec(axis)), _cuts(weights, mesh))
 
 
 def split(weights: Any, mesh: Mesh) -> Any:
-    """A tree of weights, laid so."""
+    """Places weights on devices as `shardings` says."""
 
     def place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
         if sharding.is_fully_addressable:

@@ -16,7 +16,6 @@ import optax
 from etils import epath
 from ml_collections import ConfigDict
 
-from reversion_jax import config as settings
 from reversion_jax.config import Settings
 from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.diffusion.schedule import Schedule
@@ -27,7 +26,7 @@ from reversion_jax.models.unet import UNet, UNetConfig
 from reversion_jax.runtime import files
 from reversion_jax.training import inputs
 from reversion_jax.training.fit import check_recipe, fit, gradient_step
-from reversion_jax.training.prepare import load_exemplars
+from reversion_jax.training.prepare import load_exemplars, settle
 from reversion_jax.weights import folder, own_settings
 from reversion_jax.weights.load import load_model
 
@@ -143,7 +142,7 @@ def make_model(config: ConfigDict, workdir: epath.PathLike | None, **own: Any) -
         raise ValueError("DreamBooth makes one model of one relation: give a config without runs")
     if files.is_remote(workdir or ""):
         raise ValueError(f"--workdir={workdir}: a model is written to a folder of this machine")
-    c = settings.settle(config, own_settings.read(config.model))
+    c = settle(config)
     recipe = dataclasses.replace(Recipe(), **own_settings.read_dreambooth(c.model), **own)
     place = Path(workdir or f"runs/{c.relation}-dreambooth")
     shown = load_exemplars(c)

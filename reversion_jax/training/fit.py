@@ -9,11 +9,10 @@ import jax
 import numpy as np
 import optax
 from etils import epath
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from reversion_jax.runs.checkpoints import Checkpoints
-from reversion_jax.runtime import files
+from reversion_jax.runtime import files, parallel
 
 
 def check_recipe(workdir: epath.PathLike, recipe: dict[str, Any]) -> None:
@@ -36,26 +35,23 @@ def fit(
 ) -> Any:
     """Runs `state, metrics = step_fn(state, batch_fn(step))` to `num_steps`, with so many checkpoints on the way.
 
-    The batch is laid over all devices, where they can share it evenly. On CPU, two simulated ones use two cores better
-    than XLA's threads do.
+    All devices share the batch where they can do so evenly. On CPU, two simulated ones use two cores better than XLA's
+    threads do.
     FloatingPointError, with the step, where a metric is not finite.
     """
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-    replicated, over_batch = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    laid = lambda x: over_batch if x.ndim and len(x) % mesh.size == 0 else replicated
+    mesh = parallel.make_mesh(jax.device_count())
     workdir = epath.Path(workdir)
     kept = Checkpoints(workdir / name)
     first = kept.latest() or 0
     if first:
         state = kept.restore(state)
-    state = jax.device_put(state, replicated)
+    state = parallel.replicate(state, mesh)
     every = max(num_steps // checkpoints, 1)
     with tqdm(range(first, num_steps), name, num_steps, initial=first, mininterval=1) as bar:
         for step in bar:
-            batch = jax.tree.map(lambda x: jax.device_put(x, laid(x)), batch_fn(step))
-            state, metrics = step_fn(state, batch)
+            state, metrics = step_fn(state, parallel.share(batch_fn(step), mesh))
             saves = (step + 1) % every == 0 or step + 1 == num_steps
-            if step % 50 == 0 or saves:  # what is kept has been looked at
+            if step % 50 == 0 or saves:  # what is kept is finite
                 values = {key: float(value) for key, value in metrics.items()}
                 if not np.isfinite(list(values.values())).all():
                     raise FloatingPointError(f"{name}: not finite at step {step}: {values}")

@@ -18,7 +18,7 @@ from reversion_jax.inversion import step
 from reversion_jax.runs import folder
 from reversion_jax.runs.checkpoints import Checkpoints
 from reversion_jax.runtime.parallel import any_process, is_first
-from reversion_jax.training.prepare import Job, advance, prepare
+from reversion_jax.training.prepare import Job, advance, prepare, settle
 from reversion_jax.training.report import describe, draw, report
 from reversion_jax.training.resume import take_up
 from reversion_jax.training.watch import Progress, Watcher
@@ -174,7 +174,7 @@ def train(
 
 def learn(
     config: ConfigDict | Settings,
-    workdir: str,
+    workdir: epath.PathLike,
     *,
     on_progress: OnProgress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -182,5 +182,5 @@ def learn(
     """Learns a relation as a call; returns one `LearnedRun` for each of the config's runs. See `train`."""
     path = epath.Path(workdir)
     train(config, path, on_progress=on_progress, should_stop=should_stop)
-    names = settings.each_run(settings.settle(config, own_settings.read(config.model)))
+    names = settings.each_run(settle(config))
     return [folder.read(path / name) for name in names]

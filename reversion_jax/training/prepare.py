@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from reversion_jax import config as settings
 from reversion_jax.config import Settings
@@ -16,13 +17,14 @@ from reversion_jax.data import benchmark, exemplars
 from reversion_jax.diffusion import samplers
 from reversion_jax.inversion import rows, step, words
 from reversion_jax.inversion.arrays import Data
+from reversion_jax.inversion.draws import Hyperparameters, StepConfig
 from reversion_jax.inversion.prompts import PLACEHOLDERS, RELATION
 from reversion_jax.miniature import scenes
 from reversion_jax.models.clip import token_table
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runtime import files, parallel
 from reversion_jax.training import inputs
-from reversion_jax.weights import folder
+from reversion_jax.weights import folder, own_settings
 from reversion_jax.weights.fingerprint import fingerprint
 from reversion_jax.weights.load import load_model
 from reversion_jax.weights.resolve import resolve
@@ -49,10 +51,15 @@ class Job:
     sd: folder.StableDiffusion
     tokenizer: Tokenizer
     data: Data
-    hyper: step.Hyperparameters
-    step_config: step.StepConfig
+    hyper: Hyperparameters
+    step_config: StepConfig
     first_rows: jax.Array  # [R, P, D]
     mesh: Mesh
+
+
+def settle(config: ConfigDict | Settings) -> Settings:
+    """The config's settings, what it leaves open being the model's own. ValueError, one line."""
+    return settings.settle(config, own_settings.read(config.model))
 
 
 def load_exemplars(config: Settings) -> exemplars.Exemplars:
@@ -93,7 +100,7 @@ def prepare(config: Settings) -> Job:
     _check_sizes(config, sd, lists)
     prepared = [_inputs(run, sd, tokenizer, lists) for run in runs]
     data, hypers, first_rows = zip(*prepared, strict=True)
-    static = step.StepConfig(
+    static = StepConfig(
         batch_size=config.batch_size,
         accumulation=config.accumulation,
         positives_per_sample=config.positives_per_sample,
@@ -106,10 +113,10 @@ def prepare(config: Settings) -> Job:
         adam_b2=config.adam_b2,
         adam_eps=config.adam_eps,
     )
-    hyper = step.Hyperparameters(
+    hyper = Hyperparameters(
         **{
             name: jnp.array([h[name] for h in hypers], jnp.uint32 if name == "seed" else jnp.float32)
-            for name in step.Hyperparameters._fields
+            for name in Hyperparameters._fields
         }
     )
     arrays = (inputs.join_runs(data), hyper, jnp.stack(first_rows))
@@ -155,7 +162,7 @@ def _inputs(
         first_rows = rows.init(token_table(sd.params), [initialiser] * len(PLACEHOLDERS), config.rows_per_token)
     except ValueError as error:
         raise ValueError(f"{run.name}: {error}" if run.name else error) from error
-    hyper = {name: getattr(config, name) for name in step.Hyperparameters._fields if hasattr(config, name)}
+    hyper = {name: getattr(config, name) for name in Hyperparameters._fields if hasattr(config, name)}
     hyper["latent_sigma"] = 0.0 if in_pixels else config.suppressor_sigma_px / sd.config.vae.downscale
     return data, hyper, first_rows
 

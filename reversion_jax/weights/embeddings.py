@@ -21,10 +21,10 @@ from reversion_jax.weights import torch_file
 def write(words: Mapping[str, Any], relation: str, folder: epath.PathLike) -> list[epath.Path]:
     """Writes the words of a run for diffusers, A1111, ComfyUI and ReVersion; returns the files, <R>'s first.
 
-    words: rows [S, D] of <R>, and of <R-inv> if it was learned. All files are float32: `<relation>.safetensors`
-    {"<R>": [S, D]}, `<relation>-inv.safetensors` {"<R-inv>": [S, D]} and ReVersion's `learned_embeds.bin` {"<R>": [D],
-    or [S, D] if S > 1}, one relation a folder. Existing files are replaced. ValueError if the rows have another shape or
-    `relation` cannot name a file; OSError.
+    words: rows [S, D] of <R>, and of <R-inv> if it was learned. Files, all float32, one relation a folder:
+    `<relation>.safetensors` {"<R>": [S, D]}, `<relation>-inv.safetensors` {"<R-inv>": [S, D]}, and ReVersion's
+    `learned_embeds.bin` {"<R>": [D], or [S, D] if S > 1}. Existing files are replaced. ValueError if the rows have
+    another shape or `relation` cannot name a file; OSError.
     """
     rows = {token: np.ascontiguousarray(own, "<f4") for token, own in words.items()}
     if prompts.RELATION not in rows or set(rows) - set(prompts.PLACEHOLDERS):

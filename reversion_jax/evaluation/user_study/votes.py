@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from reversion_jax.evaluation.user_study.page import KEY
 
@@ -81,11 +82,13 @@ def average_user_ranking(ranks: np.ndarray, key: dict, *, resamples: int = 10_00
     rows = (*sorted(set(relations)), OVERALL)
     member = np.array([[row in (relation, OVERALL) for relation in relations] for row in rows], float)
     by_voter = np.einsum("rs,vscm->vrcm", member / member.sum(1, keepdims=True), ranks)
-    voters = len(ranks)
-    counts = np.random.default_rng(seed).multinomial(voters, np.full(voters, 1 / voters), resamples)
-    resampled = np.einsum("bv,vrcm->brcm", counts / voters, by_voter, optimize=True)
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0, method="inverted_cdf")
-    return Ranking(rows, tuple(key["methods"]), by_voter.mean(0), low, high, voters)
+    mean = by_voter.mean(axis=0)
+    if len(ranks) == 1:
+        return Ranking(rows, tuple(key["methods"]), mean, mean, mean, 1)
+    low, high = stats.bootstrap(
+        (by_voter,), np.mean, n_resamples=resamples, batch=1000, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return Ranking(rows, tuple(key["methods"]), mean, low, high, len(ranks))
 
 
 def to_json(ranking: Ranking) -> str:

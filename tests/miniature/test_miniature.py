@@ -2,38 +2,40 @@
 
 import numpy as np
 import pytest
-from test_config import BENCHMARK, load
+from config_files import load
 
 from reversion_jax import config as settings
+from reversion_jax.data.relations import RELATIONS
 from reversion_jax.drawing import generate
 from reversion_jax.miniature import judge, scenes
-from reversion_jax.training import loop, report
-from reversion_jax.weights.resolve import _MINIATURE
+from reversion_jax.training import loop, prepare, report
+from reversion_jax.weights import own_settings
+from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
 
 def test_it_is_small_enough_to_ship():
-    sizes = [path.stat().st_size for path in _MINIATURE.rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for path in MINIATURE_FOLDER.rglob("*") if path.is_file()]
     assert sum(sizes) <= 20e6
     assert max(sizes) <= 15 * 2**20
     assert judge.WEIGHTS.stat().st_size <= 5e6
 
 
-@pytest.mark.parametrize("name", BENCHMARK)
+@pytest.mark.parametrize("name", RELATIONS)
 def test_each_config_trains_on_the_miniature(name, tmp_path):
     c = load(name)
     c.model, c.steps, c.steps_per_dispatch, c.sample_steps, c.judged_prompts = settings.MINIATURE, 3, 3, 4, 4
     (rows,) = loop.train(c, tmp_path)
-    first = loop.prepare(settings.settle(c)).first_rows[0]
+    first = prepare.prepare(settings.settle(c, own_settings.read(c.model))).first_rows[0]
     assert rows.shape == (2, 128)
     assert (rows != first).any(axis=-1).all()
     assert (tmp_path / "contact_sheet.png").is_file()
 
 
 @pytest.fixture(scope="module")
-def task() -> job.Job:
+def task() -> prepare.Job:
     c = load("hug")
     c.model = settings.MINIATURE
-    return job.prepare(settings.settle(c))
+    return prepare.prepare(settings.settle(c, own_settings.read(c.model)))
 
 
 def test_it_obeys_words_on_pairs_that_it_never_saw(task):
@@ -50,7 +52,7 @@ def test_pytorch_draws_the_same_pictures(task):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     diffusers.utils.logging.set_verbosity_error()
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(_MINIATURE, local_files_only=True)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(MINIATURE_FOLDER, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     prompts, seeds = ["a photo of red circle on blue star", "green heart tied below pink square"], [0, 1]
     noise = np.array(generate.initial_noise(seeds, task.sd.config, 64))
@@ -63,8 +65,7 @@ def test_pytorch_draws_the_same_pictures(task):
         latents=torch.from_numpy(noise.transpose(0, 3, 1, 2)),
         output_type="np",
     ).images
-    ours = generate.draw(
-        task.sd, task.tokenizer, prompts, seeds, num_steps=20, guidance_scale=3.0, resolution=64, batch_size=2
-    )
+    sampling = generate.Sampling(num_steps=20, guidance_scale=3.0, resolution=64, batch_size=2)
+    ours = generate.draw(task.sd, task.tokenizer, prompts, seeds, sampling=sampling)
     difference = (ours + 1) / 2 - theirs
     assert np.linalg.norm(difference) / np.linalg.norm(theirs) < 1e-4

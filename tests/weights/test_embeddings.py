@@ -4,12 +4,12 @@ import io
 import pickletools
 import re
 import zipfile
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from places import SHARED
 from safetensors.numpy import load_file, save_file
 
 from reversion_jax import config as settings
@@ -82,7 +82,7 @@ def test_bin_has_three_stored_members_and_three_globals(tmp_path, per_token):
 
 
 def test_bin_is_laid_out_as_reversions_own(tmp_path):
-    reference = Path(__file__).parents[2] / "shared" / "reference" / "reversion_painted_on_learned_embeds.bin"
+    reference = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not reference.is_file():
         pytest.skip("no shared/reference beside the repository")
     with zipfile.ZipFile(reference) as theirs:
@@ -211,7 +211,7 @@ def test_read_takes_our_bin(tmp_path):
 
 
 def test_read_takes_reversions_own_row():
-    path = Path(__file__).parents[2] / "shared" / "reference" / "reversion_painted_on_learned_embeds.bin"
+    path = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not path.is_file():
         pytest.skip("no shared/reference beside the repository")
     ((token, array),) = embeddings.read(path).items()

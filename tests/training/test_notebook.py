@@ -25,6 +25,7 @@ import tiny
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
+from places import ROOT
 from safetensors.numpy import load_file
 
 from reversion_jax.data import exemplars
@@ -32,7 +33,6 @@ from reversion_jax.drawing import pictures
 from reversion_jax.miniature import scenes
 from reversion_jax.training import notebook
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "learn_a_relation.ipynb"
 SETTINGS = {
     "steps_per_dispatch": 2,

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import test_step
 import tiny
+import tiny_step
 
 from reversion_jax.drawing import generate
 from reversion_jax.inversion import rows, step
@@ -23,7 +23,7 @@ tokenizer = Tokenizer.load(sd.tokenizer_folder, {"<R>": 1, "<R-inv>": 1}, vocab_
 table = sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
 first = rows.init(table, [tokenizer.word_ids("on")] * 2)[None]
 config = step.StepConfig(batch_size=8, accumulation=2, positives_per_sample=2, rows_per_token=1)
-data, hyper = test_step.make_data(tokenizer, sd, 3), test_step.hyperparameters()
+data, hyper = tiny_step.make_data(tokenizer, sd, 3), tiny_step.hyperparameters()
 
 
 def train_and_draw(devices, weight_shards=1):

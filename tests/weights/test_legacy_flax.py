@@ -6,8 +6,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import tiny
 from flax import serialization
-from test_folder import assert_same_params, weight_file
 
 from reversion_jax.weights import folder
 from reversion_jax.weights.layout import FLAX_FILES
@@ -19,7 +19,7 @@ CLASSES = {"unet": "FlaxUNet2DConditionModel", "vae": "FlaxAutoencoderKL"}
 def flax_folder(recorded, tmp_path):
     path = shutil.copytree(recorded.folder, tmp_path / "model")
     for part, name in FLAX_FILES.items():
-        weight_file(path, part).unlink()
+        tiny.weight_file(path, part).unlink()
         write(path / part / name, recorded.model.params[part])
     for part, name in CLASSES.items():
         config = json.loads((path / part / "config.json").read_text())
@@ -37,21 +37,21 @@ def write(path, tree):
 def test_flax_folder(recorded, flax_folder):
     model = folder.load(flax_folder)
     assert model[:2] == recorded.model[:2]
-    assert_same_params(model.params, recorded.model.params)
+    tiny.assert_same_params(model.params, recorded.model.params)
 
 
 def test_bfloat16_leaves(recorded, flax_folder):
     half = jax.tree.map(lambda x: np.asarray(x).astype("bfloat16"), recorded.model.params)
     for part, name in FLAX_FILES.items():
         write(flax_folder / part / name, half[part])
-    assert_same_params(folder.load(flax_folder).params, jax.tree.map(lambda x: x.astype(np.float32), half))
+    tiny.assert_same_params(folder.load(flax_folder).params, jax.tree.map(lambda x: x.astype(np.float32), half))
 
 
 def test_safetensors_are_read_first(recorded, flax_folder):
     for part in FLAX_FILES:
-        shutil.copy(weight_file(recorded.folder, part), weight_file(flax_folder, part))
+        shutil.copy(tiny.weight_file(recorded.folder, part), tiny.weight_file(flax_folder, part))
         (flax_folder / part / FLAX_FILES[part]).write_bytes(b"unread")
-    assert_same_params(folder.load(flax_folder).params, recorded.model.params)
+    tiny.assert_same_params(folder.load(flax_folder).params, recorded.model.params)
 
 
 def test_what_does_not_fit(recorded, flax_folder):

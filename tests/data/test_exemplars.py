@@ -1,16 +1,16 @@
 import io
 import json
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from places import SHARED
 
 from reversion_jax.data import exemplars
 from reversion_jax.inversion import prompts
 
-SHARED = Path(__file__).parents[2] / "shared" / "exemplars"
+EXEMPLARS = SHARED / "exemplars"
 TEMPLATES = [
     ["cat {} stone", "a photo of cat {} stone"],
     [{"text": "{subject} {} {object}", "subject": "a", "object": "b"}],
@@ -32,12 +32,12 @@ def _folder(path, captions, **pictures):
 def test_written_folders_read_back(tmp_path):
     images = _pictures()
     exemplars.write_folder(tmp_path / "new" / "hug", images, TEMPLATES)
-    read = exemplars.read_folder(tmp_path / "new" / "hug", 12, check=prompts.inverse)
+    read = exemplars.read_folder(tmp_path / "new" / "hug", 12, invertible=True)
     assert read.images.dtype == np.float32
     np.testing.assert_array_equal(np.rint((read.images + 1) * 127.5), images)
     assert read.images.min() >= -1
     assert read.images.max() <= 1
-    assert read.templates == tuple(map(tuple, TEMPLATES))
+    assert read.templates == tuple(tuple(map(prompts.parse, own)) for own in TEMPLATES)
     assert read.names == ("0.png", "1.png")
     assert [child.name for child in (tmp_path / "new").iterdir()] == ["hug"]
     with pytest.raises(FileExistsError, match="hug"):
@@ -75,7 +75,7 @@ def test_order_is_that_of_text_json(tmp_path):
     folder = _folder(tmp_path, {"b.png": ["cat {} stone"], "a.png": ["dog {} clay"]}, a=one, b=two)
     read = exemplars.read_folder(folder, 12)
     assert read.names == ("b.png", "a.png")
-    assert read.templates == (("cat {} stone",), ("dog {} clay",))
+    assert read.templates == ((prompts.parse("cat {} stone"),), (prompts.parse("dog {} clay"),))
     np.testing.assert_array_equal(np.rint((read.images + 1) * 127.5), [two, one])
 
 
@@ -120,7 +120,7 @@ CAPTION_FAULTS = [
 def test_faulty_captions_name_the_place(tmp_path, captions, error, message):
     folder = _folder(tmp_path, captions, **{"0": _pictures(1)[0]})
     with pytest.raises(error, match=message) as caught:
-        exemplars.read_folder(folder, 12, check=prompts.inverse)
+        exemplars.read_folder(folder, 12, invertible=True)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -170,18 +170,18 @@ def test_pictures_without_captions_are_left_out_aloud(tmp_path):
         exemplars.read_folder(folder, 12)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the ReVersion Benchmark's exemplars beside the repository")
+@pytest.mark.skipif(not EXEMPLARS.is_dir(), reason="needs the ReVersion Benchmark's exemplars beside the repository")
 def test_the_benchmarks_folders():
     swaps = []
     for relation in ("carved_by", "inside", "painted_on"):
-        read = exemplars.read_folder(SHARED / relation, 32, check=prompts.inverse)
+        read = exemplars.read_folder(EXEMPLARS / relation, 32, invertible=True)
         assert read.images.shape == (9, 32, 32, 3)
         assert read.images.std() > 0.2
         assert all(len(templates) == 2 for templates in read.templates)
         for short, long in read.templates:
-            subject, object_ = short.split(" {} ")
-            assert prompts.inverse(short) == f"{object_} <R-inv> <R> {subject}"
-            assert prompts.inverse(long) == f"a photo of {object_} <R-inv> <R> {subject}"
+            subject, object_ = short.fill("{}").split(" {} ")
+            assert short.inverse() == f"{object_} <R-inv> <R> {subject}"
+            assert long.inverse() == f"a photo of {object_} <R-inv> <R> {subject}"
             swaps.append((subject, object_))
     assert len(swaps) == 27
     assert ("Michael Jackson", "T-shirt") in swaps

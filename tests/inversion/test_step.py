@@ -7,41 +7,12 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from tiny_step import CONFIG, WORDS, hyperparameters, make_data
 
-from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.inversion import rows, step
 from reversion_jax.inversion.arrays import SHARED, Data
 from reversion_jax.models.tokenizer import Tokenizer
-
-CONFIG = step.StepConfig(batch_size=2, accumulation=1, positives_per_sample=2, rows_per_token=1)
-WORDS = {"prepositions": ("on", "of", "top"), "verbs": ("cat", "photo"), "stop_words": ("a",)}
-
-
-def hyperparameters(**changes) -> step.Hyperparameters:
-    values = {
-        "seed": 0,
-        "learning_rate": 1e-2,
-        "weight_decay": 0.01,
-        "denoise_weight": 1.0,
-        "control_weight": 0.1,
-        "verb_weight": 0.3,
-        "temperature": 0.07,
-        "inverse_share": 0.5,
-        "importance": 0.5,
-        "latent_sigma": 0.0,
-    }
-    values |= changes
-    return step.Hyperparameters(
-        **{k: jnp.array([v], jnp.uint32 if k == "seed" else jnp.float32) for k, v in values.items()}
-    )
-
-
-def make_data(tokenizer, model, count, templates=("cat {} dog", "photo of cat {} dog"), *, seed=0) -> Data:
-    images = np.clip(tiny.noise(seed, (count, 16, 16, 3)), -1, 1)
-    shown = Exemplars(images, (templates,) * count, tuple(map(str, range(count))))
-    return batches.prepare_run(
-        shown, tokenizer, model.params["vae"], model.config.vae, **WORDS, inverse=True, sigma_px=0.5
-    )
+from reversion_jax.training import inputs
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +82,7 @@ def test_a_run_in_company_equals_the_run_alone(run, recorded, tokenizer, data, f
     mine = hyperparameters(seed=3, importance=0.0)
     theirs = hyperparameters(seed=4, learning_rate=5e-2, inverse_share=0.0)
     joined = jax.tree.map(lambda *x: jnp.concatenate(x), mine, theirs)
-    company, _ = run(jnp.concatenate([first_rows] * 2), batches.join_runs([data, other]), joined)
+    company, _ = run(jnp.concatenate([first_rows] * 2), inputs.join_runs([data, other]), joined)
     for i, (run_data, hyper) in enumerate(((data, mine), (other, theirs))):
         alone, _ = run(first_rows, run_data, hyper)
         np.testing.assert_allclose(company[i], alone[0], atol=1e-5)
@@ -230,7 +201,7 @@ def test_share_of_inverse_prompts(recorded, data, tokenizer, share):
 
 def test_what_was_padded_is_never_drawn(recorded, tokenizer, data):
     small = make_data(tokenizer, recorded.model, 2, ("dog {} cat",), seed=9)
-    joined = batches.join_runs([small, data])
+    joined = inputs.join_runs([small, data])
     assert joined.mean.shape[1] == 3
     assert joined.ids.shape[2] == 2
     sample = draws(joined, 500, recorded.model.schedule)
@@ -254,7 +225,7 @@ def test_vocabulary_negatives(recorded, data, tokenizer):
     config = dataclasses.replace(CONFIG, vocabulary_negatives=7)
     sample = draws(data, 50, recorded.model.schedule, config)
     assert sample.negatives.shape == (50, 7)
-    neutral = batches.neutral_ids(tokenizer, **WORDS)
+    neutral = inputs.neutral_ids(tokenizer, **WORDS)
     assert not neutral & set(np.asarray(sample.negatives).ravel().tolist())
 
 

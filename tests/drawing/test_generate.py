@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
+from reversion_jax.config import Settings, settle
 from reversion_jax.drawing import generate
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE
@@ -12,14 +13,14 @@ from reversion_jax.models.vae import VAE
 
 @pytest.fixture(scope="module")
 def draw(recorded):
-    """A function of prompts, seeds and settings; images of 16 px by two steps of the tiny model."""
+    """A function of prompts, seeds and values of `Sampling`; images of 16 px by two steps of the tiny model."""
     sd = recorded.model
     tokenizer = Tokenizer.load(sd.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=tiny.LENGTH)
     rows = tiny.noise(3, (1, 32))
 
-    def draw(prompts, seeds, **settings):
-        settings = {"num_steps": 2, "guidance_scale": 3.0, "resolution": 16, "batch_size": 2} | settings
-        return generate.draw(sd, tokenizer, prompts, seeds, rows, **settings)
+    def draw(prompts, seeds, **values):
+        values = {"num_steps": 2, "guidance_scale": 3.0, "resolution": 16, "batch_size": 2} | values
+        return generate.draw(sd, tokenizer, prompts, seeds, rows, sampling=generate.Sampling(**values))
 
     return draw
 
@@ -33,21 +34,6 @@ def test_an_image_alone_equals_it_among_others(draw, sampler):
         np.testing.assert_allclose(alone[0], together[i], atol=1e-4)
     assert np.abs(together[0] - together[2]).max() > 0.01  # the same prompt from other noise
     assert np.abs(draw(["dog"], [8]) - draw(["cat"], [8])).max() > 0.01
-
-
-@pytest.mark.parametrize("both_ways", generate.BOTH_WAYS)
-def test_two_prompts_of_an_image(draw, both_ways):
-    two = lambda first, second: draw([first, "cat"], [0, 1], second_prompts=[second, "cat"], both_ways=both_ways)
-    mixed, swapped, same = two("cat <R> dog", "dog"), two("dog", "cat <R> dog"), two("dog", "dog")
-    alone = draw(["dog", "cat"], [0, 1])
-    np.testing.assert_allclose(same, alone, atol=1e-4)
-    np.testing.assert_allclose(mixed[1], alone[1], atol=1e-4)
-    assert np.abs(mixed[0] - alone[0]).max() > 1e-3
-    assert (np.abs(mixed - swapped).max() < 1e-4) == (both_ways == "mean")
-    with pytest.raises(ValueError, match="'alternate' is for the sampler ddim"):
-        draw(["cat"], [0], second_prompts=["dog"], both_ways="alternate", sampler="pndm")
-    with pytest.raises(ValueError, match="1 second prompts with 2 seeds"):
-        draw(["cat", "dog"], [0, 1], second_prompts=["dog"])
 
 
 def test_a_prompt_is_encoded_once(draw, monkeypatch):
@@ -92,3 +78,15 @@ def test_a_resolution_the_model_cannot_have(draw, resolution):
 def test_an_unknown_sampler(draw):
     with pytest.raises(ValueError, match="known: ddim"):
         draw(["cat"], [0], sampler="magic")
+
+
+def test_each_image_needs_a_seed_and_each_placeholder_a_row(draw):
+    with pytest.raises(ValueError, match="2 prompts with 1 seeds"):
+        draw(["cat", "dog"], [0])
+
+
+def test_sampling_of_settings():
+    settings = settle(Settings(sample_steps=3, guidance_scale=2.0, sampler="pndm", negative_prompt="cat"))
+    assert generate.Sampling.of(settings) == generate.Sampling(3, 2.0, 512, "pndm", "cat", 4)
+    assert generate.Sampling.of(settings, at_most=1).batch_size == 1
+    assert generate.Sampling.of(settings, at_most=9).batch_size == 4

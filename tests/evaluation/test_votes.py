@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_evaluation
+from places import ROOT
 
 from reversion_jax.evaluation.user_study import votes
 
@@ -137,7 +138,7 @@ def evaluation(tmp_path_factory) -> Path:
 
 def _run(*arguments) -> subprocess.CompletedProcess:
     line = [sys.executable, "-m", "reversion_jax.study", *map(str, arguments)]
-    return subprocess.run(line, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_command(evaluation, tmp_path):

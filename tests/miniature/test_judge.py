@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recipes.judge import SPOILINGS
 from reversion_jax.evaluation import scores
 from reversion_jax.miniature import judge, scenes
 
@@ -30,7 +31,7 @@ def test_right_on_fresh_scenes():
     assert (relation & entities).mean() >= 0.99
 
 
-@pytest.mark.parametrize("kind", judge.SPOILINGS)
+@pytest.mark.parametrize("kind", SPOILINGS)
 def test_spoilt_scenes_are_not_accepted(kind):
     # A shape blended with itself is not spoilt.
     drawn = [
@@ -60,7 +61,7 @@ def test_any_number_of_pictures():
 
 def test_entities_count_in_either_place_where_another_relation_is_shown():
     red, blue = scenes.Entity("red", "star"), scenes.Entity("blue", "heart")
-    numbers = lambda relation, a, b: [[v] for v in judge._labels(scenes.Scene(relation, a, b))]
+    numbers = lambda relation, a, b: [[v] for v in judge.labels(scenes.Scene(relation, a, b))]
     see = lambda *scene: judge.Verdict(*map(np.array, numbers(*scene)))
     asked = [scenes.Scene("on", red, blue)]
     assert [x.item() for x in judge.right(see("on", red, blue), asked)] == [True, True]

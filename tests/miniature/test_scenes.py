@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from recipes import vocabulary
-from reversion_jax.inversion import suppressor, words
+from recipes.pretrain import MINIATURE
+from reversion_jax.inversion import prompts, suppressor, words
 from reversion_jax.miniature import drawing, scenes
+from reversion_jax.models.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +103,6 @@ def test_every_word_that_steers_occurs_in_captions(captions, name):
 
 
 def test_every_caption_word_is_one_token(captions, tmp_path):
-    from reversion_jax.models.presets import MINIATURE
-    from reversion_jax.models.tokenizer import Tokenizer
-
     size = vocabulary.write(tmp_path, 32)
     assert size == MINIATURE.text.vocab_size
     tokenizer = Tokenizer.load(tmp_path, vocab_size=size, length=32)
@@ -114,10 +113,8 @@ def test_every_caption_word_is_one_token(captions, tmp_path):
 
 
 def test_exemplars_can_be_inverted_and_an_unknown_relation_is_named():
-    from reversion_jax.inversion import prompts
-
     pictures, templates = scenes.exemplars("wrapped_in", 5, 0)
     assert len(pictures) == len(templates) == 5
-    assert all(prompts.inverse(template) for several in templates for template in several)
+    assert all(prompts.parse(template).inverse() for several in templates for template in several)
     with pytest.raises(ValueError, match="juggling"):
         scenes.exemplars("juggling", 5, 0)

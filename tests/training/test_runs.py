@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_loop import changed, config  # noqa: F401 (config is a fixture)
+from tiny_run import changed
 
 from reversion_jax import config as settings
 from reversion_jax.data import exemplars
@@ -15,7 +15,7 @@ NAMES = ["hug", "reversion-seed1", "seed2"]
 
 
 @pytest.fixture(scope="module")
-def several(config, tmp_path_factory):  # noqa: F811
+def several(config, tmp_path_factory):
     """Three runs that differ in exemplars and their number, method (and thereby vocabulary), seed, filter and rate."""
     place = tmp_path_factory.mktemp("other") / "exemplars"
     shown = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)

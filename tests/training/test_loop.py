@@ -1,51 +1,24 @@
-import json
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
+from PIL import Image
+from places import SHARED
+from tiny_run import changed
 
-from reversion_jax import config as settings
 from reversion_jax.data import exemplars
 from reversion_jax.drawing import generate, pictures
-from reversion_jax.training import loop, report
-
-
-@pytest.fixture(scope="module")
-def config(recorded, tmp_path_factory):
-    """A run of seconds on the tiny model: six steps, previews, checkpoints."""
-    place = tmp_path_factory.mktemp("inputs")
-    shown = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3)).astype(np.uint8)
-    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * 3)
-    (place / "words.txt").write_text("on\ntop\nof\n")
-    c = settings.get_config()
-    c.model, c.exemplars, c.relation = str(recorded.folder), str(place / "exemplars"), "on"
-    c.prepositions = c.verbs = str(place / "words.txt")
-    c.resolution, c.steps, c.batch_size, c.accumulation, c.positives_per_sample = 16, 6, 2, 1, 2
-    c.initialiser, c.learning_rate, c.steps_per_dispatch = "on", 0.01, 2
-    c.checkpoint_every_steps, c.preview_every_steps = 2, 3
-    c.sample_steps, c.sample_batch, c.preview_prompts = 2, 2, ("cat <R> dog", "dog <R> cat", "dog <R-inv> <R> cat")
-    return c
-
-
-def changed(config, **values):
-    config = config.copy_and_resolve_references()
-    config.update(values)
-    return config
-
-
-@pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    return workdir, loop.train(config, workdir)
+from reversion_jax.inversion.prompts import PLACEHOLDERS
+from reversion_jax.runs import folder, history
+from reversion_jax.training import loop, prepare, report
+from reversion_jax.weights.load import load_model
 
 
 def test_what_a_run_leaves_behind(finished):
     workdir, rows = finished
     assert rows.shape == (1, 2, 32)
-    records = pictures.read_history(workdir / "metrics.jsonl")
+    records = history.read(workdir / "metrics.jsonl")
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
     looks = [r for r in records if "nearest" in r]
     assert [r["step"] for r in looks] == [2, 3, 4, 6]
@@ -61,7 +34,7 @@ def test_interrupted_equals_uninterrupted(config, finished, tmp_path):
     loop.train(changed(config, steps=3), tmp_path / "run")
     rows = loop.train(config, tmp_path / "run")
     np.testing.assert_array_equal(rows, finished[1])
-    mine, theirs = (pictures.read_history(path / "metrics.jsonl") for path in (tmp_path / "run", finished[0]))
+    mine, theirs = (history.read(path / "metrics.jsonl") for path in (tmp_path / "run", finished[0]))
     assert [(r["step"], r["denoising"], r["control"]) for r in mine] == [
         (r["step"], r["denoising"], r["control"]) for r in theirs
     ]
@@ -81,13 +54,47 @@ def test_a_signal_stops_with_a_checkpoint_and_the_run_goes_on(config, finished, 
     np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])
 
 
+def test_progress_is_told_and_learning_is_a_call(config, finished, tmp_path):
+    told = []
+    (run,) = loop.learn(config, str(tmp_path / "run"), on_progress=told.append)
+    assert [progress.step for progress in told] == [2, 3, 4, 6]
+    assert {progress.steps for progress in told} == {6}
+    records = history.read(tmp_path / "run" / "metrics.jsonl")
+    for progress in told:
+        assert progress.runs == {"": records[progress.step - 1]}
+        assert len(progress.runs[""]["nearest"]) == 10
+    np.testing.assert_array_equal(run.rows, finished[1][0])
+    assert run.step == 6
+    assert list(run.words()) == ["<R>", "<R-inv>"]
+
+
+def test_the_caller_stops_after_a_dispatch_and_the_run_goes_on(config, finished, tmp_path):
+    told = []
+    rows = loop.train(config, tmp_path / "run", on_progress=told.append, should_stop=lambda: bool(told))
+    assert [progress.step for progress in told] == [2]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
+    assert not (tmp_path / "run" / "contact_sheet.png").exists()
+    assert rows.shape == (1, 2, 32)
+    np.testing.assert_array_equal(rows[0], folder.read(finished[0], step=2).rows)
+    np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])
+    assert [record["step"] for record in history.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_is_stopped_at_once_has_its_first_rows(config, tmp_path):
+    rows = loop.train(config, tmp_path / "run", should_stop=lambda: True)
+    np.testing.assert_array_equal(rows, prepare.prepare(prepare.settle(config)).first_rows)
+    run = folder.read(tmp_path / "run")
+    assert run.step == 0
+    np.testing.assert_array_equal(run.rows, rows[0])
+
+
 def test_a_crash_between_checkpoints_loses_nothing(config, finished, tmp_path):
     loop.train(changed(config, steps=4), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "denoi')
     np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])
-    assert [r["step"] for r in pictures.read_history(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in history.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_watching_does_not_change_what_is_learned(config, finished, tmp_path):
@@ -101,7 +108,7 @@ def test_seeds_and_methods_differ(config, finished, tmp_path):
     reversion = loop.train(changed(config, method="reversion"), tmp_path / "reversion")
     assert (other != finished[1]).any()
     assert (reversion[0, 0] != finished[1][0, 0]).any()
-    first = loop.prepare(settings.settle(config)).first_rows[0]
+    first = prepare.prepare(prepare.settle(config)).first_rows[0]
     np.testing.assert_array_equal(reversion[0, 1], first[1])
 
 
@@ -123,7 +130,7 @@ def test_a_finished_run_is_only_reported_again(config, finished, tmp_path):
 
 
 def test_real_photographs_train_through_a_random_model(config, sd_tiny, tmp_path):
-    photographs = Path(__file__).parents[2] / "shared" / "exemplars" / "inside"
+    photographs = SHARED / "exemplars" / "inside"
     if not photographs.is_dir():
         pytest.skip("no shared/exemplars beside the repository")
     mine = changed(config, model=str(sd_tiny / "torch_sd_tiny"), exemplars=str(photographs), relation="inside", steps=2)
@@ -135,12 +142,12 @@ def test_real_photographs_train_through_a_random_model(config, sd_tiny, tmp_path
 
 def test_noisy_latents_are_blurred_in_their_own_pixels(config):
     mine = changed(config, suppressor_target="noisy_latents", suppressor_sigma_px=3.0)
-    prepared = loop.prepare(settings.settle(mine))
+    prepared = prepare.prepare(prepare.settle(mine))
     assert prepared.step_config.blur_noisy_latents
     assert prepared.hyper.latent_sigma[0] == 3.0 / prepared.sd.config.vae.downscale
-    clear = loop.prepare(settings.settle(changed(config, suppressor_sigma_px=0.0)))
+    clear = prepare.prepare(prepare.settle(changed(config, suppressor_sigma_px=0.0)))
     np.testing.assert_array_equal(prepared.data.mean, clear.data.mean)
-    blurred = loop.prepare(settings.settle(changed(config, suppressor_sigma_px=3.0)))
+    blurred = prepare.prepare(prepare.settle(changed(config, suppressor_sigma_px=3.0)))
     assert np.abs(blurred.data.mean - clear.data.mean).max() > 1e-3
 
 
@@ -149,55 +156,25 @@ def test_divergence_stops_with_the_steps_number(config, tmp_path):
         loop.train(changed(config, learning_rate=1e30, preview_prompts=()), tmp_path / "run")
 
 
-def test_load_rows(finished, config, tmp_path):
-    workdir, rows = finished
-    settled, loaded, at = job.load_rows(workdir)
-    np.testing.assert_array_equal(loaded, rows[0])
-    assert at == 6
-    assert settled.to_json() == json.dumps(json.loads((workdir / "config.json").read_text()))
-    with pytest.raises(ValueError, match="no training run in"):
-        job.load_rows(tmp_path)
-
-
-def test_settings_newer_than_the_run_have_their_defaults(finished, config, tmp_path):
-    workdir = shutil.copytree(finished[0], tmp_path / "run")
-    stored = json.loads((workdir / "config.json").read_text())
-    older = {key: value for key, value in stored.items() if key not in ("negatives", "sampler")}
-    (workdir / "config.json").write_text(json.dumps(older))
-    assert job.load_rows(workdir)[0].sampler == "ddim"
-    np.testing.assert_array_equal(loop.train(config, workdir), finished[1])
-    with pytest.raises(ValueError, match="another negatives"):
-        loop.train(changed(config, negatives="vocabulary"), workdir)
-
-
 def test_previews_are_what_sample_draws(finished):
     workdir, _ = finished
-    settled, loaded, _ = job.load_rows(workdir)
-    sd, tokenizer = job.load_model(settled.model, dict.fromkeys(job.PLACEHOLDERS, 1))
-    images = generate.draw(
-        sd,
-        tokenizer,
-        list(settled.preview_prompts),
-        [0, 1, 2],
-        loaded,
-        num_steps=2,
-        guidance_scale=7.5,
-        resolution=16,
-        batch_size=3,
-    )
-    from PIL import Image
-
+    run = folder.read(workdir)
+    sd, tokenizer, _ = load_model(run.settings.model, dict.fromkeys(PLACEHOLDERS, 1))
+    texts, sampling = list(run.settings.preview_prompts), generate.Sampling.of(run.settings)
+    images = generate.draw(sd, tokenizer, texts, [0, 1, 2], run.rows, sampling=sampling)
     preview = np.asarray(Image.open(workdir / "previews" / "step_000006.png"))
     ours = pictures.grid(generate.to_uint8(images))
     assert np.abs(preview.astype(int) - ours).max() <= 1
 
 
 def test_images_do_not_depend_on_their_batch(finished):
-    settled, rows, _ = job.load_rows(finished[0])
-    sd, tokenizer = job.load_model(settled.model, dict.fromkeys(job.PLACEHOLDERS, 1))
-    draw = lambda texts, seeds, size: generate.draw(
-        sd, tokenizer, texts, seeds, rows, num_steps=2, guidance_scale=3.0, resolution=16, batch_size=size
-    )
+    run = folder.read(finished[0])
+    sd, tokenizer, _ = load_model(run.settings.model, dict.fromkeys(PLACEHOLDERS, 1))
+
+    def draw(texts, seeds, size):
+        sampling = generate.Sampling(num_steps=2, guidance_scale=3.0, resolution=16, batch_size=size)
+        return generate.draw(sd, tokenizer, texts, seeds, run.rows, sampling=sampling)
+
     together = draw(["cat <R> dog"] * 5, [0, 1, 2, 3, 4], 2)
     assert together.shape == (5, 16, 16, 3)
     np.testing.assert_allclose(draw(["cat <R> dog"], [3], 1)[0], together[3], atol=1e-5)
@@ -227,12 +204,12 @@ def test_prompts_that_cannot_be_inverted_only_matter_to_inverse_prompts(config, 
     exemplars.write_folder(tmp_path / "exemplars", shown, [["cat {} dog on top"]])
     mine = changed(config, exemplars=str(tmp_path / "exemplars"))
     with pytest.raises(ValueError, match=r"0\.png"):
-        loop.prepare(settings.settle(mine))
-    loop.prepare(settings.settle(changed(mine, method="reversion")))
+        prepare.prepare(prepare.settle(mine))
+    prepare.prepare(prepare.settle(changed(mine, method="reversion")))
 
 
 def test_tiny_describes_itself(config):
-    said = report.describe(loop.prepare(settings.settle(config)))
+    said = report.describe(prepare.prepare(prepare.settle(config)))
     assert "3 exemplars at 16 px" in said
     assert "'dog <R-inv> <R> cat'" in said
-    assert tiny.CONFIG.text.hidden_size == 32
+    assert "its own" not in said  # this model's folder says nothing of settings

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tiny
 from flax.traverse_util import unflatten_dict
+from places import SHARED
 
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.drawing import generate
@@ -89,7 +90,7 @@ def inputs():
 
 
 def test_reversions_own_row_is_drawn_with(sd15, tmp_path):
-    row = Path(__file__).parents[2] / "shared" / "reference" / "reversion_painted_on_learned_embeds.bin"
+    row = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not row.is_file():
         pytest.skip("no shared/reference beside the repository")
     command = [sys.executable, "-m", "reversion_jax.sample", "--model", str(sd15), "--embedding", str(row)]

@@ -1,16 +1,16 @@
 """A tiny evaluation from end to end: two relations, two methods, two steps."""
 
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from places import CONFIGS
 
 from reversion_jax.evaluation import cells
 from reversion_jax.evaluation.user_study import sets
 
-CONFIG = Path(__file__).parents[1] / "configs" / "evaluation.py"
+CONFIG = CONFIGS / "evaluation.py"
 
 
 @pytest.fixture(scope="module")

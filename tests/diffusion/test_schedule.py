@@ -125,23 +125,9 @@ def test_guidance_combines_the_halves_of_one_batch():
         return latents * context.mean((1, 2))[:, None, None, None] + timesteps[:, None, None, None]
 
     latents = tiny.noise(0, (2, 4, 4, 1))
-    denoise = guidance.guided_denoiser(predict, jnp.ones((2, 3, 5)), [jnp.full((2, 3, 5), 2.0)], 7.5)
+    denoise = guidance.guided_denoiser(predict, jnp.ones((2, 3, 5)), jnp.full((2, 3, 5), 2.0), 7.5)
     np.testing.assert_allclose(denoise(latents, jnp.array([1.0, 2.0]))[1], latents[1] * (1 + 7.5) + 2, atol=1e-5)
     assert batches == [4]
-    two = [jnp.full((2, 3, 5), value) for value in (2.0, 4.0)]
-    denoise = guidance.guided_denoiser(predict, jnp.ones((2, 3, 5)), two, 7.5)
-    np.testing.assert_allclose(denoise(latents, jnp.array([1.0, 2.0]))[1], latents[1] * (1 + 2 * 7.5) + 2, atol=1e-5)
-    assert batches == [4, 6]
-
-
-def test_alternating_takes_every_step_with_the_next_condition():
-    denoisers = [lambda latents, timesteps, value=value: latents + value for value in (1.0, 10.0)]
-    schedule, seen = Schedule(), []
-    for steps in (4, 20, 30, 60):
-        levels = schedule.levels(steps)[0]
-        alternating = guidance.alternating(denoisers, levels)
-        seen += [float(alternating(jnp.zeros(2), jnp.full(2, timestep))[0]) for timestep in levels]
-    assert seen == [1.0, 10.0] * 57
 
 
 def test_guidance_of_one_is_plain_conditioning():

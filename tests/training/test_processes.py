@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from places import ROOT
 
 from reversion_jax.data import exemplars
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

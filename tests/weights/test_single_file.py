@@ -8,7 +8,6 @@ import pytest
 import tiny
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
-from test_folder import assert_same_params
 
 from reversion_jax.models.presets import SD15
 from reversion_jax.weights import folder, hub, names
@@ -51,7 +50,7 @@ def rewrite(path, change):
 def test_loads_as_its_folder(recorded, checkpoint):
     model = folder.load(checkpoint, config=tiny.CONFIG)
     assert model[:2] == recorded.model[:2]
-    assert_same_params(model.params, recorded.model.params)
+    tiny.assert_same_params(model.params, recorded.model.params)
     assert model.tokenizer_folder == checkpoint.parent / "tokenizer"
     assert folder.load_config(checkpoint) == SD15
     assert resolve(str(checkpoint)) == checkpoint
@@ -59,7 +58,7 @@ def test_loads_as_its_folder(recorded, checkpoint):
 
 def test_text_encoder_without_its_prefix(recorded, checkpoint):
     rewrite(checkpoint, lambda w: {k.replace("transformer.text_model.", "transformer."): v for k, v in w.items()})
-    assert_same_params(folder.load(checkpoint, config=tiny.CONFIG).params, recorded.model.params)
+    tiny.assert_same_params(folder.load(checkpoint, config=tiny.CONFIG).params, recorded.model.params)
 
 
 def test_strict_both_ways(checkpoint):

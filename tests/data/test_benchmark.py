@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from places import SHARED
 
 from reversion_jax.data import benchmark, exemplars
 from reversion_jax.inversion import prompts
 
-SHARED = Path(__file__).parents[2] / "shared"
 EXPLICIT = {"text": "a photo of {subject} {} {object}, at night", "subject": "cat", "object": "stone"}
 
 

@@ -18,32 +18,21 @@ def copy(recorded, tmp_path):
     return shutil.copytree(recorded.folder, tmp_path / "model")
 
 
-def weight_file(path, part):
-    return path / part / f"{folder.WEIGHT_FILES[part]}.safetensors"
-
-
 def rewrite(path, part, change):
     """Rewrites a part's weights by change: dict -> dict."""
-    save_file(change(load_file(weight_file(path, part))), weight_file(path, part), {"format": "pt"})
-
-
-def assert_same_params(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype == np.float32
-        np.testing.assert_array_equal(x, y)
+    save_file(change(load_file(tiny.weight_file(path, part))), tiny.weight_file(path, part), {"format": "pt"})
 
 
 def test_save_and_load_are_inverse(recorded, tmp_path):
     folder.save(tmp_path, recorded.model, np.float32)
     again = folder.load(tmp_path)
     assert again[:2] == recorded.model[:2]
-    assert_same_params(again.params, recorded.model.params)
+    tiny.assert_same_params(again.params, recorded.model.params)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         assert (tmp_path / "tokenizer" / name).read_bytes() == (recorded.folder / "tokenizer" / name).read_bytes()
     # Files are those the weights came from, byte for byte in content.
     for part in folder.WEIGHT_FILES:
-        before, after = load_file(weight_file(recorded.folder, part)), load_file(weight_file(tmp_path, part))
+        before, after = load_file(tiny.weight_file(recorded.folder, part)), load_file(tiny.weight_file(tmp_path, part))
         assert before.keys() == after.keys()
         for name in before:
             np.testing.assert_array_equal(before[name], after[name])
@@ -59,13 +48,13 @@ def test_half_precision_files_become_float32(dtype, recorded, copy):
     for part in folder.WEIGHT_FILES:
         rewrite(copy, part, lambda weights: {k: v.astype(dtype) for k, v in weights.items()})
     wanted = jax.tree.map(lambda x: np.asarray(x).astype(dtype).astype(np.float32), recorded.model.params)
-    assert_same_params(folder.load(copy).params, wanted)
+    tiny.assert_same_params(folder.load(copy).params, wanted)
 
 
 def test_half_precision_variant_serves_where_it_is_alone(recorded, copy):
-    path = weight_file(copy, "unet")
+    path = tiny.weight_file(copy, "unet")
     path.rename(path.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert_same_params(folder.load(copy).params, recorded.model.params)
+    tiny.assert_same_params(folder.load(copy).params, recorded.model.params)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +68,14 @@ def test_half_precision_variant_serves_where_it_is_alone(recorded, copy):
     ],
 )
 def test_sharded_weights(index, shard, recorded, copy):
-    path = weight_file(copy, "unet")
+    path = tiny.weight_file(copy, "unet")
     weights = load_file(path)
     path.unlink()
     shards = {name: shard.format(i % 2 + 1) for i, name in enumerate(weights)}
     for file in set(shards.values()):
         save_file({name: weights[name] for name in weights if shards[name] == file}, path.with_name(file))
     path.with_name(index).write_text(json.dumps({"metadata": {}, "weight_map": shards}))
-    assert_same_params(folder.load(copy).params, recorded.model.params)
+    tiny.assert_same_params(folder.load(copy).params, recorded.model.params)
     path.with_name(shards["conv_in.weight"]).unlink()
     with pytest.raises(ValueError, match="cannot read"):
         folder.load(copy)
@@ -98,7 +87,7 @@ def test_bfloat16_on_the_device(recorded, copy, tmp_path):
     wanted = recorded.model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     assert table.dtype == jnp.float32
     np.testing.assert_array_equal(table, wanted)
-    assert_same_params(model.params["vae"], recorded.model.params["vae"])
+    tiny.assert_same_params(model.params["vae"], recorded.model.params["vae"])
     for part in ("text_encoder", "unet"):
         assert {leaf.dtype for leaf in jax.tree.leaves(model.params[part])} == {jnp.bfloat16.dtype}
     kernel = recorded.model.params["unet"]["conv_in"]["kernel"]
@@ -129,18 +118,18 @@ def test_old_names_of_the_vaes_attention(convolutions, recorded, copy):
         return aged
 
     rewrite(copy, "vae", age)
-    assert_same_params(folder.load(copy).params, recorded.model.params)
+    tiny.assert_same_params(folder.load(copy).params, recorded.model.params)
 
 
 def test_text_encoder_without_its_prefix(recorded, copy):
     rewrite(copy, "text_encoder", lambda w: {k.removeprefix("text_model."): v for k, v in w.items()})
-    assert_same_params(folder.load(copy).params, recorded.model.params)
+    tiny.assert_same_params(folder.load(copy).params, recorded.model.params)
 
 
 def test_position_ids_are_no_parameter(recorded, copy):
     positions = np.arange(tiny.LENGTH)[None]
     rewrite(copy, "text_encoder", lambda w: {**w, "text_model.embeddings.position_ids": positions})
-    assert_same_params(folder.load(copy).params, recorded.model.params)
+    tiny.assert_same_params(folder.load(copy).params, recorded.model.params)
 
 
 def test_all_that_does_not_fit_is_in_one_error(copy):
@@ -179,7 +168,7 @@ def test_missing_files(file, message, copy):
 
 @pytest.mark.parametrize("damage", [lambda x: x[:-100], lambda x: x[:100], lambda x: b"version https://git-lfs"])
 def test_damaged_file(damage, copy):
-    path = weight_file(copy, "vae")
+    path = tiny.weight_file(copy, "vae")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"cannot read .* fetch it again") as raised:
         folder.load(copy)
@@ -188,7 +177,7 @@ def test_damaged_file(damage, copy):
 
 
 def test_only_pickles(copy):
-    path = weight_file(copy, "unet")
+    path = tiny.weight_file(copy, "unet")
     path.rename(path.with_suffix(".bin"))
     with pytest.raises(ValueError, match=r"only diffusion_pytorch_model\.bin, a pickle.*save_pretrained") as raised:
         folder.load(copy)

@@ -1,0 +1,101 @@
+"""What a step draws: exemplars, prompts, noise, timesteps and words, each sample from its own key."""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.inversion import timesteps
+from reversion_jax.inversion.arrays import SHARED, Data
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """What shapes the compiled step, the same for all runs."""
+
+    batch_size: int  # N
+    accumulation: int  # M
+    positives_per_sample: int
+    rows_per_token: int  # S; the first S of a run's P rows are <R>'s
+    vocabulary_negatives: int = 0  # a sample; 0: negatives are the prompts' own words
+    blur_noisy_latents: bool = False
+    remat: bool = False
+    runs_at_once: int = 0  # through the networks together; 0: all
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_eps: float = 1e-8
+
+
+class Hyperparameters(NamedTuple):
+    """What differs between runs: arrays [R], float32 but for the integer seeds."""
+
+    seed: jax.Array
+    learning_rate: jax.Array
+    weight_decay: jax.Array
+    denoise_weight: jax.Array
+    control_weight: jax.Array
+    verb_weight: jax.Array
+    temperature: jax.Array
+    inverse_share: jax.Array
+    importance: jax.Array
+    latent_sigma: jax.Array  # of the suppressor on noisy latents, in latent pixels
+
+
+class Sample(NamedTuple):
+    """One draw for one sample of one run."""
+
+    latents: jax.Array  # [H, W, C]
+    noise: jax.Array  # [H, W, C]
+    timestep: jax.Array
+    ids: jax.Array  # [L]
+    prepositions: jax.Array  # [words * k] token ids, -1 = none
+    verbs: jax.Array
+    negatives: jax.Array  # [M] token ids, -1 = none
+
+
+def draw_sample(key: jax.Array, data: Data, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> Sample:
+    """One sample from one run's data and hyperparameters (no R axis): a function of `key` alone."""
+    keys = jax.random.split(key, 9)
+    exemplar = jax.random.randint(keys[0], (), 0, data.num_exemplars)
+    template = jax.random.randint(keys[1], (), 0, data.num_templates[exemplar])
+    inverse = jax.random.bernoulli(keys[2], hyper.inverse_share).astype(jnp.int32)
+    ids = data.ids[exemplar, template, inverse]
+    mean, std = data.mean[exemplar], data.std[exemplar]
+    latents = mean + std * jax.random.normal(keys[3], mean.shape)
+    noise = jax.random.normal(keys[4], mean.shape)
+    timestep = timesteps.sample(keys[5], (), schedule.num_train_timesteps, hyper.importance)
+
+    def words(key: jax.Array, table: jax.Array) -> jax.Array:
+        chosen = jax.random.choice(key, len(table), (config.positives_per_sample,), replace=False)
+        return table[chosen].reshape(-1)
+
+    if config.vocabulary_negatives:
+        chosen = jax.random.randint(keys[8], (config.vocabulary_negatives,), 0, data.num_vocabulary)
+        negatives = data.vocabulary[chosen]
+    else:
+        negatives = jnp.where(data.is_negative[exemplar, template, inverse], ids, -1)
+    prepositions, verbs = words(keys[6], data.prepositions), words(keys[7], data.verbs)
+    return Sample(latents, noise, timestep, ids, prepositions, verbs, negatives)
+
+
+def draw_batch(
+    step: jax.Array,
+    micro: jax.Array,
+    data: Data,
+    hyper: Hyperparameters,
+    schedule: Schedule,
+    config: StepConfig,
+) -> Sample:
+    """A micro-batch [R, N, ...]; each sample depends on (the run's seed, step, its index in the batch) alone."""
+    index = micro * config.batch_size + jnp.arange(config.batch_size)
+
+    def of_run(data: Data, hyper: Hyperparameters) -> Sample:
+        key = jax.random.fold_in(jax.random.key(hyper.seed), step)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(index)
+        return jax.vmap(lambda key: draw_sample(key, data, hyper, schedule, config))(keys)
+
+    axes = Data(*[None if name in SHARED else 0 for name in Data._fields])
+    return jax.vmap(of_run, in_axes=(axes, 0))(data, hyper)
