@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 from tqdm import tqdm
@@ -68,7 +69,7 @@ def examples(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 def render(model: folder.StableDiffusion, pictures: np.ndarray) -> np.ndarray:
     """Pictures as the model's VAE draws them, uint8."""
     vae = VAE(model.config.vae)
-    decode = jax.jit(lambda p, x: jnp.clip(vae.apply({"params": p}, x), -1, 1))
+    decode = jax.jit(lambda p, x: jnp.clip(nn.apply(VAE.__call__, vae)({"params": p}, x), -1, 1))
     chunks = np.array_split(pictures, max(len(pictures) // 64, 1))
     rendered = [decode(model.params["vae"], c / 127.5 - 1) for c in tqdm(chunks, "rendered", mininterval=1)]
     return np.round((np.concatenate(rendered) + 1) * 127.5).astype(np.uint8)
@@ -82,14 +83,16 @@ def train(model: folder.StableDiffusion, count: int = 60_000, epochs: int = 6, b
     steps = epochs * len(labels) // batch
     optimiser = optax.adamw(optax.cosine_onecycle_schedule(steps, 2e-3), weight_decay=1e-3)
 
-    def loss_fn(params, images, labels, key):
+    def loss_fn(
+        params: Any, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         images = images + 0.04 * jax.random.normal(key, images.shape)
         known = labels != _UNKNOWN
         losses = [
             optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels[:, i], 0)) * known[:, i]
             for i, logits in enumerate(judge.Net().apply(params, images)[0])
         ]
-        total = sum(jnp.mean(loss) for loss in losses)
+        total = sum((jnp.mean(loss) for loss in losses), jnp.zeros(()))
         return total, {"loss": total}
 
     params = judge.Net().init(jax.random.key(0), jnp.zeros((1, SIZE_PX, SIZE_PX, 3)))
@@ -113,7 +116,7 @@ def save(path: Path, params: Any) -> None:
 
 
 @one_line
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     del argv
     save(Path(_OUT.value), train(folder.load(_SNAPSHOT.value)))
 

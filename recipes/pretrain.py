@@ -8,7 +8,6 @@ a caption's parts apart is what makes the UNet obey the text within minutes inst
 """
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from tqdm import tqdm
 
 from recipes import vocabulary
@@ -32,6 +32,7 @@ from reversion_jax.training.fit import check_recipe, fit, gradient_step, one_cyc
 from reversion_jax.weights import folder
 
 Params = Any
+Loss = tuple[jax.Array, dict[str, jax.Array]]  # and what is told of it
 
 MINIATURE = ModelConfig(
     text=CLIPTextConfig(
@@ -116,22 +117,24 @@ def train_vae(world: World, config: ModelConfig, recipe: Recipe, workdir: Path) 
         optax.clip_by_global_norm(1.0), optax.adam(one_cycle(recipe.vae_steps, recipe.vae_rate), b2=0.99)
     )
 
-    def loss_fn(params, images, key):
-        mean, std = vae.apply(params, images, method="encode")
+    encode, decode = nn.apply(VAE.encode, vae), nn.apply(VAE.decode, vae)
+
+    def loss_fn(params: Params, images: jax.Array, key: jax.Array) -> Loss:
+        mean, std = encode(params, images)
         latents = mean + std * jax.random.normal(key, mean.shape)
-        error = vae.apply(params, latents, method="decode") - images
+        error = decode(params, latents) - images
         kl = 0.5 * jnp.mean(jnp.sum(mean**2 + std**2 - 1 - 2 * jnp.log(std), axis=(1, 2, 3)))
         l1, l2 = jnp.mean(jnp.abs(error)), jnp.mean(error**2)
         return l1 + l2 + recipe.kl_weight * kl, {"l1": l1, "kl": kl}
 
-    def batch_fn(step):
+    def batch_fn(step: int) -> tuple[np.ndarray, jax.Array]:
         indices, _ = world.draw_batch("vae", step, recipe.vae_batch)
         return world.images(indices), jax.random.fold_in(jax.random.key(recipe.seed), step)
 
     params = jax.jit(vae.init)(jax.random.key(recipe.seed), world.images(np.arange(1)))
     state = params, optimiser.init(params)
     params, _ = fit("vae", state, gradient_step(loss_fn, optimiser), batch_fn, recipe.vae_steps, workdir)
-    sample = jax.jit(partial(vae.apply, method="encode"))(params, world.images(np.arange(256)))[0]
+    sample = jax.jit(encode)(params, world.images(np.arange(256)))[0]
     return params, float(1 / jnp.std(sample))
 
 
@@ -140,7 +143,7 @@ def encode_all(world: World, config: ModelConfig, vae_params: Params, workdir: P
     path = workdir / "latents.npy"
     if path.exists():
         return np.load(path)
-    encode = jax.jit(lambda p, x: jnp.stack(VAE(config.vae).apply(p, x, method="encode"), axis=1))
+    encode = jax.jit(lambda p, x: jnp.stack(nn.apply(VAE.encode, VAE(config.vae))(p, x), axis=1))
     chunks = np.array_split(np.arange(len(world.scenes)), max(len(world.scenes) // 64, 1))
     latents = np.concatenate([encode(vae_params, world.images(c)) for c in tqdm(chunks, "latents", mininterval=1)])
     np.save(path.with_suffix(".tmp.npy"), latents)
@@ -167,16 +170,16 @@ def train_text(world: World, config: ModelConfig, tokenizer: Tokenizer, recipe: 
     classes = (len(scenes.RELATIONS) + 1, *(len(scenes.COLOURS), len(scenes.SHAPES)) * 2, 2)
     optimiser = optax.adamw(one_cycle(recipe.text_steps, recipe.text_rate), b2=0.99, weight_decay=1e-2)
 
-    def loss_fn(params, ids, labels):
-        states = encoder.apply(params["encoder"], ids)
+    def loss_fn(params: Params, ids: jax.Array, labels: jax.Array) -> Loss:
+        states = nn.apply(CLIPTextEncoder.__call__, encoder)(params["encoder"], ids)
         end = jnp.argmax(ids == config.text.eos_token_id, axis=-1)
         pooled = jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0]
         logits = jnp.split(pooled @ params["heads"], np.cumsum(classes)[:-1], axis=-1)
         losses = [optax.softmax_cross_entropy_with_integer_labels(x, labels[:, i]) for i, x in enumerate(logits)]
         right = jnp.stack([jnp.argmax(x, axis=-1) == labels[:, i] for i, x in enumerate(logits)])
-        return sum(jnp.mean(x) for x in losses), {"right": jnp.mean(jnp.all(right, axis=0))}
+        return sum((jnp.mean(x) for x in losses), jnp.zeros(())), {"right": jnp.mean(jnp.all(right, axis=0))}
 
-    def batch_fn(step):
+    def batch_fn(step: int) -> tuple[np.ndarray, np.ndarray]:
         indices, rng = world.draw_batch("text", step, recipe.text_batch)
         texts = [scenes.caption(world.scenes[i], rng) for i in indices]
         labels = [caption_labels(world.scenes[i], text) for i, text in zip(indices, texts, strict=True)]
@@ -214,14 +217,16 @@ def train_unet(
         ),
     )
 
-    def loss_fn(params, moments, ids, key):
+    predict, encode = nn.apply(UNet.__call__, unet), nn.apply(CLIPTextEncoder.__call__, encoder)
+
+    def loss_fn(params: Params, moments: jax.Array, ids: jax.Array, key: jax.Array) -> Loss:
         keys = jax.random.split(key, 3)
         mean, std = moments[:, 0], moments[:, 1]
         clean = mean + std * jax.random.normal(keys[0], mean.shape)
         noise = jax.random.normal(keys[1], mean.shape)
         timesteps = jax.random.randint(keys[2], mean.shape[:1], 0, len(weights))
         noisy = schedule.add_noise(clean, noise, timesteps)
-        predicted = unet.apply(params["unet"], noisy, timesteps, encoder.apply(params["text_encoder"], ids))
+        predicted = predict(params["unet"], noisy, timesteps, encode(params["text_encoder"], ids))
         error = jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3))
         return jnp.mean(weights[timesteps] * error), {"mse": jnp.mean(error)}
 
@@ -237,7 +242,7 @@ def train_unet(
         (params, moments), metrics = step((params, moments), batch)
         return (params, moments, average_in(average, params, count), count + 1), metrics
 
-    def batch_fn(step):
+    def batch_fn(step: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
         indices, rng = world.draw_batch("unet", step, recipe.unet_batch)
         empty = rng.random(recipe.unet_batch) < recipe.empty_captions
         texts = ["" if e else scenes.caption(world.scenes[i], rng) for i, e in zip(indices, empty, strict=True)]
@@ -272,7 +277,7 @@ def pretrain(workdir: Path, recipe: Recipe = Recipe()) -> Path:
 
 
 @one_line
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     del argv
     print(pretrain(Path(_WORKDIR.value)))
 

@@ -112,7 +112,7 @@ FOR_SD15: Mapping[str, Any] = {
 
 # Overrides that switch off what each earlier method lacks.
 _EARLIER = {"inverse_share": 0.0, "suppressor_sigma_px": 0.0}
-METHODS: Mapping[str, Mapping[str, float]] = {
+METHODS: Mapping[str, Mapping[str, Any]] = {
     "inv_reversion": {},
     "reversion": {"verb_weight": 0.0, **_EARLIER},
     "textual_inversion": {"control_weight": 0.0, "importance": 0.0, **_EARLIER},

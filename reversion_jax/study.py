@@ -21,13 +21,13 @@ def main(argv: list[str]) -> None:
 
     from reversion_jax.evaluation.user_study import study
 
-    workdir = Path(_WORKDIR.value)
-    if bool(_EVALUATION.value) == bool(_VOTES.value):
+    workdir, evaluation, votes = Path(_WORKDIR.value), _EVALUATION.value, _VOTES.value
+    if bool(evaluation) == bool(votes):
         raise ValueError("give --evaluation=FOLDER to write the page, or --votes=FOLDER to count votes on it")
-    if _VOTES.value:
-        print(study.count_votes(workdir, Path(_VOTES.value)), end="")
-    else:
-        print(study.write_page(Path(_EVALUATION.value), workdir, _METHODS.value, _SETS.value, _SEED.value))
+    if votes:
+        print(study.count_votes(workdir, Path(votes)), end="")
+    elif evaluation:
+        print(study.write_page(Path(evaluation), workdir, _METHODS.value, _SETS.value, _SEED.value))
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""Settings of all tests, and the fixtures that they share."""
+
 import json
 import os
 from pathlib import Path
@@ -6,6 +8,12 @@ from typing import NamedTuple
 # Before anything imports Hugging Face's libraries: no test may use the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# Before anything imports JAX: programs are compiled quickly rather than well, and all processes share them.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# PyTorch's threads wait for one another on busy cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import jax
 import numpy as np

@@ -29,7 +29,7 @@ open(os.environ["RECORD"], "a").write(json.dumps(sys.argv[1:]) + "\\n")
 """
 TRAIN = """
 import runpy
-from reversion_jax import parallel
+from reversion_jax.runtime import parallel
 parallel.start = lambda: print("joined the others")
 runpy.run_module("reversion_jax.train", run_name="__main__")
 """

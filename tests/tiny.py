@@ -21,14 +21,10 @@ from reversion_jax.models.vae import VAE, VAEConfig
 from reversion_jax.weights.folder import WEIGHT_FILES, StableDiffusion
 
 LENGTH = 12
-# Compiles quickly rather than well: test_recorded.py compiles a network for every mistake.
+# test_recorded.py compiles a network for every mistake.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-# The same for a process of its own, with any other flags it should have.
-quick_environment = lambda *flags: {
-    **os.environ,
-    "JAX_COMPILATION_CACHE_DIR": "",  # the user's own is not the tests' business
-    "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", *flags]),
-}
+# For a process of its own, with any other of XLA's flags. conftest.py's settings are in it.
+environment = lambda *flags: os.environ | {"XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *flags])}
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = ("cat", "dog", "on", "top", "of", "photo")
 

@@ -5,16 +5,16 @@ import numpy as np
 import tiny
 
 from reversion_jax.data.exemplars import Exemplars
-from reversion_jax.inversion import step
 from reversion_jax.inversion.arrays import Data
+from reversion_jax.inversion.draws import Hyperparameters, StepConfig
 from reversion_jax.inversion.prompts import parse
 from reversion_jax.training import inputs
 
-CONFIG = step.StepConfig(batch_size=2, accumulation=1, positives_per_sample=2, rows_per_token=1)
+CONFIG = StepConfig(batch_size=2, accumulation=1, positives_per_sample=2, rows_per_token=1)
 WORDS = {"prepositions": ("on", "of", "top"), "verbs": ("cat", "photo"), "stop_words": ("a",)}
 
 
-def hyperparameters(**changes) -> step.Hyperparameters:
+def hyperparameters(**changes) -> Hyperparameters:
     values = {
         "seed": 0,
         "learning_rate": 1e-2,
@@ -28,9 +28,7 @@ def hyperparameters(**changes) -> step.Hyperparameters:
         "latent_sigma": 0.0,
     }
     values |= changes
-    return step.Hyperparameters(
-        **{k: jnp.array([v], jnp.uint32 if k == "seed" else jnp.float32) for k, v in values.items()}
-    )
+    return Hyperparameters(**{k: jnp.array([v], jnp.uint32 if k == "seed" else jnp.float32) for k, v in values.items()})
 
 
 def make_data(tokenizer, model, count, templates=("cat {} dog", "photo of cat {} dog"), *, seed=0) -> Data:

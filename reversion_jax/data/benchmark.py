@@ -12,10 +12,10 @@ import ast
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from reversion_jax.inversion.prompts import Template
 PROMPT_FILES = ("scenarios.json", "benchmark_scenarios.py")  # the second is the authors'
 
 Place = Path | zipfile.Path  # a folder, or one within an archive
+_AnyPlace = TypeVar("_AnyPlace", bound=Place)
 
 
 class Record(NamedTuple):
@@ -46,7 +47,7 @@ def relation_folders(path: str | os.PathLike) -> dict[str, Place]:
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such folder or .zip of the ReVersion Benchmark")
     for place in _places(root):
-        found = {child.name: child for child in _children(place) if (child / CAPTIONS).is_file()}
+        found = {child.name: child for child in _sorted(place.iterdir()) if (child / CAPTIONS).is_file()}
         if found:
             first = [name for name in RELATIONS if name in found]
             return {name: found[name] for name in (*first, *sorted(set(found) - set(first)))}
@@ -70,7 +71,7 @@ def read_relation(folder: Place, relation: str) -> Iterator[Record]:
 
 def find_prompts(path: str | os.PathLike) -> Path | None:
     """The file of prompts (`PROMPT_FILES`) in a benchmark folder, or one folder below; None if there is none."""
-    places = (Path(path), *_children(Path(path))) if Path(path).is_dir() else ()
+    places = (Path(path), *_sorted(Path(path).iterdir())) if Path(path).is_dir() else ()
     return next((place / name for place in places for name in PROMPT_FILES if (place / name).is_file()), None)
 
 
@@ -124,14 +125,14 @@ def _literal(source: str) -> object:
 
 def _places(root: Path) -> Iterator[Place]:
     """Where the relations' folders may be: in the root, in a folder below, in a .zip there or in a folder of that."""
-    for place in (root, *_children(root)) if root.is_dir() else (root,):
+    for place in (root, *_sorted(root.iterdir())) if root.is_dir() else (root,):
         if place.is_dir():
             yield place
         elif zipfile.is_zipfile(place):
             archive = zipfile.Path(place)
-            yield from (archive, *(child for child in _children(archive) if child.is_dir()))
+            yield from (archive, *(child for child in _sorted(archive.iterdir()) if child.is_dir()))
 
 
-def _children(place: Place) -> list[Place]:
-    """Sorted by name, without hidden ones."""
-    return sorted((child for child in place.iterdir() if child.name[:1] != "."), key=lambda child: child.name)
+def _sorted(places: Iterable[_AnyPlace]) -> list[_AnyPlace]:
+    """Places by name, without hidden ones."""
+    return sorted((place for place in places if place.name[:1] != "."), key=lambda place: place.name)

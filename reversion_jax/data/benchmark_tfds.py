@@ -11,6 +11,7 @@ builder.info.metadata["prompts"]["inside"]  # ["cat {} box", …]
 import io
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -28,7 +29,7 @@ class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
     folder, and beside it that repository's benchmark_scenarios.py: without it, the package's own prompts serve.
     """
 
-    def __init__(self, *, file_format: str = "array_record", **others):
+    def __init__(self, *, file_format: str = "array_record", **others: Any) -> None:
         # TFDS' own default, tfrecord, is written and read by TensorFlow alone.
         super().__init__(file_format=file_format, **others)
 

@@ -28,6 +28,7 @@ def guided_denoiser(
 
     def denoise(latents: jax.Array, timesteps: jax.Array) -> jax.Array:
         noise = predict(jnp.concatenate([latents] * 2), jnp.concatenate([timesteps] * 2), context)
-        return combine(*jnp.split(noise, 2), scale)
+        without, given = jnp.split(noise, 2)
+        return combine(without, given, scale)
 
     return denoise

@@ -12,6 +12,7 @@ sqrt((1 - a) / a), as Karras et al. (2022, arXiv:2206.00364) write variance-expl
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from reversion_jax.diffusion.schedule import Schedule
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 Sampler = Callable[[Denoiser, jax.Array, Schedule, int, jax.Array | None], jax.Array]
+_Level = tuple[jax.Array, ...]  # what one step reads: its timestep [], then numbers of the level, [] each
+_Carry = TypeVar("_Carry")  # what a step hands on to the next one
 
 
 def get(name: str) -> Sampler:
@@ -33,7 +36,7 @@ def get(name: str) -> Sampler:
 def ddim(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: jax.Array | None) -> jax.Array:
     """Deterministic DDIM (Song et al., 2020, arXiv:2010.02502, eq. 12 with eta = 0)."""
 
-    def step(x, level):
+    def step(x: jax.Array, level: _Level) -> tuple[jax.Array, None]:
         timestep, alpha, next_alpha = level
         output = _evaluate(denoiser, x, timestep)
         return _ddim_step(x, output, alpha, next_alpha, schedule, schedule.clip_sample), None
@@ -57,9 +60,9 @@ def pndm(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, k
     last = np.array([[55, -59, 37, -9]]) / 24
     weights = np.concatenate([weights, np.repeat(last, steps, axis=0)])[: len(calls)].astype(np.float32)
 
-    def step(carry, level):
+    def step(carry: tuple[jax.Array, jax.Array], level: _Level) -> tuple[tuple[jax.Array, jax.Array], None]:
         x, past = carry
-        timestep, alpha, next_alpha, again, weights = level
+        timestep, alpha, next_alpha, again, weights = level  # weights [4]
         outputs = jnp.concatenate([_evaluate(denoiser, x, timestep)[None], past])
         mixed = jnp.sum(weights[:, None, None, None, None] * outputs, axis=0)
         x = _ddim_step(jnp.where(again, noise, x), mixed, alpha, next_alpha, schedule, clip=False)
@@ -72,7 +75,7 @@ def pndm(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, k
 def euler(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: jax.Array | None) -> jax.Array:
     """Euler's method on the probability flow ODE (Karras et al., 2022, arXiv:2206.00364, Algorithm 1, lines 3-5)."""
 
-    def step(x, level):
+    def step(x: jax.Array, level: _Level) -> tuple[jax.Array, None]:
         timestep, sigma, next_sigma = level
         return x + (next_sigma - sigma) * _slope(denoiser, x, timestep, sigma, schedule), None
 
@@ -87,7 +90,7 @@ def euler_ancestral(
     The steps of DDPM (Song et al., 2020, arXiv:2010.02502, eq. 16 with eta = 1), written for sigmas by k-diffusion.
     """
 
-    def step(x, level):
+    def step(x: jax.Array, level: tuple[jax.Array, _Level]) -> tuple[jax.Array, None]:
         i, (timestep, sigma, next_sigma) = level
         down = next_sigma**2 / sigma
         up = next_sigma * jnp.sqrt(1 - (next_sigma / sigma) ** 2)
@@ -114,13 +117,16 @@ def dpmpp_2m_karras(
     return _dpmpp_2m(denoiser, noise, schedule, timesteps, sigmas)
 
 
-def _dpmpp_2m(denoiser, noise, schedule, timesteps, sigmas):
+def _dpmpp_2m(
+    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, timesteps: np.ndarray, sigmas: np.ndarray
+) -> jax.Array:
+    """Walks down the levels timesteps [steps] and sigmas [steps], and then to sigma 0."""
     h = np.diff(-np.log(sigmas))
     # 1 / (2 r), the share of the second order: none at the first step, nor at the last, whose h is infinite.
     extrapolation = np.zeros(len(sigmas), np.float32)
     extrapolation[1:-1] = h[1:] / (2 * h[:-1])
 
-    def step(carry, level):
+    def step(carry: tuple[jax.Array, jax.Array], level: _Level) -> tuple[tuple[jax.Array, jax.Array], None]:
         x, past = carry
         timestep, sigma, next_sigma, extrapolation = level
         (signal, spread), (next_signal, next_spread) = _preserving(sigma), _preserving(next_sigma)
@@ -133,48 +139,61 @@ def _dpmpp_2m(denoiser, noise, schedule, timesteps, sigmas):
     return _scan(step, (noise, jnp.zeros_like(noise)), levels)[0]
 
 
-def _scan(step, carry, levels):
+def _scan(step: Callable[[_Carry, Any], tuple[_Carry, None]], carry: _Carry, levels: Any) -> _Carry:
+    """What the last step hands on; `levels` is a tree of arrays [steps, ...]."""
     return jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, levels))[0]
 
 
 def _evaluate(denoiser: Denoiser, x: jax.Array, timestep: jax.Array) -> jax.Array:
+    """The model's output [N, H, W, C] for latents x [N, H, W, C], all at one timestep []."""
     return denoiser(x, jnp.full(x.shape[:1], timestep)).astype(x.dtype)
 
 
-def _clean_and_noise(output, x, signal, spread, schedule):
-    """The parts of x = signal clean + spread noise, signal² + spread² = 1, that a model's output tells of."""
+def _clean_and_noise(
+    output: jax.Array, x: jax.Array, signal: jax.Array, spread: jax.Array, schedule: Schedule
+) -> tuple[jax.Array, jax.Array]:
+    """The parts of x = signal clean + spread noise that a model's output tells of: two [N, H, W, C].
+
+    output, x: [N, H, W, C]. signal, spread: [], signal² + spread² = 1.
+    """
     if schedule.prediction_type == "v_prediction":
         return signal * x - spread * output, signal * output + spread * x
     return (x - spread * output) / signal, output
 
 
-def _ddim_step(x, output, alpha, next_alpha, schedule, clip):
+def _ddim_step(
+    x: jax.Array, output: jax.Array, alpha: jax.Array, next_alpha: jax.Array, schedule: Schedule, clip: bool
+) -> jax.Array:
+    """Latents [N, H, W, C] of the next level, from x and the model's output [N, H, W, C]; alphas []."""
     clean, noise = _clean_and_noise(output, x, jnp.sqrt(alpha), jnp.sqrt(1 - alpha), schedule)
     if clip:
         clean = jnp.clip(clean, -1, 1)
     return jnp.sqrt(next_alpha) * clean + jnp.sqrt(1 - next_alpha) * noise
 
 
-def _preserving(sigma):
-    """The scales of signal and noise in variance-preserving latents."""
+def _preserving(sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The scales of signal and noise in variance-preserving latents, [] -> two []."""
     signal = 1 / jnp.sqrt(sigma**2 + 1)
     return signal, sigma * signal
 
 
-def _slope(denoiser, x, timestep, sigma, schedule):
-    """dx / dsigma of the probability flow ODE: the noise in x = clean + sigma noise."""
+def _slope(denoiser: Denoiser, x: jax.Array, timestep: jax.Array, sigma: jax.Array, schedule: Schedule) -> jax.Array:
+    """dx / dsigma of the probability flow ODE, [N, H, W, C]: the noise in x = clean + sigma noise."""
     signal, spread = _preserving(sigma)
     preserving = signal * x
     return _clean_and_noise(_evaluate(denoiser, preserving, timestep), preserving, signal, spread, schedule)[1]
 
 
-def _sigma_levels(timesteps, sigmas):
+def _sigma_levels(timesteps: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Timesteps, sigmas and next sigmas, [steps] each; the last step arrives at sigma 0."""
     sigmas = np.append(sigmas, 0).astype(np.float32)
     return timesteps, sigmas[:-1], sigmas[1:]
 
 
-def _exploding(noise, schedule, steps):
-    """What a walk over sigmas starts from, and its levels. Timesteps may have fractions."""
+def _exploding(
+    noise: jax.Array, schedule: Schedule, steps: int
+) -> tuple[jax.Array, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What a walk over sigmas starts from [N, H, W, C], and its `_sigma_levels`. Timesteps may have fractions."""
     timesteps = schedule.timesteps(steps)
     levels = _sigma_levels(timesteps.astype(np.float32), schedule.sigmas_at(timesteps))
     first = levels[1][0]

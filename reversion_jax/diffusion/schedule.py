@@ -97,6 +97,7 @@ class Schedule:
         return jnp.sqrt(alphas) * noise - jnp.sqrt(1 - alphas) * latents
 
     def _alphas(self, timesteps: jax.Array, ndim: int) -> jax.Array:
+        """Cumulative alphas at timesteps [...], with axes of length 1 behind, up to `ndim` axes."""
         alphas = jnp.asarray(self.alphas_cumprod)[timesteps]
         return alphas.reshape(alphas.shape + (1,) * (ndim - alphas.ndim))
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -59,7 +60,8 @@ def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array
 def decode(params: Any, config: VAEConfig, latents: jax.Array) -> jax.Array:
     """Latents [N, H, W, C] -> images [N, 8 H, 8 W, 3], some at a time, so that memory does not grow with N."""
     pixels = latents.shape[1] * latents.shape[2] * config.downscale**2
-    one = lambda latents: VAE(config).apply({"params": params["vae"]}, latents[None], method="decode")[0]
+    decode_batch = nn.apply(VAE.decode, VAE(config))
+    one = lambda latents: decode_batch({"params": params["vae"]}, latents[None])[0]
     return jax.lax.map(one, latents, batch_size=max(1, _DECODED_PIXELS // pixels))
 
 
@@ -73,10 +75,10 @@ def initial_noise(seeds: Sequence[int] | jax.Array, model: ModelConfig, resoluti
 @partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "resolution", "mesh"))
 def _draw_batch(
     params: Any,
-    unconditional: jax.Array,  # [1, L, D]
-    conditional: jax.Array,  # [N, L, D]
+    unconditional: jax.Array,
+    conditional: jax.Array,
     seeds: np.ndarray,
-    guidance_scale: np.ndarray,
+    guidance_scale: np.floating,
     *,
     model: ModelConfig,
     schedule: Schedule,
@@ -85,6 +87,8 @@ def _draw_batch(
     resolution: int,
     mesh: Mesh,
 ) -> jax.Array:
+    """Text states [1, L, D] and [N, L, D], seeds uint32 [N] -> images [N, resolution, resolution, 3]."""
+
     def draw(
         params: Any, unconditional: jax.Array, conditional: jax.Array, seeds: jax.Array, scales: jax.Array
     ) -> jax.Array:

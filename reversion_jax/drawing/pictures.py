@@ -29,7 +29,7 @@ def read_metadata(path: epath.Path) -> dict[str, str]:
     try:
         with path.open("rb") as file, Image.open(file, formats=("PNG",)) as image:
             image.load()  # text may come after the pixels
-            return dict(image.text)
+            return dict(image.text) if isinstance(image, PngImagePlugin.PngImageFile) else {}
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path}: unreadable PNG: {error}") from error
 
@@ -46,7 +46,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
     return sheet
 
 
-def _wrap(text: str, font, width: int, lines: int) -> list[str]:
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
     """The text's first `lines` lines of at most `width` px."""
     wrapped = [""]
     for word in text.split():

@@ -87,7 +87,7 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
         progress="drawing",
     )
     about = _metadata(found)
-    shown = []
+    shown: list[np.ndarray] = []
     for n, image in enumerate(generate.to_uint8(image) for batch in batches for image in batch):
         path = out / f"{n // num_images:03d}-{_file_name(texts[n])}-{seeds[n]}.png"
         pictures.save_png(path, image, {"prompt": texts[n], "seed": str(seeds[n]), **about})

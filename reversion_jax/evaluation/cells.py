@@ -86,13 +86,13 @@ def best_words(model: Model, config: Settings, plan: Mapping, path: Path) -> dic
     tested = {(s.subject, s.object) for s in pairs(plan["prompts"], plan["prompt_seed"])}
     count = plan["word_prompts"]
     tried = [s for s in pairs(10 * count, _WORD_SEED) if (s.subject, s.object) not in tested][:count]
-    shares = defaultdict(dict)
+    shares: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for word in tqdm(vocabulary, "single words"):
         verdict = judge.look(draw(model, config, [f"{s.subject} {word} {s.object}" for s in tried]))
         for relation in plan["relations"]:
             asked = [scenes.Scene(relation, s.subject, s.object) for s in tried]
             shares[relation][word] = float(np.mean(np.logical_and(*judge.right(verdict, asked))))
-    found = {relation: max(of_words, key=of_words.get) for relation, of_words in shares.items()}
+    found = {relation: max(of_words, key=of_words.__getitem__) for relation, of_words in shares.items()}
     files.write(path, json.dumps(found, indent=1) + "\n")
     return found
 

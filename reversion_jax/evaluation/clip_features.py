@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 from PIL import Image
 from tqdm import tqdm
 
@@ -40,9 +41,9 @@ class Preprocessing:
         for key, wanted in fixed.items():
             if values.get(key, wanted) != wanted:
                 raise ValueError(f"{key}={values[key]!r} is not CLIP's preprocessing, which has {wanted!r}")
-        given = {"resize_px": _side(values, "size", "shortest_edge"), "crop_px": _side(values, "crop_size", "height")}
-        given |= {key: tuple(values[f"image_{key}"]) for key in ("mean", "std") if f"image_{key}" in values}
-        return cls(**given)
+        resize_px, crop_px = _side(values, "size", "shortest_edge"), _side(values, "crop_size", "height")
+        channels = {key: tuple(values[f"image_{key}"]) for key in ("mean", "std") if f"image_{key}" in values}
+        return cls(resize_px, crop_px, **channels)
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """A picture of any size and mode -> float32 [crop_px, crop_px, 3]."""
@@ -52,7 +53,7 @@ class Preprocessing:
         picture = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
         left, top = ((side - self.crop_px) // 2 for side in (width, height))
         pixels = np.asarray(picture.crop((left, top, left + self.crop_px, top + self.crop_px)), np.float32)
-        return (pixels / 255 - np.float32(self.mean)) / np.float32(self.std)
+        return (pixels / 255 - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
 
 class Clip(NamedTuple):
@@ -102,12 +103,14 @@ def of_sentences(clip: Clip, sentences: Sequence[Sequence[str]]) -> np.ndarray:
 
 @partial(jax.jit, static_argnames="config")
 def _image_features(params: Any, pixels: jax.Array, *, config: CLIPConfig) -> jax.Array:
-    return unit(CLIP(config).apply({"params": params}, pixels, method="image_features"))
+    """Unit vectors of preprocessed pictures, [N, crop_px, crop_px, 3] -> [N, E]."""
+    return unit(nn.apply(CLIP.image_features, CLIP(config))({"params": params}, pixels))
 
 
 @partial(jax.jit, static_argnames="config")
 def _text_features(params: Any, ids: jax.Array, *, config: CLIPConfig) -> jax.Array:
-    return unit(CLIP(config).apply({"params": params}, ids, method="text_features"))
+    """Unit vectors of token ids, [N, L] -> [N, E]."""
+    return unit(nn.apply(CLIP.text_features, CLIP(config))({"params": params}, ids))
 
 
 def _in_batches(embed: Any, rows: Iterable[np.ndarray], size: int, clip: Clip) -> np.ndarray:

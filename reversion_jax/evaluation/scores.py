@@ -18,8 +18,10 @@ from reversion_jax.inversion import prompts
 from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.inversion.rows import unit
 
+Vectors = np.ndarray | jax.Array  # as `clip_features` gives them, or on the device
 
-def entity_score(images: jax.Array, sentences: jax.Array) -> jax.Array:
+
+def entity_score(images: Vectors, sentences: Vectors) -> jax.Array:
     """ReVersion's entity accuracy score: cosine of each picture with its prompt in natural words, [N, E] twice -> [N].
 
     Cannot see who is who, which attribute belongs to whom, or much of the relation: CLIP reads a sentence almost as a
@@ -28,7 +30,7 @@ def entity_score(images: jax.Array, sentences: jax.Array) -> jax.Array:
     return jnp.sum(unit(images) * unit(sentences), axis=-1)
 
 
-def entity_minimum(images: jax.Array, entities: jax.Array) -> jax.Array:
+def entity_minimum(images: Vectors, entities: Vectors) -> jax.Array:
     """The smaller of a picture's cosines with each entity's own prompt, [N, E], [N, 2, E] -> [N].
 
     An entity left out shows, which the entity score may hide. Cannot see mixing: a dog with a cat's ears has something
@@ -37,7 +39,7 @@ def entity_minimum(images: jax.Array, entities: jax.Array) -> jax.Array:
     return jnp.min(jnp.sum(unit(images)[:, None] * unit(entities), axis=-1), axis=-1)
 
 
-def margin(images: jax.Array, asked: jax.Array, others: jax.Array) -> jax.Array:
+def margin(images: Vectors, asked: Vectors, others: Vectors) -> jax.Array:
     """How much nearer a picture is to what was asked than to the best other, [N, E], [N, E], [N, K, E] -> [N].
 
     With the sentences of other relations it is the relation margin, and the share above 0 a relation accuracy. The
@@ -52,7 +54,7 @@ def margin(images: jax.Array, asked: jax.Array, others: jax.Array) -> jax.Array:
     return entity_score(images, asked) - rest
 
 
-def exemplar_similarity(images: jax.Array, exemplars: jax.Array) -> jax.Array:
+def exemplar_similarity(images: Vectors, exemplars: Vectors) -> jax.Array:
     """Leakage: each picture's cosine with the exemplar most like it, [N, E], [X, E] -> [N]; 1 is a copy.
 
     Cannot see what is alike: the relation should be, the exemplars' entities and style should not. Compare with
@@ -62,7 +64,7 @@ def exemplar_similarity(images: jax.Array, exemplars: jax.Array) -> jax.Array:
     return jnp.max(cosines, axis=-1)
 
 
-def diversity(images: jax.Array) -> jax.Array:
+def diversity(images: Vectors) -> jax.Array:
     """1 less the mean cosine of all pairs of one prompt's pictures, [..., S, E] -> [...]; 0 if they are all the same.
 
     NaN for one picture. Cannot see whether any of them is right: noise is diverse.
@@ -75,14 +77,13 @@ def diversity(images: jax.Array) -> jax.Array:
 
 def words_for(relation: str | None, words: str | None, others: Sequence[str] | None) -> tuple[str, list[str]]:
     """Natural words for a relation, and for others to tell it from; by default data/relations.py's. ValueError."""
-    known = WORDS | PLAIN
-    if not words and relation not in known:
+    words = words or (WORDS | PLAIN).get(relation or "")
+    if not words:
         raise ValueError(
             f"no natural words for the relation{f' {relation!r}' if relation else ''}: give --words, "
             f"or --relation with one of {', '.join(WORDS)}"
         )
     others = others or [other for name, other in WORDS.items() if name != relation]
-    words = words or known[relation]
     return words, [other for other in others if other != words]
 
 
@@ -96,7 +97,7 @@ def sentences(asked: RelationPrompt, words: str, others: Sequence[str]) -> list[
     return [asked.fill(words), swapped.fill(words), *entities, *(asked.fill(other) for other in others)]
 
 
-def of_pictures(images: jax.Array, texts: jax.Array) -> dict[str, jax.Array]:
+def of_pictures(images: Vectors, texts: Vectors) -> dict[str, jax.Array]:
     """Every score of pictures [N, E] against their `sentences` [N, 4 + K, E], each [N], by name."""
     scores = {
         "entity_score": entity_score(images, texts[:, 0]),

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from reversion_jax.data import exemplars
+from reversion_jax.data.relations import SYMMETRIC
 from reversion_jax.drawing import generate, pictures
 from reversion_jax.evaluation import clip_features, look_at_words, scores
 from reversion_jax.evaluation.user_study import sets
-from reversion_jax.inversion.prompts import parse
+from reversion_jax.inversion.prompts import Template, parse
 from reversion_jax.runtime import files
 
 _ROWS = 20  # of the printed table; the file has all
@@ -51,10 +52,11 @@ class Shown(NamedTuple):
 def read_pictures(folder: Path, relation: str | None, words: str | None, others: list[str] | None) -> list[Shown]:
     """The pictures of pictures.json, which names their relations, else of text.json, else of `sample`.
 
-    words, others: natural words for the relation, and for others; by default scores.RELATIONS. ValueError, OSError.
+    words, others: natural words for the relation, and for others; by default data/relations.py's. ValueError, OSError.
     """
     if not folder.is_dir():
         raise ValueError(f"no folder of pictures at {folder}")
+    listed: list[tuple[Path, str, str | None, Template]]  # file, method, relation, prompt
     if (folder / sets.PICTURES).is_file():
         listed = [(p.file, p.method, p.relation, p.prompt) for p in sets.read_pictures(folder)]
     elif (folder / exemplars.CAPTIONS).is_file():
@@ -70,11 +72,11 @@ def read_pictures(folder: Path, relation: str | None, words: str | None, others:
         raise ValueError(f"{folder} has pictures of {len(relations)} relations: --words and --other are for one")
     wording = {relation: scores.words_for(relation, words, others) for relation in relations}
     shown = []
-    for file, method, relation, prompt in listed:
-        own, rest = wording[relation]
+    for file, method, named, prompt in listed:
+        own, rest = wording[named]
         label = prompt if isinstance(prompt, str) else parse(prompt).direct()
         texts = scores.sentences(scores.asked_for(prompt, own), own, rest)
-        shown.append(Shown(file, method, relation, label, texts))
+        shown.append(Shown(file, method, named, label, texts))
     return shown
 
 
@@ -85,10 +87,10 @@ def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[st
     vectors = clip_features.of_sentences(clip, [picture.texts for picture in shown])
     values = {name: np.asarray(column, float) for name, column in scores.of_pictures(images, vectors).items()}
     rows = [{name: float(column[i]) for name, column in values.items()} for i in range(len(shown))]
-    groups = {}
+    groups: dict[tuple[str, str | None, str], list[int]] = {}
     for i, picture in enumerate(shown):
         groups.setdefault((picture.method, picture.relation, picture.prompt), []).append(i)
-        if picture.relation in scores.SYMMETRIC:
+        if picture.relation in SYMMETRIC:
             del rows[i]["order_margin"]
     for relation in {picture.relation for picture in shown}:
         if folder := exemplar_folder(relation):
@@ -98,7 +100,7 @@ def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[st
             mine = [i for i, picture in enumerate(shown) if picture.relation == relation]
             for i, value in zip(mine, scores.exemplar_similarity(images[mine], theirs), strict=True):
                 rows[i]["exemplar_similarity"] = float(value)
-    by_prompt = []
+    by_prompt: list[dict[str, Any]] = []
     for group, members in groups.items():
         means = {name: mean for name, (mean, _) in scores.means([rows[i] for i in members]).items()}
         if len(members) > 1:

@@ -56,7 +56,7 @@ def summary(cells: Cells, groups: Mapping[str, Sequence[str]], methods: Sequence
 
 def markdown(records: Sequence[Mapping], group: str, methods: Sequence[str]) -> str:
     """A table of a group: a row for each of the methods and direction, shares in percent with their intervals."""
-    rows = {}
+    rows: dict[tuple[str, str], dict[str, Mapping]] = {}
     for record in records:
         if record["group"] == group and record["method"] in methods:
             rows.setdefault((record["method"], record["direction"]), {})[record["metric"]] = record
@@ -95,10 +95,11 @@ def differences(cells: Cells, relations: Sequence[str], methods: Sequence[str], 
         where = [r for r in relations if (r, method, direction) in cells]
         shares = []
         for metric in METRICS:
-            pair = [values(cells, where, *name, metric) for name in ((method, direction), (baseline, "direct"))]
-            if any(value is None for value in pair):
+            mine = values(cells, where, method, direction, metric)
+            theirs = values(cells, where, baseline, "direct", metric)
+            if mine is None or theirs is None:
                 break
-            shares.append(percent(bootstrap(pair[0] - pair[1]), signed=True))
+            shares.append(percent(bootstrap(mine - theirs), signed=True))
         else:
             lines.append(f"| {method}{DIRECTIONS[direction]} | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"

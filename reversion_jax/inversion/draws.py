@@ -97,5 +97,5 @@ def draw_batch(
         keys = jax.vmap(partial(jax.random.fold_in, key))(index)
         return jax.vmap(lambda key: draw_sample(key, data, hyper, schedule, config))(keys)
 
-    axes = Data(*[None if name in SHARED else 0 for name in Data._fields])
+    axes = Data._make(None if name in SHARED else 0 for name in Data._fields)
     return jax.vmap(of_run, in_axes=(axes, 0))(data, hyper)

@@ -79,12 +79,14 @@ def _cosines(row: jax.Array, words: jax.Array) -> jax.Array:
 
 
 def _unit(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., D] in float32, scaled to length 1, with a gradient that is finite at 0."""
     vectors = vectors.astype(jnp.float32)
     square = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
 
 
 def _log_sum_exp(cosines: jax.Array, mask: jax.Array, temperature: jax.Array) -> jax.Array:
+    """log Σ_k exp(cosine_k / γ) over the words that mask [..., K] keeps: cosines [..., K], γ [...] → [...]."""
     leading = jnp.broadcast_shapes(cosines.shape[:-1], mask.shape[:-1], temperature.shape)
     temperature = jnp.broadcast_to(temperature, leading)[..., None]
     scores = jnp.where(mask, cosines / temperature, _LOG_ZERO)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from flax import linen as nn
 
 from reversion_jax.inversion import rows as trainable
 from reversion_jax.models.clip import CLIPTextEncoder
@@ -14,9 +15,9 @@ def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array
     """The text encoder's states of prompts: ids [N, L], rows [N, P, D], each prompt's own -> [N, L, D]."""
     encoder = CLIPTextEncoder(model.text, compute_dtype(params))
     variables = {"params": params["text_encoder"]}
-    embeddings = encoder.apply(variables, ids, method="embed")
+    embeddings = nn.apply(CLIPTextEncoder.embed, encoder)(variables, ids)
     spliced = trainable.splice(embeddings[:, None], ids[:, None], rows, model.text.vocab_size)[:, 0]
-    return encoder.apply(variables, spliced, method="encode")
+    return nn.apply(CLIPTextEncoder.encode, encoder)(variables, spliced)
 
 
 def predict(
@@ -24,4 +25,4 @@ def predict(
 ) -> jax.Array:
     """The UNet's output for latents [N, H, W, C] at timesteps [N], given text states [N, L, D] -> [N, H, W, C]."""
     unet = UNet(model.unet, compute_dtype(params), remat)
-    return unet.apply({"params": params["unet"]}, latents, timesteps, states)
+    return nn.apply(UNet.__call__, unet)({"params": params["unet"]}, latents, timesteps, states)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def splice(embeddings: jax.Array, ids: jax.Array, rows: jax.Array, vocab_size: int) -> jax.Array:
@@ -73,8 +74,8 @@ def diagnose(rows: jax.Array, first: jax.Array, table: jax.Array, k: int = 5) ->
     return Diagnosis(norms, median, jnp.sum(ours * unit(first), axis=-1), between, ids, cosines)
 
 
-def unit(vectors: jax.Array) -> jax.Array:
+def unit(vectors: np.ndarray | jax.Array) -> jax.Array:
     """Vectors [..., D] in float32, scaled to length 1; 0 stays 0."""
-    vectors = vectors.astype(jnp.float32)
-    norms = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
+    floats = jnp.asarray(vectors, jnp.float32)
+    norms = jnp.linalg.norm(floats, axis=-1, keepdims=True)
+    return floats / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)

@@ -36,6 +36,7 @@ class Metrics(NamedTuple):
 
 
 def _optimiser(config: StepConfig, weight_decay: jax.Array) -> optax.GradientTransformation:
+    """AdamW without its rate, for rows [R, P, D]; weight_decay [R, 1, 1], or [] for all runs."""
     adam = optax.scale_by_adam(config.adam_b1, config.adam_b2, config.adam_eps)
     return optax.chain(adam, optax.add_decayed_weights(weight_decay))
 
@@ -88,7 +89,7 @@ def micro_batch_loss(
     if config.blur_noisy_latents:
         blurred = jax.vmap(gaussian_blur)(noisy.reshape(batch.latents.shape), hyper.latent_sigma)
         noisy = flat(blurred)
-    predict = partial(_predict, model=model, remat=config.remat)
+    predict: Callable[..., jax.Array] = partial(_predict, model=model, remat=config.remat)
     if mesh is not None:
         predict = over_samples(predict, mesh)
     # One copy of the rows per sample; summing their gradients is the only communication between devices.
@@ -120,7 +121,8 @@ def _in_groups(function: Callable, size: int, rows: jax.Array, data: Data, hyper
         return function(rows, data, hyper)
     members = np.resize(np.arange(runs), (-(-runs // size), size))
     shared = {name: getattr(data, name) for name in SHARED}
-    of_runs = (rows, data._replace(**dict.fromkeys(SHARED)), hyper)
+    without: dict[str, Any] = dict.fromkeys(SHARED)
+    of_runs = (rows, data._replace(**without), hyper)
     grouped = jax.tree.map(lambda x: x[members], of_runs)
     results = jax.lax.map(lambda group: function(group[0], group[1]._replace(**shared), group[2]), grouped)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:runs], results)
@@ -146,7 +148,7 @@ def train_step(
         loss = partial(micro_batch_loss, model=model, schedule=schedule, config=config, mesh=mesh)
         return jax.grad(loss, has_aux=True)(rows, batch, params, hyper)
 
-    def micro_step(totals, micro):
+    def micro_step(totals: tuple[jax.Array, Metrics], micro: jax.Array) -> tuple[tuple[jax.Array, Metrics], None]:
         of_runs = _in_groups(partial(gradients, micro), config.runs_at_once, state.rows, data, hyper)
         return jax.tree.map(jnp.add, totals, of_runs), None
 
@@ -186,7 +188,7 @@ def train_steps(
     The number is traced: one program serves every count, so where a run is cut changes nothing in its numbers.
     """
 
-    def body(i, carry):
+    def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
         state, history = carry
         state, metrics = train_step(state, params, data, hyper, model, schedule, config, mesh)
         return state, jax.tree.map(lambda past, now: past.at[i].set(now), history, metrics)

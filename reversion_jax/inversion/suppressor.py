@@ -22,6 +22,7 @@ def gaussian_blur(images: jax.Array, sigma: jax.Array | float) -> jax.Array:
 
 
 def _blur_axis(images: jax.Array, sigma: jax.Array, axis: int) -> jax.Array:
+    """Blurs images float32 [N, H, W, C] along one axis, by sigma [] pixels."""
     # A line followed by its mirror image, edges not repeated, is one period of the mirror extension:
     # circular convolution with the kernel, wrapped to that period, is the filter, borders included.
     size = images.shape[axis]

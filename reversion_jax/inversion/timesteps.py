@@ -29,4 +29,5 @@ def sample(key: jax.Array, shape: tuple[int, ...], num_timesteps: int, alpha: ja
 
 
 def _row(values: np.ndarray, like: jax.Array) -> jax.Array:
+    """Values as float32 along the last axis, in front of which are axes of length 1: as many axes as `like` has."""
     return jnp.asarray(values, jnp.float32).reshape((1,) * (like.ndim - 1) + (-1,))

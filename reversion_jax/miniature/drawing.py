@@ -1,5 +1,7 @@
 """Draws two coloured outlines in a relation: outlines, a canvas, one layout a relation, and a style."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -18,6 +20,7 @@ COLOURS = {
 }
 Colour = tuple[int, ...]
 Painted = tuple[str, Colour | None]  # shape and colour; None leaves the entity out
+_Point = Sequence[float] | np.ndarray  # x and y
 INK = (44, 44, 48)  # strings, walls, wheels, arms: never an entity's colour
 
 
@@ -90,13 +93,15 @@ class _Canvas:
         self._shift = _SUPERSAMPLING * (SIZE_PX / 2 + rng.uniform(-2.5, 2.5, size=2))
 
     def _to_device(self, points: np.ndarray) -> list[tuple[float, float]]:
+        """Points [n, 2] around the scene's centre, as pixels of the supersampled picture."""
         return [tuple(p) for p in points * self._scale + self._shift]
 
-    def polygon(self, points: np.ndarray, fill) -> None:
+    def polygon(self, points: np.ndarray, fill: Colour | None) -> None:
+        """The area within `points` [n, 2]."""
         if fill is not None:
             self._draw.polygon(self._to_device(points), fill=fill)
 
-    def stroke(self, points: np.ndarray, fill, width: float) -> None:
+    def stroke(self, points: np.ndarray, fill: Colour | None, width: float) -> None:
         """A closed line of `width` px around `points`, with round joints."""
         if fill is None:
             return
@@ -106,7 +111,8 @@ class _Canvas:
         for x, y in device:
             self._draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=fill)
 
-    def bar(self, start, end, width: float) -> None:
+    def bar(self, start: _Point, end: _Point, width: float) -> None:
+        """A straight line of ink, `width` px wide."""
         device = self._to_device(np.array([start, end], dtype=float))
         self._draw.line(device, fill=INK, width=round(width * self._scale))
 
@@ -114,7 +120,7 @@ class _Canvas:
         return np.asarray(self.image.reduce(_SUPERSAMPLING))
 
 
-def _outline(shape: str, radius: float, centre) -> np.ndarray:
+def _outline(shape: str, radius: float, centre: _Point) -> np.ndarray:
     return SHAPES[shape] * radius + np.asarray(centre, dtype=float)
 
 
@@ -122,7 +128,9 @@ def _core(shape: str, radius: float) -> np.ndarray:
     return np.asarray(_CORES.get(shape, (0.0, 0.0))) * radius
 
 
-def _stacked(top: str, bottom: str, top_radius: float, bottom_radius: float, gap: float):
+def _stacked(
+    top: str, bottom: str, top_radius: float, bottom_radius: float, gap: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Outlines one above the other, `gap` px between them, centred together."""
     upper, lower = _outline(top, top_radius, (0, 0)), _outline(bottom, bottom_radius, (0, 0))
     height = np.ptp(upper[:, 1]) + gap + np.ptp(lower[:, 1])
@@ -131,7 +139,7 @@ def _stacked(top: str, bottom: str, top_radius: float, bottom_radius: float, gap
     return upper, lower
 
 
-def _side_by_side(left: str, right: str, radius: float, gap: float):
+def _side_by_side(left: str, right: str, radius: float, gap: float) -> tuple[np.ndarray, np.ndarray]:
     """Outlines beside one another, `gap` px between them, centred together."""
     first, second = _outline(left, radius, (0, 0)), _outline(right, radius, (0, 0))
     width = np.ptp(first[:, 0]) + gap + np.ptp(second[:, 0])
@@ -142,42 +150,43 @@ def _side_by_side(left: str, right: str, radius: float, gap: float):
 
 def _draw_pair(canvas: _Canvas, relation: str, a: Painted, b: Painted, rng: np.random.Generator) -> None:
     """Relations whose entities stand apart, with what links them in ink."""
-    (a, colour_a), (b, colour_b) = a, b
+    (shape_a, colour_a), (shape_b, colour_b) = a, b
     match relation:
         case "on":
-            upper, lower = _stacked(a, b, 12.5, 14, gap=-0.5)
+            upper, lower = _stacked(shape_a, shape_b, 12.5, 14, gap=-0.5)
             lower += [rng.uniform(-2, 2), 0]
         case "ride_on":
-            upper, lower = _stacked(a, b, 11.5, 13.5, gap=-0.5)
+            upper, lower = _stacked(shape_a, shape_b, 11.5, 13.5, gap=-0.5)
             upper, lower = upper - [0, 3.5], lower - [0, 3.5]
             for x in (-9, 9):
                 wheel = _outline("circle", 5.8, (x, lower[:, 1].max() + 2))
                 canvas.polygon(wheel, INK)
         case "above":
-            upper, lower = _stacked(a, b, 12, 12, gap=rng.uniform(8, 11))
+            upper, lower = _stacked(shape_a, shape_b, 12, 12, gap=rng.uniform(8, 11))
             upper += [rng.uniform(-4, 4), 0]
         case "hanging_from":
-            upper, lower = _stacked(b, a, 11.5, 11.5, gap=12)
+            upper, lower = _stacked(shape_b, shape_a, 11.5, 11.5, gap=12)
             canvas.bar((0, upper[:, 1].mean()), (0, lower[:, 1].mean()), 3.2)
             canvas.polygon(upper, colour_b)
             canvas.polygon(lower, colour_a)
             return
         case "beside":
-            upper, lower = _side_by_side(a, b, 12, gap=rng.uniform(7, 10))
+            upper, lower = _side_by_side(shape_a, shape_b, 12, gap=rng.uniform(7, 10))
             upper += [0, rng.uniform(-4, 4)]
         case "shake_hands":
-            upper, lower = _side_by_side(a, b, 11.5, gap=12)
+            upper, lower = _side_by_side(shape_a, shape_b, 11.5, gap=12)
             canvas.bar((upper[:, 0].mean(), 0), (lower[:, 0].mean(), 0), 5)
         case "back2back":
-            upper, lower = _side_by_side(a, b, 12.5, gap=3)
-            canvas.bar(*[((upper[:, 0].max() + lower[:, 0].min()) / 2, y) for y in (-23, 23)], 5)
+            upper, lower = _side_by_side(shape_a, shape_b, 12.5, gap=3)
+            between = (upper[:, 0].max() + lower[:, 0].min()) / 2
+            canvas.bar((between, -23), (between, 23), 5)
         case "carved_by":
-            lower = _outline(b, 17.5, (-6.5, 6.5))
-            upper = _outline(a, 12.5, (10.5, -10.5))
+            lower = _outline(shape_b, 17.5, (-6.5, 6.5))
+            upper = _outline(shape_a, 12.5, (10.5, -10.5))
             canvas.polygon(lower, colour_b)
             canvas.stroke(upper, canvas.background, 7)
         case "hug":
-            upper, lower = _side_by_side(a, b, 10.5, gap=0)
+            upper, lower = _side_by_side(shape_a, shape_b, 10.5, gap=0)
             canvas.stroke(_regular(48) * [29.0, 20.0], INK, 4)
     if relation != "carved_by":
         canvas.polygon(lower, colour_b)
@@ -186,21 +195,21 @@ def _draw_pair(canvas: _Canvas, relation: str, a: Painted, b: Painted, rng: np.r
 
 def _draw_nested(canvas: _Canvas, relation: str, a: Painted, b: Painted) -> None:
     """Relations whose subject lies within the object's outline."""
-    (a, colour_a), (b, colour_b) = a, b
-    outer = _outline(b, 27.5, (0, 0))
-    core = _core(b, 27.5)
+    (shape_a, colour_a), (shape_b, colour_b) = a, b
+    outer = _outline(shape_b, 27.5, (0, 0))
+    core = _core(shape_b, 27.5)
     match relation:
         case "inside":
             canvas.polygon(outer, colour_b)
-            inner = _outline(a, 11.5, core)
+            inner = _outline(shape_a, 11.5, core)
             canvas.stroke(inner, canvas.background, 7)
             canvas.polygon(inner, colour_a)
         case "painted_on":
             canvas.polygon(outer, colour_b)
-            canvas.polygon(_outline(a, 12.5, core), colour_a)
+            canvas.polygon(_outline(shape_a, 12.5, core), colour_a)
         case "wrapped_in":
-            canvas.stroke(_outline(b, 25.5, (0, 0)), colour_b, 5.5)
-            canvas.polygon(_outline(a, 10.5, core), colour_a)
+            canvas.stroke(_outline(shape_b, 25.5, (0, 0)), colour_b, 5.5)
+            canvas.polygon(_outline(shape_a, 10.5, core), colour_a)
 
 
 def compose(relation: str, a: Painted, b: Painted, rng: np.random.Generator) -> np.ndarray:

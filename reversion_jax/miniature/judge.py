@@ -57,7 +57,8 @@ class Net(nn.Module):
 
 @jax.jit
 def _classify(params: Any, images: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    logits, features = Net().apply(params, images)
+    """Images [N, 64, 64, 3] -> each attribute's class [N], and features [N, 320]."""
+    logits, features = nn.apply(Net.__call__, Net())(params, images)
     return [jnp.argmax(each, axis=-1) for each in logits], features
 
 
@@ -81,6 +82,7 @@ def features(images: np.ndarray, params: Any = None) -> np.ndarray:
 
 
 def _in_batches(images: np.ndarray, params: Any) -> list[tuple[list[jax.Array], jax.Array]]:
+    """`_classify` of images [N, 64, 64, 3], 64 at a time; the last batch is filled up with black ones."""
     params = _shipped() if params is None else params
     padding = -len(images) % 64  # whole batches, so that one program serves every count
     padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])

@@ -1,5 +1,6 @@
 """Multi-head attention that never holds all of a long sequence's scores, forwards or backwards."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -11,9 +12,9 @@ _BLOCK = 512  # queries at a time
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, causal: bool = False) -> jax.Array:
     """Multi-head attention, [N, Lq, C], [N, Lk, C], [N, Lk, C] -> [N, Lq, C]; softmax in float32."""
-    split = [x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value)]
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
     short = query.shape[1] < _LONG or key.shape[1] < _LONG or causal
-    out = _short(*split, causal) if short else _long(*split)
+    out = _short(q, k, v, causal) if short else _long(q, k, v)
     return out.reshape(query.shape)
 
 
@@ -32,7 +33,7 @@ def _short(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> 
 def _long(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """As `_short`, some queries at a time, whose scores the backward pass computes again; or cuDNN's flash form."""
 
-    def by_heads(over_heads, *split):
+    def by_heads(over_heads: Callable[..., jax.Array], *split: jax.Array) -> jax.Array:
         n, _, heads, width = split[0].shape
         out = over_heads(*(jnp.moveaxis(x, 2, 1).reshape(n * heads, -1, width) for x in split))
         return jnp.moveaxis(out.reshape(n, heads, -1, width), 1, 2)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -66,7 +66,10 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": functools.partial(nn.gelu, approximate=False)}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+}
 
 
 def end_of_text(ids: jax.Array, eos_token_id: int) -> jax.Array:
@@ -83,7 +86,7 @@ class CLIPTextEncoder(nn.Module):
     config: CLIPTextConfig
     dtype: Dtype = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.text_model = TextModel(self.config, self.dtype)
 
     def embed(self, ids: jax.Array) -> jax.Array:
@@ -104,7 +107,7 @@ class TextModel(nn.Module):
     config: CLIPTextConfig
     dtype: Dtype
 
-    def setup(self):
+    def setup(self) -> None:
         self.embeddings = _Embeddings(self.config, self.dtype)
         self.encoder = Encoder(self.config, self.dtype, causal=True)
         self.final_layer_norm = LayerNorm(epsilon=self.config.layer_norm_eps, dtype=self.dtype)
@@ -114,20 +117,24 @@ class TextModel(nn.Module):
 
 
 class _Embeddings(nn.Module):
+    """The tables of tokens and positions."""
+
     config: CLIPTextConfig
     dtype: Dtype
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         init = nn.initializers.normal
         self.token_embedding = nn.Embed(c.vocab_size, c.hidden_size, embedding_init=init(0.02))
         self.position_embedding = nn.Embed(c.max_position_embeddings, c.hidden_size, embedding_init=init(0.01))
 
     def tokens(self, ids: jax.Array) -> jax.Array:
+        """The token table's rows, [N, L] -> [N, L, D]."""
         # mode="clip": the default would turn ids >= V into NaN, which survives jnp.where's gradient.
         return jnp.take(self.token_embedding.embedding, ids, axis=0, mode="clip")
 
     def add_positions(self, embeddings: jax.Array) -> jax.Array:
+        """Token embeddings with positions added, [N, L, D] -> [N, L, D]."""
         positions = self.position_embedding.embedding[: embeddings.shape[1]]
         return (embeddings + positions[None]).astype(self.dtype)
 
@@ -145,6 +152,8 @@ class Encoder(nn.Module):
 
 
 class _Layers(nn.Module):
+    """All layers, one after the other, [N, L, D] -> [N, L, D]."""
+
     config: Any
     dtype: Dtype
     causal: bool
@@ -157,6 +166,8 @@ class _Layers(nn.Module):
 
 
 class _Layer(nn.Module):
+    """Self-attention and MLP, each in a residual, [N, L, D] -> [N, L, D]."""
+
     config: Any
     dtype: Dtype
     causal: bool
@@ -171,6 +182,8 @@ class _Layer(nn.Module):
 
 
 class _SelfAttention(nn.Module):
+    """Multi-head attention of positions to one another, [N, L, D] -> [N, L, D]."""
+
     config: Any
     dtype: Dtype
     causal: bool
@@ -184,6 +197,8 @@ class _SelfAttention(nn.Module):
 
 
 class _MLP(nn.Module):
+    """Two linear layers with an activation between, [N, L, D] -> [N, L, D]."""
+
     config: Any
     dtype: Dtype
 

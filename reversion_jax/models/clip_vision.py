@@ -46,7 +46,7 @@ class CLIPConfig:
     vision: CLIPVisionConfig
     projection_dim: int = 512
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for part in (self.text, self.vision):
             if part.hidden_act not in ACTIVATIONS:
                 known = ", ".join(ACTIVATIONS)
@@ -81,7 +81,7 @@ class CLIP(nn.Module):
 
     config: CLIPConfig
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         self.text_model = TextModel(c.text, jnp.float32)
         self.vision_model = _VisionModel(c.vision)
@@ -105,6 +105,8 @@ class CLIP(nn.Module):
 
 
 class _VisionModel(nn.Module):
+    """Preprocessed pictures [N, image_size, image_size, 3] -> the first position's state [N, D]."""
+
     config: CLIPVisionConfig
 
     @nn.compact
@@ -117,6 +119,8 @@ class _VisionModel(nn.Module):
 
 
 class _PatchEmbeddings(nn.Module):
+    """Pictures [N, image_size, image_size, 3] -> [N, 1 + patches, D]; the first position is the whole picture's."""
+
     config: CLIPVisionConfig
 
     @nn.compact

@@ -13,7 +13,7 @@ def read(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any], *, stri
     that value. `strict` also refuses keys nobody here has heard of, unless switched off (null or false).
     Raises ValueError naming the offending key.
     """
-    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cls)}
     given = {}
     for key, value in values.items():
         said = f"{cls.__name__}: {key}={json.dumps(value)}"

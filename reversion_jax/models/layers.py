@@ -96,7 +96,7 @@ class Upsample(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, size: tuple[int, ...] | None = None) -> jax.Array:
         n, h, w, c = x.shape
         x = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
         if size is not None:

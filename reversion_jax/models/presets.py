@@ -19,7 +19,7 @@ class ModelConfig:
     unet: UNetConfig
     vae: VAEConfig
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         text, unet, vae = self.text, self.unet, self.vae
         if unet.cross_attention_dim != text.hidden_size:
             sizes = f"cross_attention_dim={unet.cross_attention_dim}, text hidden_size={text.hidden_size}"

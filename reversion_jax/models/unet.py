@@ -1,7 +1,6 @@
 """Stable Diffusion 1.x's UNet: predicts the noise in latents from a timestep and a text encoder's states."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,18 +10,16 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from reversion_jax.models import json_config
-from reversion_jax.models.attention import attention
 from reversion_jax.models.layers import (
-    Conv1x1,
     Conv3x3,
     Dense,
     Downsample,
     GroupNorm,
-    LayerNorm,
     ResnetBlock,
     Upsample,
     timestep_embedding,
 )
+from reversion_jax.models.transformer import Transformer2D
 
 _FIXED = {
     "_class_name": "UNet2DConditionModel",
@@ -63,7 +60,7 @@ class UNetConfig:
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         json_config.check_blocks(self, "down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D"))
         json_config.check_blocks(self, "up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D"))
 
@@ -97,8 +94,8 @@ class UNet(nn.Module):
         skips = [x]
         for i, (kind, width) in enumerate(zip(c.down_block_types, widths, strict=True)):
             attends = kind.startswith("CrossAttn")
-            block = _DownBlock(c, self.dtype, self.remat, width, attends, i < last, name=f"down_blocks_{i}")
-            x, new = block(x, time, context)
+            down = _DownBlock(c, self.dtype, self.remat, width, attends, i < last, name=f"down_blocks_{i}")
+            x, new = down(x, time, context)
             skips += new
 
         x = _MidBlock(c, self.dtype, self.remat, name="mid_block")(x, time, context)
@@ -107,25 +104,32 @@ class UNet(nn.Module):
             mine = [skips.pop() for _ in range(c.layers_per_block + 1)]
             size = skips[-1].shape[1:3] if i < last else None
             attends = kind.startswith("CrossAttn")
-            block = _UpBlock(c, self.dtype, self.remat, width, attends, name=f"up_blocks_{i}")
-            x = block(x, mine, size, time, context)
+            up = _UpBlock(c, self.dtype, self.remat, width, attends, name=f"up_blocks_{i}")
+            x = up(x, mine, size, time, context)
 
         norm = GroupNorm(num_groups=c.norm_num_groups, epsilon=c.norm_eps, dtype=self.dtype, name="conv_norm_out")
         x = Conv3x3(c.out_channels, dtype=self.dtype, name="conv_out")(nn.silu(norm(x)))
         return x.astype(latents.dtype)
 
 
-def _resnet(block: nn.Module, channels: int, name: str) -> ResnetBlock:
+def _resnet(block: "_DownBlock | _MidBlock | _UpBlock", channels: int, name: str) -> ResnetBlock:
+    """A residual layer of a block: x [N, H, W, C], time [N, F] -> [N, H, W, channels]."""
     kind = nn.remat(ResnetBlock) if block.remat else ResnetBlock
     return kind(channels, block.config.norm_num_groups, block.config.norm_eps, block.dtype, name=name)
 
 
-def _transformer(block: nn.Module, name: str) -> "_Transformer2D":
-    kind = nn.remat(_Transformer2D) if block.remat else _Transformer2D
-    return kind(block.config, block.dtype, name=name)
+def _transformer(block: "_DownBlock | _MidBlock | _UpBlock", name: str) -> Transformer2D:
+    """A transformer layer of a block: x [N, H, W, C], context [N, L, D] -> [N, H, W, C]."""
+    kind = nn.remat(Transformer2D) if block.remat else Transformer2D
+    return kind(block.config.attention_head_dim, block.config.norm_num_groups, block.dtype, name=name)
 
 
 class _DownBlock(nn.Module):
+    """A level of the way down: x [N, H, W, C], time [N, F], context [N, L, D] -> its output, and those of its layers.
+
+    The output is [N, H/2, W/2, channels] where the level downsamples, else [N, H, W, channels].
+    """
+
     config: UNetConfig
     dtype: Dtype
     remat: bool
@@ -148,6 +152,8 @@ class _DownBlock(nn.Module):
 
 
 class _MidBlock(nn.Module):
+    """The lowest level: x [N, H, W, C], time [N, F], context [N, L, D] -> [N, H, W, C]."""
+
     config: UNetConfig
     dtype: Dtype
     remat: bool
@@ -161,6 +167,11 @@ class _MidBlock(nn.Module):
 
 
 class _UpBlock(nn.Module):
+    """A level of the way up: x [N, H, W, C], skips [N, H, W, C'], time [N, F], context [N, L, D] -> its output.
+
+    The output is [N, *size, channels]; without a size, as at the last level, [N, H, W, channels].
+    """
+
     config: UNetConfig
     dtype: Dtype
     remat: bool
@@ -168,7 +179,9 @@ class _UpBlock(nn.Module):
     attends: bool
 
     @nn.compact
-    def __call__(self, x, skips: list[jax.Array], size: tuple[int, int] | None, time, context) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, skips: list[jax.Array], size: tuple[int, ...] | None, time: jax.Array, context: jax.Array
+    ) -> jax.Array:
         for i, skip in enumerate(skips):
             x = jnp.concatenate([x, skip], axis=-1)
             x = _resnet(self, self.channels, f"resnets_{i}")(x, time)
@@ -179,6 +192,8 @@ class _UpBlock(nn.Module):
 
 
 class _TimeEmbedding(nn.Module):
+    """Two linear layers over the timesteps' sinusoids, [N, C] -> [N, width], the blocks' time [N, F]."""
+
     width: int
     dtype: Dtype
 
@@ -186,65 +201,3 @@ class _TimeEmbedding(nn.Module):
     def __call__(self, time: jax.Array) -> jax.Array:
         hidden = nn.silu(Dense(self.width, dtype=self.dtype, name="linear_1")(time))
         return Dense(self.width, dtype=self.dtype, name="linear_2")(hidden)
-
-
-class _Transformer2D(nn.Module):
-    """One transformer block over all positions, in a residual."""
-
-    config: UNetConfig
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        n, h, w, c = x.shape
-        # 1e-6 is PyTorch's; the legacy Flax classes had 1e-5.
-        norm = GroupNorm(num_groups=self.config.norm_num_groups, epsilon=1e-6, dtype=self.dtype, name="norm")
-        hidden = Conv1x1(c, dtype=self.dtype, name="proj_in")(norm(x)).reshape(n, h * w, c)
-        hidden = _TransformerBlock(self.config, self.dtype, name="transformer_blocks_0")(hidden, context)
-        return x + Conv1x1(c, dtype=self.dtype, name="proj_out")(hidden.reshape(n, h, w, c))
-
-
-class _TransformerBlock(nn.Module):
-    config: UNetConfig
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        norm = functools.partial(LayerNorm, dtype=self.dtype)
-        attend = functools.partial(_Attention, self.config.attention_head_dim, self.dtype)
-        hidden = norm(name="norm1")(x)
-        x = x + attend(name="attn1")(hidden, hidden)
-        x = x + attend(name="attn2")(norm(name="norm2")(x), context)
-        return x + _FeedForward(self.dtype, name="ff")(norm(name="norm3")(x))
-
-
-class _Attention(nn.Module):
-    heads: int
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        project = functools.partial(Dense, x.shape[-1], dtype=self.dtype)
-        query = project(use_bias=False, name="to_q")(x)
-        key = project(use_bias=False, name="to_k")(context)
-        value = project(use_bias=False, name="to_v")(context)
-        return project(name="to_out_0")(attention(query, key, value, self.heads))
-
-
-class _FeedForward(nn.Module):
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        return Dense(width, dtype=self.dtype, name="net_2")(_GEGLU(4 * width, self.dtype, name="net_0")(x))
-
-
-class _GEGLU(nn.Module):
-    width: int
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        value, gate = jnp.split(Dense(2 * self.width, dtype=self.dtype, name="proj")(x), 2, axis=-1)
-        return value * nn.gelu(gate, approximate=False)

@@ -41,7 +41,7 @@ class VAEConfig:
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         json_config.check_blocks(self, "down_block_types", ("DownEncoderBlock2D",))
         json_config.check_blocks(self, "up_block_types", ("UpDecoderBlock2D",))
 
@@ -67,7 +67,7 @@ class VAE(nn.Module):
     config: VAEConfig
     dtype: Dtype = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         channels = self.config.latent_channels
         self.encoder = _Encoder(self.config, self.dtype)
         self.decoder = _Decoder(self.config, self.dtype)
@@ -92,6 +92,8 @@ class VAE(nn.Module):
 
 
 class _Encoder(nn.Module):
+    """Images [N, H, W, 3] -> moments, which `quant_conv` then mixes, [N, H/8, W/8, 2 C]."""
+
     config: VAEConfig
     dtype: Dtype
 
@@ -110,6 +112,8 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
+    """Latents, which `post_quant_conv` has mixed, [N, H/8, W/8, C] -> images [N, H, W, 3]."""
+
     config: VAEConfig
     dtype: Dtype
 
@@ -128,6 +132,8 @@ class _Decoder(nn.Module):
 
 
 class _Block(nn.Module):
+    """Residual layers and a resampling, [N, H, W, C] -> [N, H, W, channels], or half or twice as high and wide."""
+
     config: VAEConfig
     dtype: Dtype
     channels: int
@@ -147,6 +153,8 @@ class _Block(nn.Module):
 
 
 class _MidBlock(nn.Module):
+    """The level of the smallest pictures, [N, H, W, C] -> [N, H, W, C]."""
+
     config: VAEConfig
     dtype: Dtype
 
@@ -159,6 +167,8 @@ class _MidBlock(nn.Module):
 
 
 class _Attention(nn.Module):
+    """One head over all positions, in a residual, [N, H, W, C] -> [N, H, W, C]."""
+
     config: VAEConfig
     dtype: Dtype
 
@@ -172,7 +182,7 @@ class _Attention(nn.Module):
         return x + hidden.reshape(n, h, w, c)
 
 
-def _norm(c: VAEConfig, dtype: Dtype, name: str) -> nn.GroupNorm:
+def _norm(c: VAEConfig, dtype: Dtype, name: str) -> GroupNorm:
     return GroupNorm(num_groups=c.norm_num_groups, epsilon=_EPSILON, dtype=dtype, name=name)
 
 
@@ -181,6 +191,7 @@ def _resnet(c: VAEConfig, dtype: Dtype, channels: int, name: str) -> ResnetBlock
 
 
 def _out(c: VAEConfig, dtype: Dtype, channels: int, x: jax.Array) -> jax.Array:
+    """The last layers of encoder and decoder, [N, H, W, C] -> [N, H, W, channels]."""
     # Called inside the encoder's or decoder's compact method, so the names land there.
     x = nn.silu(_norm(c, dtype, "conv_norm_out")(x))
     return Conv3x3(channels, dtype=dtype, name="conv_out")(x)

@@ -30,10 +30,10 @@ def start() -> None:
     (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    given = [os.environ.get(name) for name in names]
+    address, count, index = (os.environ.get(name) for name in names)
     try:
-        if all(given):
-            jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+        if address and count and index:
+            jax.distributed.initialize(address, int(count), int(index))
         else:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
@@ -136,8 +136,9 @@ def mesh_of(tree: Any) -> Mesh:
     """The mesh that `replicate` or `split` laid a tree on; for any other tree that of the device it lies on."""
     leaf = jax.tree.leaves(tree)[0]
     sharding = getattr(leaf, "sharding", None)
-    if isinstance(sharding, NamedSharding) and sharding.mesh.axis_names == _AXES:
-        return sharding.mesh
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    if isinstance(mesh, Mesh) and mesh.axis_names == _AXES:
+        return mesh
     device = min(leaf.devices(), key=lambda device: device.id) if sharding else jax.local_devices()[0]
     return Mesh(np.array([[device]]), _AXES)
 
@@ -181,8 +182,8 @@ class _Piece(meta.AxisMetadata):
     def unbox(self) -> jax.Array:
         return jax.lax.all_gather(self.value, _WEIGHTS, axis=self.axis, tiled=True)
 
-    def replace_boxed(self, value: jax.Array) -> "_Piece":
-        return self.replace(value=value)
+    def replace_boxed(self, val: Any) -> "_Piece":
+        return _Piece(val, self.axis)
 
     def add_axis(self, index: int, params: dict) -> "_Piece":
         raise NotImplementedError

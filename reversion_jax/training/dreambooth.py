@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from reversion_jax.config import Settings
@@ -77,7 +78,8 @@ def loss(params: Any, batch: Any, config: UNetConfig, schedule: Schedule, recipe
     clean = mean + std * jax.random.normal(keys[0], mean.shape)
     noise = jax.random.normal(keys[1], mean.shape)
     timesteps = jax.random.randint(keys[2], mean.shape[:1], 0, schedule.num_train_timesteps)
-    predicted = UNet(config).apply({"params": params}, schedule.add_noise(clean, noise, timesteps), timesteps, states)
+    predict = nn.apply(UNet.__call__, UNet(config))
+    predicted = predict({"params": params}, schedule.add_noise(clean, noise, timesteps), timesteps, states)
     error = losses.denoising(predicted, schedule.training_target(clean, noise, timesteps))
     weights = jnp.where(jnp.arange(len(mean)) < recipe.batch_size, 1.0, recipe.prior_weight)
     return jnp.sum(weights * error) / recipe.batch_size
@@ -111,7 +113,7 @@ def train(
         ]
     )
 
-    def batch_fn(step):
+    def batch_fn(step: int) -> tuple[np.ndarray | jax.Array, ...]:
         rng = np.random.default_rng([config.seed, step])
         parts = []
         for mean, std, states in encoded:

@@ -69,7 +69,7 @@ def gradient_step(
     """A `step_fn` for states (params, moments): the optimiser's step down `loss, metrics = loss_fn(params, *batch)`."""
 
     @partial(jax.jit, donate_argnums=0)
-    def step_fn(state, batch):
+    def step_fn(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
         params, moments = state
         grads, metrics = jax.grad(loss_fn, has_aux=True)(params, *batch)
         updates, moments = optimiser.update(grads, moments, params)

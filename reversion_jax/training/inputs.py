@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.inversion.arrays import SHARED, Data
@@ -20,7 +21,8 @@ _ENCODE_BATCH = 4  # pictures through the VAE at once: bounds memory at 512 px
 
 @partial(jax.jit, static_argnames="config")
 def _encode(params: Any, images: jax.Array, sigma_px: jax.Array, config: VAEConfig) -> tuple[jax.Array, jax.Array]:
-    return VAE(config).apply({"params": params}, gaussian_blur(images, sigma_px), method="encode")
+    """`posterior` of one batch: images [N, H, W, 3], low-passed by sigma_px [] -> mean and std [N, H/8, W/8, C]."""
+    return nn.apply(VAE.encode, VAE(config))({"params": params}, gaussian_blur(images, sigma_px))
 
 
 def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: float) -> tuple[jax.Array, jax.Array]:

@@ -24,7 +24,7 @@ def show_previews(workdir: Path, every_seconds: float = 2.0) -> Iterator[None]:
         while not last:
             last = ended.wait(every_seconds)  # then one more look, at the last preview
             newest = max((workdir / "previews").glob("*.png"), default=None)
-            if newest != shown:
+            if newest is not None and newest != shown:
                 place.update(Image(newest.read_bytes()))
                 shown = newest
 

@@ -109,6 +109,7 @@ def look(job: Job, learned: jax.Array, top: int = 10) -> list[dict]:
 
 @partial(jax.jit, static_argnames="top")
 def _look(learned: jax.Array, first: jax.Array, table: jax.Array, top: int) -> tuple[jax.Array, ...]:
+    """Of rows [R, D] beside their first ones: norms [R], distances [R], nearest tokens and cosines [R, top]."""
     norm = partial(jnp.linalg.norm, axis=-1)
     return norm(learned), norm(learned - first), *rows.nearest(learned, table, top)
 
@@ -123,7 +124,8 @@ def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn:
     c = run.config
     texts = c.preview_prompts if c.preview_every_steps else ()
     captions = [templates[0].fill("{}") for templates in run.exemplars.templates]
-    sections = [("exemplars", generate.to_uint8(run.exemplars.images), captions)]
+    shown = generate.to_uint8(run.exemplars.images)
+    sections: list[tuple[str, np.ndarray, Sequence[str]]] = [("exemplars", shown, captions)]
     if texts:
         before, after = drawn.get(0), drawn.get(c.steps)
         if before is None:
@@ -142,6 +144,7 @@ def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn:
 
 
 def _judge(job: Job, run: Run, first: jax.Array, last: jax.Array) -> None:
+    """Prints what the judge says of pictures drawn with a run's first and last rows [P, D]."""
     c = run.config
     asked = scenes.unseen_scenes(c.relation, c.judged_prompts, c.preview_seed + 1)
     texts = [f"{s.subject} {prompts.RELATION} {s.object}" for s in asked]

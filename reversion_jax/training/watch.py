@@ -62,6 +62,7 @@ class Watcher:
             self._on_progress(Progress(first + count, self._job.config.steps, newest))
 
     def _check(self, losses: Mapping[str, np.ndarray], learned: np.ndarray, first: int, count: int) -> None:
+        """FloatingPointError if a loss [count, R] or a run's rows, of [R, P, D], are not finite."""
         finite = np.isfinite(learned).all(axis=(1, 2))
         for number, run in enumerate(self._job.runs):
             of_run = f" of {run.name}" if run.name else ""
@@ -74,6 +75,7 @@ class Watcher:
                 raise FloatingPointError(f"the rows{of_run} are not finite at step {first + count}: lower the rate")
 
     def _show(self, losses: Mapping[str, np.ndarray], seen: list[dict[str, Any]], count: int) -> None:
+        """Moves the bar; beside it the losses' means over steps and runs."""
         self.bar.update(count)
         shown = {name: f"{values.mean():.4f}" for name, values in losses.items()}
         if len(seen) == 1:

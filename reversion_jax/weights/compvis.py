@@ -66,7 +66,7 @@ def compvis_names(part: str, path: str, config: ModelConfig) -> tuple[str, ...]:
 
 def split(stored: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
     """A checkpoint's tensors by network; whatever is neither a network's nor known to be no weight is "other"."""
-    parts = {part: {} for part in (*_PREFIXES, "other")}
+    parts: dict[str, dict[str, Stored]] = {part: {} for part in (*_PREFIXES, "other")}
     for name, tensor in stored.items():
         if not _NOT_PARAMETERS.fullmatch(name):
             part = next((part for part, prefix in _PREFIXES.items() if name.startswith(prefix)), "other")

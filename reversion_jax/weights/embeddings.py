@@ -58,6 +58,7 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
     path = epath.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no embedding at {path}")
+    tokens: object
     if path.suffix == ".safetensors":
         try:
             tokens = load(path.read_bytes())

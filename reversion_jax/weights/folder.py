@@ -87,10 +87,10 @@ def load(
     if complaints:
         raise ValueError("\n".join([f"the weights in {path} do not fit their configs:", *complaints]))
     params = {}
-    for part in shapes:
+    for name in shapes:
         # Never in less than float32: rows are compared with the table's, and pictures show the VAE's errors.
         kept = {TOKEN_TABLE: jnp.float32}
-        params[part] = network.place(found[part], parts[part], jnp.float32 if part == "vae" else dtype, kept, put)
+        params[name] = network.place(found[name], parts[name], jnp.float32 if name == "vae" else dtype, kept, put)
     return StableDiffusion(config, schedule, params, tokenizer_folder)
 
 
@@ -115,7 +115,11 @@ def save(folder: str | Path, model: StableDiffusion, dtype: DTypeLike = np.float
     ValueError, before anything is written, if a parameter tree does not have its config's names and shapes.
     """
     folder = Path(folder)
-    configs = {"text_encoder": model.config.text, "unet": model.config.unet, "vae": model.config.vae}
+    configs: dict[str, CLIPTextConfig | UNetConfig | VAEConfig] = {
+        "text_encoder": model.config.text,
+        "unet": model.config.unet,
+        "vae": model.config.vae,
+    }
     for part, shapes in parameter_shapes(model.config).items():
         given = {path: array.shape for path, array in flatten_dict(model.params[part], sep="/").items()}
         if given != shapes:

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _CLIP = "openai/clip-vit-large-patch14"  # the text encoder of every Stable Diffusion 1.x, so its tokenizer
 _CLIP_FILES = ("vocab.json", "merges.txt")
@@ -31,12 +32,13 @@ def fetch(
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    def snapshot(files: list[str], **kwargs) -> Path:
+    def snapshot(files: list[str], **kwargs: Any) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=files, **kwargs))
 
     try:
         # Not list_repo_files, which tries again for half a minute, aloud.
-        names = [file.rfilename for file in HfApi().model_info(repository, revision=revision, timeout=10).siblings]
+        found = HfApi().model_info(repository, revision=revision, timeout=10).siblings
+        names = [file.rfilename for file in found or ()]
     except Exception as error:  # the hub's errors, its HTTP client's and the disk's have no common ancestor
         reason = _first_line(error)
         try:

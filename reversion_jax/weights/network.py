@@ -36,7 +36,7 @@ def open_folder(folder: Path, part: str) -> Network:
         return Network(open_msgpack(folder / files[0]), lambda path: (path,), _as_it_is, _as_it_is)
     if files[0].endswith(".json"):
         files = sorted(set(read_json(folder / files[0]).get("weight_map", {}).values()))
-    stored = {}
+    stored: dict[str, Stored] = {}
     for name in files:
         stored |= open_safetensors(folder / name)
     return Network(stored, names.torch_names, names.from_torch, names.to_torch)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
     except SafetensorError as error:
         raise ValueError(f"cannot read {path} ({error}): {_DAMAGED}") from error
-    return {name: Stored(shape, lambda name=name: read(name)) for name, shape in shapes.items()}
+    return {name: Stored(shape, partial(read, name)) for name, shape in shapes.items()}
 
 
 def open_msgpack(path: Path) -> dict[str, Stored]:
@@ -60,7 +61,7 @@ def open_msgpack(path: Path) -> dict[str, Stored]:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
     except (msgpack.UnpackException, ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"cannot read {path} ({type(error).__name__}): {_DAMAGED}") from error
-    return {name: Stored(array.shape, lambda name=name: arrays.pop(name)) for name, array in arrays.items()}
+    return {name: Stored(array.shape, partial(arrays.pop, name)) for name, array in arrays.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:

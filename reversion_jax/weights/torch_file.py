@@ -5,7 +5,8 @@ import io
 import math
 import pickle
 import zipfile
-from typing import Any
+from collections.abc import Callable
+from typing import IO, Any, NoReturn
 
 import ml_dtypes
 import numpy as np
@@ -72,10 +73,10 @@ def _read_legacy(content: bytes) -> Any:
 class _Tensors(pickle.Unpickler):
     """Finds nothing but tensors' parts. `numbers` gives the bytes of a storage by its key; without it, all are 0."""
 
-    def __init__(self, pickled, numbers=None):
+    def __init__(self, pickled: bytes | IO[bytes], numbers: Callable[[str], bytes] | None = None) -> None:
         super().__init__(io.BytesIO(pickled) if isinstance(pickled, bytes) else pickled)
         self._numbers = numbers
-        self.types = {}
+        self.types: dict[str, np.dtype] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
@@ -96,20 +97,21 @@ class _Fixed:
     """A function that the pickle may call, but not change."""
 
     __slots__ = ("__call",)
+    __call: Callable[..., Any]
 
-    def __init__(self, call):
+    def __init__(self, call: Callable[..., Any]) -> None:
         object.__setattr__(self, "_Fixed__call", call)
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         return self.__call(*arguments)
 
-    def __setattr__(self, *_):
+    def __setattr__(self, *_: object) -> NoReturn:
         raise Refused("it changes what rebuilds tensors")
 
     __setstate__ = __setattr__
 
 
-def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_) -> np.ndarray:
+def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object) -> np.ndarray:
     """A contiguous tensor; others are refused, as strides could reach beyond the storage."""
     dense = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
     if any(size > 1 and found != wanted for size, found, wanted in zip(shape, strides, dense, strict=True)):

@@ -125,6 +125,15 @@ def test_faulty_captions_name_the_place(tmp_path, captions, error, message):
     assert "\n" not in str(caught.value)
 
 
+def test_only_malformed_templates_are_refused_where_none_is_turned_round(tmp_path):
+    folder = _folder(tmp_path, {"0.png": ["cat {} stone at sea"]}, **{"0": _pictures(1)[0]})
+    ((template,),) = exemplars.read_folder(folder, 12).templates
+    assert template.direct() == "cat <R> stone at sea"
+    (folder / "text.json").write_text(json.dumps({"0.png": ["cat {} stone", "cat stone"]}))
+    with pytest.raises(ValueError, match=r"text.json, 0.png\[1\]: 0 {} in 'cat stone'"):
+        exemplars.read_folder(folder, 12)
+
+
 def test_missing_folder_and_missing_text_json(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         exemplars.read_folder(tmp_path / "nowhere", 12)

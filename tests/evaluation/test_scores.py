@@ -1,6 +1,7 @@
 """Scores by their closed forms: unit vectors at known angles."""
 
 import json
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,12 +10,11 @@ import pytest
 import tiny
 import tiny_clip
 from PIL import Image
-from test_commands import run
 
-from reversion_jax import score
-from reversion_jax.data import benchmark, exemplars
+from reversion_jax.data import exemplars
+from reversion_jax.data.relations import RELATIONS, WORDS
 from reversion_jax.drawing import pictures
-from reversion_jax.evaluation import clip_features, scores
+from reversion_jax.evaluation import clip_features, scores, scoring
 from reversion_jax.inversion import rows
 from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.weights import embeddings
@@ -108,14 +108,15 @@ def test_words_are_found_as_whole_words():
 
 
 def test_words_for_a_relation():
-    assert tuple(scores.RELATIONS) == benchmark.RELATIONS
+    assert tuple(WORDS) == RELATIONS
     words, others = scores.words_for("hug", None, None)
     assert words == "hugging"
     assert len(others) == len(set(others)) == 9
     assert words not in others
-    assert scores.words_for(None, "perched on", None) == ("perched on", list(scores.RELATIONS.values()))
+    assert scores.words_for(None, "perched on", None) == ("perched on", list(WORDS.values()))
     assert scores.words_for("hug", "embracing", None) == ("embracing", others)
     assert scores.words_for("hug", None, ["biting"]) == ("hugging", ["biting"])
+    assert scores.words_for("beside", None, None) == ("beside", list(WORDS.values()))
     with pytest.raises(ValueError, match="give --words, or --relation"):
         scores.words_for("embrace", None, None)
 
@@ -145,6 +146,15 @@ def clip(tmp_path_factory):
     return tiny_clip.write_folder(tmp_path_factory.mktemp("clip"), tiny.torch_weights(shapes, seed=3)["clip"])
 
 
+def run(**given) -> None:
+    """Scores as the command does, whose flags are given by the names of `Pictures` and `Learned`."""
+    asked = {name: given.pop(name, None) for name in scoring.Pictures._fields}
+    learned = {name: given.pop(name, None) for name in scoring.Learned._fields}
+    assert not given
+    learned["initialiser"] = learned["initialiser"] or "and"
+    scoring.score(scoring.Pictures(**asked), scoring.Learned(**learned))
+
+
 PROMPTS = ("cat <R> dog", "photo of dog <R-inv> <R> cat")
 
 
@@ -159,14 +169,14 @@ def drawn(tmp_path):
     return folder
 
 
-def test_scores_of_drawn_pictures(clip, drawn, tmp_path):
+def test_scores_of_drawn_pictures(clip, drawn, tmp_path, capsys):
     images = np.stack([np.asarray(Image.open(drawn / "001.png"))] * 2)
     exemplars.write_folder(tmp_path / "exemplars", images, [["cat {} dog"]] * 2)
-    arguments = ["--pictures", str(drawn), "--clip", str(clip), "--words", "on top of", "--other", "of"]
-    done = run("score", *arguments, "--exemplars", str(tmp_path / "exemplars"))
-    assert done.returncode == 0, done.stderr
-    assert "mean over prompts" in done.stdout
-    assert all(name in done.stdout for name in ("entity_minimum", "order_margin", "relation_right", "diversity"))
+    taught = str(tmp_path / "exemplars")
+    run(folder=str(drawn), clip=str(clip), words="on top of", others=["of"], exemplars=taught)
+    said = capsys.readouterr().out
+    assert "mean over prompts" in said
+    assert all(name in said for name in ("entity_minimum", "order_margin", "relation_right", "diversity"))
     result = json.loads((drawn / "scores.json").read_text())
     assert [row["prompt"] for row in result["prompts"]] == list(PROMPTS)
     seen = {Path(row["file"]).name: row["scores"] for row in result["pictures"]}
@@ -194,17 +204,17 @@ def test_scores_of_drawn_pictures(clip, drawn, tmp_path):
 def test_scores_of_a_captioned_folder(clip, tmp_path):
     template = {"text": "{subject} {} {object} in the rain", "subject": "cat", "object": "dog"}
     exemplars.write_folder(tmp_path / "own", np.zeros((1, 8, 8, 3), np.uint8), [[template]])
-    (shown,) = score.read_pictures(tmp_path / "own", "hug", None, None)
+    (shown,) = scoring.read_pictures(tmp_path / "own", "hug", None, None)
     assert shown.prompt == "cat <R> dog in the rain"
     assert shown.texts[:2] == ["cat hugging dog in the rain", "dog hugging cat in the rain"]
     assert len(shown.texts) == 4 + 9
-    result = score.score_pictures([shown], str(clip), lambda relation: None)
+    result = scoring.score_pictures([shown], str(clip), lambda relation: None)
     assert "order_margin" not in result["pictures"][0]["scores"]
-    assert "hugging" not in score.table(result)
-    assert "cat <R> dog in the rain" in score.table(result)
+    assert "hugging" not in scoring.table(result)
+    assert "cat <R> dog in the rain" in scoring.table(result)
 
 
-def test_scores_of_an_evaluation(clip, tmp_path):
+def test_scores_of_an_evaluation(clip, tmp_path, capsys):
     """Two methods, two relations; exemplars are where an evaluation has them; symmetric relations have no order."""
     records = []
     for i, (relation, method) in enumerate([(r, m) for r in ("hug", "inside") for m in ("one", "two")]):
@@ -214,9 +224,9 @@ def test_scores_of_an_evaluation(clip, tmp_path):
         records.append({**about, "file": f"{i}.png"})
     (tmp_path / "pictures.json").write_text(json.dumps(records))
     exemplars.write_folder(tmp_path / "exemplars" / "inside", np.zeros((1, 8, 8, 3), np.uint8), [["cat {} dog"]])
-    done = run("score", "--pictures", str(tmp_path), "--clip", str(clip))
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == ["one", "standard", "two", "standard"]
+    run(folder=str(tmp_path), clip=str(clip))
+    heads = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:5]]
+    assert heads == ["one", "standard", "two", "standard"]
     result = json.loads((tmp_path / "scores.json").read_text())
     for row in result["pictures"]:
         inside = row["relation"] == "inside"
@@ -227,36 +237,46 @@ def test_scores_of_an_evaluation(clip, tmp_path):
     assert mean == pytest.approx(np.mean(of_one))
     assert error == pytest.approx(abs(of_one[0] - of_one[1]) / 2)
     with pytest.raises(ValueError, match="2 relations"):
-        score.read_pictures(tmp_path, None, "hugging", None)
+        scoring.read_pictures(tmp_path, None, "hugging", None)
 
 
-def test_a_look_at_words(tmp_path):
-    embeddings.export(np.stack([tiny.noise(0, (128,)), tiny.noise(1, (128,))]), 1, "hug", tmp_path)
-    done = run("score", "--embedding", str(tmp_path / "hug.safetensors"), "--model", "miniature")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("<R>\n")
+def test_a_look_at_words(tmp_path, capsys):
+    embeddings.write({"<R>": tiny.noise(0, (1, 128))}, "hug", tmp_path)
+    run(embedding=str(tmp_path / "hug.safetensors"), model="miniature")
+    said = capsys.readouterr().out
+    assert said.startswith("<R>\n")
     for line in ("norm", "median norm of words", "cosine to and", "nearest"):
-        assert f"\n  {line}" in done.stdout
+        assert f"\n  {line}" in said
+
+
+def test_a_look_at_a_runs_words(finished, capsys):
+    """Beside the words of its own model, from where they started; what was seen is kept in its folder."""
+    run(workdir=str(finished[0]))
+    assert "cosine to on" in capsys.readouterr().out
+    seen = json.loads((finished[0] / "scores.json").read_text())["words"]
+    (finished[0] / "scores.json").unlink()
+    assert list(seen) == ["<R>", "<R-inv>"]
+    assert seen["<R>"]["norm"] == pytest.approx(np.linalg.norm(finished[1][0, 0]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("given", "says"),
     [
-        ([], "nothing to score"),
-        (["--pictures", "nowhere", "--clip", "CLIP", "--relation", "hug"], "no folder of pictures at nowhere"),
-        (["--pictures", "DRAWN", "--relation", "hug"], "give --clip"),
-        (["--pictures", "DRAWN", "--clip", "CLIP"], "give --words, or --relation"),
-        (["--pictures", "DRAWN", "--clip", "DRAWN", "--relation", "hug"], "config.json"),
-        (["--pictures", "CLIP", "--clip", "CLIP", "--relation", "hug"], "no picture in"),
-        (["--embedding", "none.pt"], "give --model"),
-        (["--embedding", "none.pt", "--model", "miniature"], "no embedding at none.pt"),
-        (["--workdir", "nowhere"], "no training run in nowhere"),
+        ({}, "nothing to score"),
+        ({"folder": "nowhere", "clip": "CLIP", "relation": "hug"}, "no folder of pictures at nowhere"),
+        ({"folder": "DRAWN", "relation": "hug"}, "give --clip"),
+        ({"folder": "DRAWN", "clip": "CLIP"}, "give --words, or --relation"),
+        ({"folder": "DRAWN", "clip": "DRAWN", "relation": "hug"}, "config.json"),
+        ({"folder": "CLIP", "clip": "CLIP", "relation": "hug"}, "no picture in"),
+        ({"embedding": "none.pt"}, "give --model"),
+        ({"embedding": "none.pt", "model": "miniature"}, "no embedding at none.pt"),
+        ({"embedding": "WORD", "model": "miniature"}, "is 32 numbers wide, made for another model than miniature"),
+        ({"workdir": "nowhere"}, "no training run in nowhere"),
     ],
 )
-def test_bad_input_ends_in_one_line(arguments, says, clip, drawn):
-    arguments = [a.replace("CLIP", str(clip)).replace("DRAWN", str(drawn)) for a in arguments]
-    done = run("score", *arguments)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+def test_bad_input_is_one_clear_line(given, says, clip, drawn, tmp_path):
+    embeddings.write({"<R>": np.ones((1, 32), np.float32)}, "word", tmp_path)
+    stand_ins = {"CLIP": str(clip), "DRAWN": str(drawn), "WORD": str(tmp_path / "word.safetensors")}
+    with pytest.raises((ValueError, OSError), match=re.escape(says)) as error:
+        run(**{name: stand_ins.get(value, value) for name, value in given.items()})
+    assert "\n" not in str(error.value)

@@ -1,16 +1,14 @@
 import itertools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_evaluation
-from places import ROOT
+from test_commands import run
 
-from reversion_jax.evaluation.user_study import votes
+from reversion_jax.evaluation.user_study import study, votes
 
 KEY = {
     "study": "0123456789abcdef",
@@ -136,14 +134,10 @@ def evaluation(tmp_path_factory) -> Path:
     return tiny_evaluation.write(tmp_path_factory.mktemp("evaluation"))
 
 
-def _run(*arguments) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "reversion_jax.study", *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
 def test_command(evaluation, tmp_path):
     workdir = tmp_path / "study"
-    done = _run("--evaluation", evaluation, "--workdir", workdir, "--methods", "reversion,inv_reversion")
+    place = ["--workdir", str(workdir)]
+    done = run("study", "--evaluation", str(evaluation), *place, "--methods", "reversion,inv_reversion")
     assert done.returncode == 0, done.stderr
     assert "8 sets of 2 relations, pictures by reversion, inv_reversion" in done.stdout
     key = votes.read_key(workdir)
@@ -155,7 +149,7 @@ def test_command(evaluation, tmp_path):
         "study": key["study"],
         "votes": [dict.fromkeys(votes.CRITERIA, order(one)) for one in key["sets"]],
     }
-    done = _run("--votes", _write(tmp_path / "votes", ballot), "--workdir", workdir)
+    done = run("study", "--votes", str(_write(tmp_path / "votes", ballot)), *place)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (workdir / "aur.md").read_text()
     assert re.search(r"\| all +\| 1.00 +\| 2.00 +\|", done.stdout)
@@ -163,20 +157,27 @@ def test_command(evaluation, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("given", "says"),
     [
-        ([], "give --evaluation=FOLDER to write the page, or --votes=FOLDER"),
-        (["--evaluation", "EVALUATION", "--votes", "here"], "give --evaluation=FOLDER to write the page, or"),
-        (["--evaluation", "nowhere"], "pictures.json: no such file"),
-        (["--evaluation", "EVALUATION", "--sets_per_relation", "9"], "fewer than --sets_per_relation=9"),
-        (["--evaluation", "EVALUATION", "--methods", "magic,reversion"], "no pictures by 'magic'"),
-        (["--votes", "nowhere"], "key.json: no such file"),
+        ({"sets_per_relation": 9}, "fewer than --sets_per_relation=9"),
+        ({"methods": ["magic", "reversion"]}, "no pictures by 'magic'"),
+        ({"evaluation": Path("nowhere")}, "pictures.json: no such file"),
     ],
 )
-def test_bad_input_ends_in_one_line(evaluation, tmp_path, arguments, says):
-    done = _run("--workdir", tmp_path / "study", *(str(evaluation) if a == "EVALUATION" else a for a in arguments))
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+def test_pages_that_cannot_be_written(evaluation, tmp_path, given, says):
+    asked = {"evaluation": evaluation, "methods": [], "sets_per_relation": 4, "seed": 0} | given
+    with pytest.raises((ValueError, OSError), match=re.escape(says)) as error:
+        study.write_page(workdir=tmp_path / "study", **asked)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "study").exists()
+
+
+def test_votes_that_cannot_be_counted(evaluation, tmp_path):
+    workdir = tmp_path / "study"
+    with pytest.raises(FileNotFoundError, match=r"key\.json: no such file"):
+        study.count_votes(workdir, tmp_path / "votes")
+    assert not workdir.exists()
+    study.write_page(evaluation, workdir, [], 4, 0)
+    with pytest.raises(ValueError, match="no votes in it"):
+        study.count_votes(workdir, tmp_path / "votes")
+    assert not (workdir / "aur.md").exists()

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from reversion_jax.inversion import prompts
@@ -112,6 +114,9 @@ def test_what_is_uncertain_is_refused_with_a_remedy(template, named):
     assert "\n" not in message
     # Only the inversion is uncertain.
     assert direct(template) == template.replace("{}", "<R>")
+    assert prompts.parse(template).fault == message
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prompts.parse(template).swapped()
 
 
 @pytest.mark.parametrize(("template", "named"), MALFORMED)
@@ -145,6 +150,15 @@ def test_parse_gives_the_explicit_form():
     parsed = prompts.parse("a photo of cat {} stone, at night")
     assert (parsed.text, parsed.subject, parsed.object) == tuple(EXPLICIT.values())
     assert parsed == prompts.parse(EXPLICIT)
+    assert not parsed.fault
+
+
+@pytest.mark.parametrize("template", ["a photo of cat {} stone, at night", EXPLICIT])
+def test_filled_and_swapped(template):
+    parsed = prompts.parse(template)
+    assert parsed.fill("{}") == "a photo of cat {} stone, at night"
+    assert parsed.swapped().fill("under") == "a photo of stone under cat, at night"
+    assert parsed.swapped().swapped() == parsed
 
 
 @pytest.mark.parametrize(("template", "_"), INVERTED)

@@ -7,28 +7,10 @@ import numpy as np
 import optax
 import pytest
 import tiny
-from tiny_step import CONFIG, WORDS, hyperparameters, make_data
+from tiny_step import CONFIG, hyperparameters, make_data
 
-from reversion_jax.inversion import rows, step
-from reversion_jax.inversion.arrays import SHARED, Data
-from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.inversion import draws, rows, step
 from reversion_jax.training import inputs
-
-
-@pytest.fixture(scope="module")
-def tokenizer(recorded) -> Tokenizer:
-    text = recorded.model.config.text
-    return Tokenizer.load(
-        recorded.model.tokenizer_folder,
-        {"<R>": 1, "<R-inv>": 1},
-        vocab_size=text.vocab_size,
-        length=text.max_position_embeddings,
-    )
-
-
-@pytest.fixture(scope="module")
-def data(recorded, tokenizer) -> Data:
-    return make_data(tokenizer, recorded.model, 3)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +86,7 @@ def test_step_is_adamw_on_the_mean_of_the_micro_batches(run, recorded, data, fir
     results = [
         grad(
             first_rows,
-            step.draw_batch(jnp.int32(0), jnp.int32(micro), data, hyper, schedule, config),
+            draws.draw_batch(jnp.int32(0), jnp.int32(micro), data, hyper, schedule, config),
             recorded.model.params,
             hyper,
         )
@@ -124,7 +106,7 @@ def test_step_is_adamw_on_the_mean_of_the_micro_batches(run, recorded, data, fir
 
 def test_control_loss_pools_the_micro_batchs_words(recorded, tokenizer, data, first_rows):
     hyper, (model, schedule) = hyperparameters(verb_weight=0.3), (recorded.model.config, recorded.model.schedule)
-    batch = step.draw_batch(jnp.int32(0), jnp.int32(0), data, hyper, schedule, CONFIG)
+    batch = draws.draw_batch(jnp.int32(0), jnp.int32(0), data, hyper, schedule, CONFIG)
     loss = jax.jit(partial(step.micro_batch_loss, model=model, schedule=schedule, config=CONFIG))
     control = loss(first_rows, batch, recorded.model.params, hyper)[1].control[0]
     table = recorded.model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
@@ -140,93 +122,12 @@ def test_control_loss_pools_the_micro_batchs_words(recorded, tokenizer, data, fi
     np.testing.assert_allclose(control, 0.3 * expected[0] + 0.7 * expected[1], rtol=1e-5)
 
 
-def test_steps_micro_batches_and_runs_draw_afresh(recorded, data):
-    draw = lambda at, micro, seed: step.draw_batch(
-        jnp.int32(at), jnp.int32(micro), data, hyperparameters(seed=seed), recorded.model.schedule, CONFIG
-    )
-    noises = [np.asarray(draw(*which).noise) for which in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
-    for i, one in enumerate(noises):
-        assert all((one != other).all() for other in noises[:i])
-
-
-def test_importance_makes_later_timesteps_likelier(recorded, data):
-    means = [draws(data, 3000, recorded.model.schedule, importance=a).timestep.mean() for a in (0.0, 0.9)]
-    assert abs(means[0] - 499.5) < 25
-    # The mean of f(t) is T/2 (1 + 4 alpha / pi^2) for alpha.
-    assert abs(means[1] - 500 * (1 + 4 * 0.9 / np.pi**2)) < 25
-
-
 def test_control_loss_moves_only_the_relation(run, data, first_rows):
     hyper = hyperparameters(denoise_weight=0.0, weight_decay=0.0)
     learned, metrics = run(first_rows, data, hyper, (8,))
     np.testing.assert_array_equal(learned[:, 1], first_rows[:, 1])
     assert (learned[:, 0] != first_rows[:, 0]).all()
     assert metrics.control[-3:].mean() < metrics.control[:3].mean()
-
-
-def draws(data, count, schedule, config=CONFIG, **changes) -> step.Sample:
-    one_run = data._replace(**{k: v[0] for k, v in data._asdict().items() if k not in SHARED})
-    hyper = jax.tree.map(lambda x: x[0], hyperparameters(**changes))
-    keys = jax.random.split(jax.random.key(1), count)
-    return jax.jit(jax.vmap(lambda key: step.draw_sample(key, one_run, hyper, schedule, config)))(keys)
-
-
-def test_a_sample_depends_on_its_own_index_alone(recorded, data):
-    schedule, hyper = recorded.model.schedule, hyperparameters()
-    draw = lambda size: step.draw_batch(
-        jnp.int32(2), jnp.int32(0), data, hyper, schedule, dataclasses.replace(CONFIG, batch_size=size)
-    )
-    jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:, :2]), draw(2), draw(5))
-
-
-def test_posterior_is_sampled_afresh(recorded, data):
-    sample = draws(data, 400, recorded.model.schedule)
-    deviations = []
-    for mean, std in zip(data.mean[0], data.std[0], strict=True):
-        distance = np.abs(sample.latents - mean[None]).mean(axis=(1, 2, 3))
-        nearest = distance < 6 * float(jnp.mean(std))
-        deviations.append(((sample.latents - mean[None]) / std[None])[nearest])
-    pooled = np.concatenate([x.ravel() for x in deviations])
-    assert len(np.unique(sample.latents[:, 0, 0, 0])) == 400
-    assert abs(pooled.std() - 1) < 0.3
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_share_of_inverse_prompts(recorded, data, tokenizer, share):
-    sample = draws(data, 2000, recorded.model.schedule, inverse_share=share)
-    inverse = np.isin(sample.ids, tokenizer.placeholder_ids("<R-inv>")).any(axis=-1)
-    assert abs(inverse.mean() - share) < 4 * np.sqrt(share * (1 - share) / 2000) + 1e-9
-    assert np.isin(sample.ids, tokenizer.placeholder_ids("<R>")).any(axis=-1).all()
-
-
-def test_what_was_padded_is_never_drawn(recorded, tokenizer, data):
-    small = make_data(tokenizer, recorded.model, 2, ("dog {} cat",), seed=9)
-    joined = inputs.join_runs([small, data])
-    assert joined.mean.shape[1] == 3
-    assert joined.ids.shape[2] == 2
-    sample = draws(joined, 500, recorded.model.schedule)
-    assert (sample.ids != 0).any(axis=-1).all()
-    assert {tuple(ids) for ids in np.asarray(sample.ids)} == {tuple(ids) for ids in small.ids[0, 0, 0].tolist()}
-
-
-def test_positives_are_drawn_without_replacement_and_negatives_are_the_other_words(recorded, tokenizer, data):
-    sample = draws(data, 200, recorded.model.schedule)
-    relation_words = {i for word in WORDS["prepositions"] for i in tokenizer.word_ids(word)}
-    for words in np.asarray(sample.prepositions):
-        kept = words[words >= 0].tolist()
-        assert len(kept) == len(set(kept)) == 2
-        assert set(kept) <= relation_words
-    # "cat" and "photo" are verbs here and "of" a preposition, so "dog" alone is left.
-    dog = set(tokenizer.word_ids("dog"))
-    assert {i for i in np.asarray(sample.negatives).ravel().tolist() if i >= 0} == dog
-
-
-def test_vocabulary_negatives(recorded, data, tokenizer):
-    config = dataclasses.replace(CONFIG, vocabulary_negatives=7)
-    sample = draws(data, 50, recorded.model.schedule, config)
-    assert sample.negatives.shape == (50, 7)
-    neutral = inputs.neutral_ids(tokenizer, **WORDS)
-    assert not neutral & set(np.asarray(sample.negatives).ravel().tolist())
 
 
 def test_noisy_latents_can_be_blurred(run, data, first_rows):
@@ -242,7 +143,7 @@ def row_gradient(recorded, tokenizer, data, params, **changes) -> np.ndarray:
     config = dataclasses.replace(CONFIG, **changes)
     model, schedule = recorded.model.config, recorded.model.schedule
     hyper = hyperparameters(control_weight=0.0)
-    batch = step.draw_batch(jnp.int32(0), jnp.int32(0), data, hyper, schedule, config)
+    batch = draws.draw_batch(jnp.int32(0), jnp.int32(0), data, hyper, schedule, config)
     loss = partial(step.micro_batch_loss, model=model, schedule=schedule, config=config)
     trainable = jnp.asarray(tiny.noise(5, (1, 2, 32))) * 0.3
     grads, _ = tiny.quick_jit(jax.grad(loss, has_aux=True))(trainable, batch, params, hyper)

@@ -9,7 +9,6 @@ from reversion_jax.data.relations import RELATIONS
 from reversion_jax.drawing import generate
 from reversion_jax.miniature import judge, scenes
 from reversion_jax.training import loop, prepare, report
-from reversion_jax.weights import own_settings
 from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
 
@@ -25,7 +24,7 @@ def test_each_config_trains_on_the_miniature(name, tmp_path):
     c = load(name)
     c.model, c.steps, c.steps_per_dispatch, c.sample_steps, c.judged_prompts = settings.MINIATURE, 3, 3, 4, 4
     (rows,) = loop.train(c, tmp_path)
-    first = prepare.prepare(settings.settle(c, own_settings.read(c.model))).first_rows[0]
+    first = prepare.prepare(prepare.settle(c)).first_rows[0]
     assert rows.shape == (2, 128)
     assert (rows != first).any(axis=-1).all()
     assert (tmp_path / "contact_sheet.png").is_file()
@@ -35,7 +34,7 @@ def test_each_config_trains_on_the_miniature(name, tmp_path):
 def task() -> prepare.Job:
     c = load("hug")
     c.model = settings.MINIATURE
-    return prepare.prepare(settings.settle(c, own_settings.read(c.model)))
+    return prepare.prepare(prepare.settle(c))
 
 
 def test_it_obeys_words_on_pairs_that_it_never_saw(task):

@@ -3,6 +3,7 @@ import pytest
 
 from recipes import vocabulary
 from recipes.pretrain import MINIATURE
+from reversion_jax.data import exemplars
 from reversion_jax.inversion import prompts, suppressor, words
 from reversion_jax.miniature import drawing, scenes
 from reversion_jax.models.tokenizer import Tokenizer
@@ -118,3 +119,11 @@ def test_exemplars_can_be_inverted_and_an_unknown_relation_is_named():
     assert all(prompts.parse(template).inverse() for several in templates for template in several)
     with pytest.raises(ValueError, match="juggling"):
         scenes.exemplars("juggling", 5, 0)
+
+
+@pytest.mark.parametrize("hatched", [False, True])
+def test_drawn_exemplars_are_what_a_folder_of_them_would_be(tmp_path, hatched):
+    exemplars.write_folder(tmp_path / "hug", *scenes.exemplars("hug", 3, 5, hatched))
+    read, drawn = exemplars.read_folder(tmp_path / "hug", 32), scenes.as_exemplars("hug", 3, 5, 32, hatched=hatched)
+    np.testing.assert_array_equal(drawn.images, read.images)
+    assert (drawn.templates, drawn.names) == (read.templates, read.names)

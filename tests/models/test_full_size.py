@@ -1,6 +1,6 @@
 """A whole Stable Diffusion 1.5, with random weights: how it loads, and whether it computes what PyTorch does.
 
-    pytest -m full_size -s tests/test_full_size.py
+    pytest -m full_size -s tests/models/test_full_size.py
 
 Needs 5 GB of disk, 12 GiB of memory and ten minutes.
 """

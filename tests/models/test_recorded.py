@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from reversion_jax.diffusion import guidance
 from reversion_jax.diffusion.schedule import Schedule
-from reversion_jax.models import clip, layers, unet, vae
+from reversion_jax.models import clip, layers, transformer, unet, vae
 from reversion_jax.models.attention import attention
 from reversion_jax.weights import folder, names
 
@@ -88,18 +88,18 @@ CODE = {
     "text: erf GELU": ("text", clip, "ACTIVATIONS", {"quick_gelu": functools.partial(nn.gelu, approximate=False)}),
     "text: no causal mask": ("text", clip, "attention", acausal),
     "text: no positions": ("text", clip._Embeddings, "add_positions", lambda self, x: x),
-    "unet: GEGLU halves": ("unet", unet, "_GEGLU", SwappedGEGLU),
-    "unet: tanh GELU": ("unet", unet.nn, "gelu", lambda x, approximate: jax.nn.gelu(x, approximate=True)),
+    "unet: GEGLU halves": ("unet", transformer, "_GEGLU", SwappedGEGLU),
+    "unet: tanh GELU": ("unet", transformer.nn, "gelu", lambda x, approximate: jax.nn.gelu(x, approximate=True)),
     "unet: [sin, cos]": ("unet", unet, "timestep_embedding", sin_cos),
     "unet: freq_shift 1": ("unet", unet, "timestep_embedding", shifted_frequencies),
     "unet: asymmetric padding": ("unet", unet, "Downsample", padded(0, 1)),
     "unet: bilinear upsampling": ("unet", unet, "Upsample", BilinearUpsample),
-    "unet: unscaled attention": ("unet", unet, "attention", unscaled),
-    "unet: heads of 8": ("unet", unet, "attention", heads_of_8),
-    "unet: Transformer2D epsilon 1e-5": ("unet", unet, "GroupNorm", transformer_norm),
+    "unet: unscaled attention": ("unet", transformer, "attention", unscaled),
+    "unet: heads of 8": ("unet", transformer, "attention", heads_of_8),
+    "unet: Transformer2D epsilon 1e-5": ("unet", transformer, "GroupNorm", transformer_norm),
     "unet: LayerNorm epsilon 1e-6": (
         "unet",
-        unet,
+        transformer,
         "LayerNorm",
         functools.partial(nn.LayerNorm, epsilon=1e-6),
     ),

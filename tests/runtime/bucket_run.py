@@ -20,8 +20,7 @@ from etils import epath
 from gcp_storage_emulator.server import create_server
 from ml_collections import ConfigDict
 
-from reversion_jax import export
-from reversion_jax.drawing import pictures
+from reversion_jax.runs import export, folder, history
 from reversion_jax.training import loop
 from reversion_jax.weights import embeddings
 
@@ -33,9 +32,11 @@ for workdir, stops in ((epath.Path(sys.argv[2]), [4]), (epath.Path("gs://bucket/
     for config.steps in stops:
         rows = loop.train(config, workdir)
     left = sorted(path.name for path in workdir.iterdir())
+    kept = sorted(path.name for path in (workdir / "rows").iterdir())
+    read = [(run.step, run.rows.tolist()) for run in (folder.read(workdir, step) for step in (None, 2))]
     export.export(workdir, workdir / "embeddings")
     exported = embeddings.read(workdir / "embeddings" / "hug.safetensors")["<R>"]
-    history = pictures.read_history(workdir / "metrics.jsonl")
-    found.append({"rows": rows.tolist(), "exported": exported[0].tolist(), "history": history, "left": left})
+    report = {"rows": rows.tolist(), "exported": exported[0].tolist(), "left": left, "kept": kept, "read": read}
+    found.append(report | {"history": history.read(workdir / history.NAME)})
 server.stop()
 print(json.dumps(found))

@@ -41,11 +41,7 @@ def train_and_draw(devices, weight_shards=1):
         ["cat <R> dog"] * 9,
         list(range(9)),
         state.rows[0],
-        num_steps=2,
-        guidance_scale=3.0,
-        resolution=16,
-        sampler="euler_ancestral",
-        batch_size=4,
+        sampling=generate.Sampling(2, 3.0, 16, "euler_ancestral", batch_size=4),
     )
     found = np.asarray(state.rows), np.asarray(metrics.denoising), images
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(placed.params))

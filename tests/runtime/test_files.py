@@ -16,7 +16,9 @@ from PIL import Image
 
 from reversion_jax import config as settings
 from reversion_jax.data import exemplars
-from reversion_jax.drawing import pictures
+from reversion_jax.drawing import pictures, plots
+from reversion_jax.runs import export, history
+from reversion_jax.runs import folder as runs
 from reversion_jax.runtime import files
 from reversion_jax.weights import embeddings
 
@@ -73,16 +75,65 @@ def test_pictures_histories_and_embeddings(folder):
     pictures.save_png(folder / "previews" / "a.png", picture, {"seed": "7"})
     records = [{"step": 1, "denoising": 0.5, "control": 1.0, "nearest": [["on", 0.5]], "distance": 0.1}]
     files.write(folder / "metrics.jsonl", json.dumps(records[0]) + "\n{")
-    pictures.plot_history(pictures.read_history(folder / "metrics.jsonl"), folder / "training.png", "title")
+    plots.plot_history(history.read(folder / "metrics.jsonl"), folder / "training.png", "title")
     drawn = Image.open(io.BytesIO((folder / "previews" / "a.png").read_bytes()))
     assert drawn.text == {"seed": "7"}
     np.testing.assert_array_equal(drawn, picture)
     assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
 
     rows = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
-    for path in embeddings.export(rows, 1, "hug", folder / "embeddings"):
+    for path in embeddings.write({"<R>": rows[:1], "<R-inv>": rows[1:]}, "hug", folder / "embeddings"):
         (found,) = embeddings.read(path).values()
         np.testing.assert_array_equal(found[0], rows[1 if "-inv" in path.name else 0])
+
+
+def test_runs(folder):
+    """A run's settings and rows, of its newest and of each checkpoint, in the words that other tools get."""
+    settled = settings.settle(settings.get_config())
+    origin = {"model": settled.model, "model_hash": "0123456789abcdef"}
+    runs.write_settings(folder / "hug", settled, origin)
+    assert runs.read_settings(folder / "hug") == (settled, origin)
+    rows = np.random.default_rng(0).normal(size=(2, 2, 8)).astype(np.float32)
+    for step, learned in zip((500, 1000), rows, strict=True):
+        runs.write_rows(folder / "hug", learned, step)
+    names = ["config.json", "rows", "rows.safetensors"]
+    assert sorted(path.name for path in (folder / "hug").iterdir()) == names
+    kept = sorted(path.name for path in (folder / "hug" / "rows").iterdir())
+    assert kept == ["step_000500.safetensors", "step_001000.safetensors"]
+    for asked, step, learned in ((None, 1000, rows[1]), (1000, 1000, rows[1]), (500, 500, rows[0])):
+        found = runs.read(folder / "hug", asked)
+        assert (found.settings, found.step) == (settled, step)
+        np.testing.assert_array_equal(found.rows, learned)
+    with pytest.raises(ValueError, match=r"kept no rows of step 700: there are those of 500, 1000$"):
+        runs.read(folder / "hug", 700)
+    with pytest.raises(ValueError, match=r"^no training run in .*nothing"):
+        runs.read(folder / "nothing")
+    export.export(folder / "hug", folder / "hug" / "embeddings", 500)
+    (found,) = embeddings.read(folder / "hug" / "embeddings" / "relation-inv.safetensors").values()
+    np.testing.assert_array_equal(found[0], rows[0, 1])
+
+
+@pytest.mark.parametrize("there", ["", "empty folder"])
+def test_a_new_folder_appears_whole(tmp_path, there):
+    place = tmp_path / "new" / "folder"
+    if there:
+        place.mkdir(parents=True)
+    with files.new_folder(place) as draft:
+        (draft / "a.txt").write_text("one")
+        assert not (place / "a.txt").exists()
+    assert [path.name for path in place.iterdir()] == ["a.txt"]
+    assert list((tmp_path / "new").iterdir()) == [place]
+
+
+def test_nothing_is_left_of_a_folder_that_failed(tmp_path):
+    def fail():
+        with files.new_folder(tmp_path / "folder") as draft:
+            (draft / "a.txt").write_text("one")
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_exemplars_in_the_cloud(bucket, tmp_path):
@@ -120,12 +171,20 @@ def test_a_run_in_a_bucket_equals_a_local_one(recorded, tmp_path):
     c.prepositions = c.verbs = str(tmp_path / "words.txt")
     c.resolution, c.steps, c.accumulation, c.positives_per_sample, c.initialiser = 16, 4, 1, 2, "on"
     c.steps_per_dispatch, c.sample_steps, c.preview_prompts = 1, 2, ("cat <R> dog",)
+    c.checkpoint_every_steps = 2
     command = [sys.executable, str(HERE / "bucket_run.py"), c.to_json(), str(tmp_path / "run")]
-    environment = tiny.quick_environment() | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
+    environment = tiny.environment() | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     here, there = json.loads(done.stdout.splitlines()[-1])
     assert [record["step"] for record in here["history"]] == [1, 2, 3, 4]
+    assert {"config.json", "metrics.jsonl", "rows", "rows.safetensors"} <= set(here["left"])
     ((relation, inverse),) = here["rows"]
     assert relation == here["exported"] != inverse
+    # Rows of both checkpoints lie there, and can be read again.
+    assert here["kept"] == ["step_000002.safetensors", "step_000004.safetensors"]
+    newest, earlier = here["read"]
+    assert newest == [4, here["rows"][0]]
+    assert earlier[0] == 2
+    assert earlier[1] != newest[1]
     assert there == here

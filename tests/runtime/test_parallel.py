@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from flax.traverse_util import flatten_dict
+from places import ROOT
 
 from reversion_jax.runtime import parallel
 
@@ -17,8 +19,8 @@ from reversion_jax.runtime import parallel
 def compared(recorded):
     """What eight_devices.py says of one and eight devices."""
     here = Path(__file__).parent
-    environment = tiny.quick_environment("--xla_force_host_platform_device_count=8")
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(here.parent)}
+    environment = tiny.environment("--xla_force_host_platform_device_count=8")
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(here.parent), str(ROOT)])}
     command = [sys.executable, str(here / "eight_devices.py"), str(recorded.folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

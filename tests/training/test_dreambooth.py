@@ -6,15 +6,18 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from config_files import load
 
 from reversion_jax import config as settings
 from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.drawing import generate
+from reversion_jax.inversion.prompts import parse
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runs.checkpoints import Checkpoints
+from reversion_jax.training import dreambooth
 from reversion_jax.weights import folder
 
-RECIPE = fine_tuning.Recipe(word="on", steps=6, batch_size=2, learning_rate=1e-3, checkpoints=3)
+RECIPE = dreambooth.Recipe(word="on", steps=6, batch_size=2, learning_rate=1e-3, checkpoints=3)
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +25,15 @@ def made(recorded):
     c = settings.get_config()
     c.model, c.relation, c.resolution, c.sample_steps, c.sample_batch = str(recorded.folder), "hug", 16, 2, 2
     tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {}, vocab_size=600, length=tiny.LENGTH)
-    shown = Exemplars(
-        np.tanh(tiny.noise(5, (3, 16, 16, 3))), (("cat {} dog",), ("dog {} cat", "a cat {} a dog"), ("cat {} cat",)), ()
-    )
+    templates = (("cat {} dog",), ("dog {} cat", "a cat {} a dog"), ("cat {} cat",))
+    parsed = tuple(tuple(map(parse, own)) for own in templates)
+    shown = Exemplars(np.tanh(tiny.noise(5, (3, 16, 16, 3))), parsed, ())
     return settings.settle(c), recorded.model, tokenizer, shown
 
 
 def train(made, workdir, **own):
     config, sd, tokenizer, shown = made
-    return fine_tuning.train(config, dataclasses.replace(RECIPE, **own), sd, tokenizer, shown, workdir)
+    return dreambooth.train(config, dataclasses.replace(RECIPE, **own), sd, tokenizer, shown, workdir)
 
 
 def leaves(tree):
@@ -78,9 +81,10 @@ def test_another_recipe_in_the_same_folder_is_refused(made, whole):
 
 def test_the_models_own_pictures_are_of_the_same_things(made):
     config, sd, tokenizer, shown = made
-    own = fine_tuning._own_pictures(sd, tokenizer, shown, "and", config)
+    own = dreambooth._own_pictures(sd, tokenizer, shown, "and", config)
     assert own.images.shape == (4, 16, 16, 3)
-    assert own.templates == (("cat {} dog",), ("dog {} cat",), ("a cat {} a dog",), ("cat {} cat",))
+    asked = [prompt.fill("{}") for (prompt,) in own.templates]
+    assert asked == ["cat {} dog", "dog {} cat", "a cat {} a dog", "cat {} cat"]
 
 
 def test_they_count_by_their_weight(made):
@@ -88,7 +92,7 @@ def test_they_count_by_their_weight(made):
     of = lambda seed, *shape: tiny.noise(seed, shape)
     batch = (of(0, 4, 8, 8, 4), of(1, 4, 8, 8, 4), of(2, 4, tiny.LENGTH, 32), jax.random.key(0))
     loss = jax.jit(
-        lambda states, weight: fine_tuning.loss(
+        lambda states, weight: dreambooth.loss(
             sd.params["unet"],
             (*batch[:2], states, batch[3]),
             sd.config.unet,
@@ -108,11 +112,16 @@ def test_what_is_saved_draws_the_word(made, whole, tmp_path):
     _, sd, tokenizer, _ = made
     trained = sd._replace(params={**sd.params, "unet": whole[1]})
     folder.save(tmp_path / "model", trained, dtype=np.float32)
-    images = [
-        generate.draw(
-            model, tokenizer, ["cat on dog"], [0], num_steps=2, guidance_scale=3.0, resolution=16, batch_size=1
-        )
-        for model in (sd, trained, folder.load(tmp_path / "model"))
-    ]
+    sampling = generate.Sampling(num_steps=2, guidance_scale=3.0, resolution=16, batch_size=1)
+    models = (sd, trained, folder.load(tmp_path / "model"))
+    images = [generate.draw(model, tokenizer, ["cat on dog"], [0], sampling=sampling) for model in models]
     assert np.abs(images[0] - images[1]).max() > 0.01
     np.testing.assert_allclose(images[1], images[2], atol=1e-5)
+
+
+def test_it_makes_one_model_of_one_relation(tmp_path):
+    with pytest.raises(ValueError, match="one model of one relation: give a config without runs"):
+        dreambooth.make_model(load("ten_relations"), tmp_path)
+    with pytest.raises(ValueError, match="a model is written to a folder of this machine"):
+        dreambooth.make_model(load("hug"), "gs://bucket/model")
+    assert not list(tmp_path.iterdir())

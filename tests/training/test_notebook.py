@@ -1,6 +1,6 @@
 """The notebook, from top to bottom and then once more; and, on the versions of Colab's TPU runtime, with the suite:
 
-    pytest -m colab -s tests/test_notebook.py
+    pytest -m colab -s tests/training/test_notebook.py
 
 makes an environment of these versions, with Python 3.13 if there is one, and takes ten minutes.
 """
@@ -29,8 +29,8 @@ from places import ROOT
 from safetensors.numpy import load_file
 
 from reversion_jax.data import exemplars
-from reversion_jax.drawing import pictures
 from reversion_jax.miniature import scenes
+from reversion_jax.runs import history
 from reversion_jax.training import notebook
 
 NOTEBOOK = ROOT / "notebooks" / "learn_a_relation.ipynb"
@@ -43,7 +43,7 @@ SETTINGS = {
 }
 
 # Environment variables for a Python that is to find this package only where it was installed.
-NOTHING_ELSE = {**tiny.quick_environment(), "PYTHONPATH": ""}
+NOTHING_ELSE = {**tiny.environment(), "PYTHONPATH": ""}
 
 
 def run(place: Path, python: str, environment: Mapping[str, str], **settings) -> dict[str, nbformat.NotebookNode]:
@@ -65,7 +65,6 @@ def run(place: Path, python: str, environment: Mapping[str, str], **settings) ->
 
 def train(place: Path, python: str, environment: Mapping[str, str], steps: int, **settings) -> dict:
     """Runs the notebook for a run of so many steps, in which it has to show what that leaves; returns its cells."""
-    environment = {**environment, "JAX_COMPILATION_CACHE_DIR": str(place / "compiled")}
     settings = settings | {"RELATION": "on", "WORKDIR": "drive/run", "SETTINGS": SETTINGS | {"steps": steps}}
     cells = run(place, python, environment, **settings)
     names = f"previews/step_{steps:06d}.png", "contact_sheet.png", "training.png"
@@ -76,7 +75,7 @@ def train(place: Path, python: str, environment: Mapping[str, str], steps: int, 
 def check(workdir: Path, cells: dict[str, nbformat.NotebookNode]) -> None:
     """What is there when a run of two steps was taken up for two more, and the cells that did so."""
     assert "taken up at step 2 of 4" in text(cells["train"])
-    assert [record["step"] for record in pictures.read_history(workdir / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [record["step"] for record in history.read(workdir / "metrics.jsonl")] == [1, 2, 3, 4]
     assert sorted(path.name for path in (workdir / "samples").iterdir()) == ["000", "001"]
     assert len(list((workdir / "samples" / "001").glob("00*.png"))) == 2 * 8
     (grid,) = shown(cells["draw"])
@@ -119,9 +118,9 @@ def shown(cell: nbformat.NotebookNode) -> list[bytes]:
 
 def test_it_runs_and_goes_on(tmp_path):
     """Elsewhere, then on Colab."""
-    first = train(tmp_path, sys.executable, tiny.quick_environment(), steps=2)
+    first = train(tmp_path, sys.executable, tiny.environment(), steps=2)
     imitate_colab(tmp_path)
-    cells = train(tmp_path, sys.executable, tiny.quick_environment(), steps=4)
+    cells = train(tmp_path, sys.executable, tiny.environment(), steps=4)
     check(tmp_path / "drive" / "run", cells)
     for cell, says in (("install", "mounted /content/drive"), ("export", "downloaded ")):
         assert says in text(cells[cell])
@@ -223,6 +222,6 @@ def test_it_installs_and_runs_on_colab(colab, tmp_path):
 def test_the_suite_passes_on_colab(colab):
     subprocess.run([colab, "-m", "pip", "install", "-q", "ml_collections"], check=True)  # Colab has it not
     # Without this file, and without those whose processes take minutes.
-    left_out = [f"--ignore=tests/test_{name}.py" for name in ("notebook", "processes")]
+    left_out = [f"--ignore=tests/training/test_{name}.py" for name in ("notebook", "processes")]
     suite = [colab, "-m", "pytest", "-q", "-p", "no:cacheprovider", *left_out]
     subprocess.run(suite, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)

@@ -14,6 +14,7 @@ import tiny
 from places import ROOT
 
 from reversion_jax.data import exemplars
+from reversion_jax.runs import folder
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +46,13 @@ def command(recorded, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Processes that run the same program do not compile it twice."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    return tiny.quick_environment() | {
-        "JAX_COMPILATION_CACHE_DIR": folder,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
-
-
-@pytest.fixture(scope="module")
-def alone(command, environment, tmp_path_factory):
+def alone(command, tmp_path_factory):
     """What one process learns."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     done = subprocess.run(
         [*command, "--workdir", str(workdir)],
         cwd=ROOT,
-        env=environment,
+        env=tiny.environment(),
         capture_output=True,
         text=True,
         timeout=600,
@@ -70,11 +61,11 @@ def alone(command, environment, tmp_path_factory):
     return workdir
 
 
-def start(command, environment, workdir, processes):
+def start(command, workdir, processes):
     launcher = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", str(processes), "--"]
     line = [*launcher, *command, "--distributed", "--workdir", str(workdir)]
     return subprocess.Popen(
-        line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        line, cwd=ROOT, env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -85,10 +76,10 @@ def finish(process):
 
 
 def assert_same_run(workdir, alone):
-    (_, found, at), (_, wanted, _) = job.load_rows(workdir), job.load_rows(alone)
-    assert at == 24
+    run, wanted = folder.read(workdir), folder.read(alone).rows
+    assert run.step == 24
     assert np.abs(wanted[0] - wanted[1]).max() > 1e-3  # both started from the same word
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(run.rows, wanted, atol=1e-5)
     histories = [(place / "metrics.jsonl").read_text().splitlines() for place in (workdir, alone)]
     assert [json.loads(line)["step"] for line in histories[0]] == list(range(1, 25))
     losses = [[json.loads(line)["denoising"] for line in lines] for lines in histories]
@@ -96,10 +87,10 @@ def assert_same_run(workdir, alone):
     assert sorted(p.name for p in workdir.iterdir()) == sorted(p.name for p in alone.iterdir())
 
 
-def test_four_processes_equal_one(command, environment, alone, tmp_path):
+def test_four_processes_equal_one(command, alone, tmp_path):
     """Two and two of them hold the weights together, so that each has to ask another."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True"]
-    out = finish(start(split, environment, tmp_path / "run", 4))
+    out = finish(start(split, tmp_path / "run", 4))
     assert out.count("nearest words of <R>") == 1  # the first alone speaks
     assert "4 of 4: each has 1 of 4 samples, 2 hold the weights together" in out
     assert_same_run(tmp_path / "run", alone)
@@ -110,9 +101,9 @@ def children(process):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
-def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, environment, alone, tmp_path):
+def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, alone, tmp_path):
     workdir = tmp_path / "run"
-    crashing = start(command, environment, workdir, 2)
+    crashing = start(command, workdir, 2)
     history = workdir / "metrics.jsonl"
     deadline = time.time() + 300
     while not history.exists() or len(history.read_text().splitlines()) < 8:
@@ -122,12 +113,12 @@ def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, environment, alo
     os.kill(int(children(crashing)[-1]), signal.SIGKILL)
     crashing.communicate(timeout=120)
     assert crashing.returncode != 0
-    assert "taken up at step" in finish(start(command, environment, workdir, 2))
+    assert "taken up at step" in finish(start(command, workdir, 2))
     assert_same_run(workdir, alone)
 
 
-def test_a_process_without_a_device_is_refused(command, environment, tmp_path):
-    process = start([*command, "--config.batch_size=1"], environment, tmp_path / "run", 2)
+def test_a_process_without_a_device_is_refused(command, tmp_path):
+    process = start([*command, "--config.batch_size=1"], tmp_path / "run", 2)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "error: 1 samples keep 1 of 2 processes busy" in out

@@ -1,5 +1,6 @@
 """Several runs in one program: each equals the run alone, and its folder is used like a run's."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,8 +9,8 @@ from tiny_run import changed
 
 from reversion_jax import config as settings
 from reversion_jax.data import exemplars
-from reversion_jax.drawing import pictures
-from reversion_jax.training import loop, report
+from reversion_jax.runs import folder, history
+from reversion_jax.training import loop, prepare, report
 
 NAMES = ["hug", "reversion-seed1", "seed2"]
 
@@ -42,10 +43,10 @@ def test_a_run_in_company_equals_the_run_alone(several, together, number, tmp_pa
     assert (alone.shape, rows.shape) == ((1, 2, 32), (3, 2, 32))
     np.testing.assert_allclose(rows[number], alone[0], atol=1e-5)
     assert np.abs(rows - alone).max() > 1e-2  # the others are others
-    history = [pictures.read_history(w / "metrics.jsonl") for w in (workdir / NAMES[number], tmp_path / "run")]
-    losses = [[record["denoising"] for record in records] for records in history]
+    records = [history.read(place / "metrics.jsonl") for place in (workdir / NAMES[number], tmp_path / "run")]
+    losses = [[record["denoising"] for record in of_run] for of_run in records]
     np.testing.assert_allclose(*losses, atol=1e-4)
-    assert history[0][-1]["nearest"][0][0] == history[1][-1]["nearest"][0][0]
+    assert records[0][-1]["nearest"][0][0] == records[1][-1]["nearest"][0][0]
 
 
 def test_each_run_has_a_folder_that_serves_as_a_runs(several, together):
@@ -53,22 +54,35 @@ def test_each_run_has_a_folder_that_serves_as_a_runs(several, together):
     assert {path.name for path in workdir.iterdir()} == {"checkpoints", "config.json", *NAMES}
     for name, row in zip(NAMES, rows, strict=True):
         left = {path.name for path in (workdir / name).iterdir()}
-        assert left == {"contact_sheet.png", "metrics.jsonl", "previews", "training.png"}
-        settled, loaded, at = job.load_rows(workdir / name)
-        np.testing.assert_array_equal(loaded, row)
-        assert at == 50
-        assert not settled.runs
-    assert job.load_rows(workdir / NAMES[1])[0].method == "reversion"
+        assert left == {
+            *("config.json", "rows", "rows.safetensors", "metrics.jsonl"),
+            *("previews", "contact_sheet.png", "training.png"),
+        }
+        run = folder.read(workdir / name)
+        np.testing.assert_array_equal(run.rows, row)
+        assert run.step == 50
+        assert not run.settings.runs
+    assert folder.read(workdir / NAMES[1]).settings.method == "reversion"
     with pytest.raises(ValueError, match=f"holds 3 runs: give the folder of one of them, such as {NAMES[0]}"):
-        job.load_rows(workdir)
-    with pytest.raises(ValueError, match="holds 3 runs"):
-        job.load_rows(workdir / "another")
+        folder.read(workdir)
+
+
+def test_progress_is_told_of_every_run(several, tmp_path):
+    told = []
+    rows = loop.train(several, tmp_path / "job", on_progress=told.append, should_stop=lambda: bool(told))
+    assert [progress.step for progress in told] == [20]
+    assert rows.shape == (3, 2, 32)
+    assert list(told[0].runs) == NAMES
+    for name, newest in told[0].runs.items():
+        assert newest == history.read(tmp_path / "job" / name / "metrics.jsonl")[-1]
+        assert newest["step"] == 20
+        assert len(newest["nearest"]) == 10
 
 
 def test_several_interrupted_equal_uninterrupted(several, together, tmp_path):
     loop.train(changed(several, steps=20), tmp_path / "job")
     np.testing.assert_array_equal(loop.train(several, tmp_path / "job"), together[1])
-    records = pictures.read_history(tmp_path / "job" / NAMES[1] / "metrics.jsonl")
+    records = history.read(tmp_path / "job" / NAMES[1] / "metrics.jsonl")
     assert [record["step"] for record in records] == list(range(1, 51))
     with pytest.raises(ValueError, match="another runs"):
         loop.train(changed(several, runs=several.runs[:2]), tmp_path / "job")
@@ -86,7 +100,7 @@ def test_divergence_names_the_run(several, tmp_path):
 
 
 def test_several_describe_themselves(several):
-    said = report.describe(loop.prepare(settings.settle(several)))
+    said = report.describe(prepare.prepare(prepare.settle(several)))
     assert "runs        3 together, 2 at once" in said
     assert "hug: 2 exemplars" in said
     assert "reversion-seed1: 3 exemplars at 16 px, reversion, rate" in said
@@ -114,9 +128,10 @@ def test_bad_runs_are_one_clear_line(runs, message):
 def test_runs_have_the_shortest_names_that_tell_them_apart():
     c = settings.get_config()
     c.runs = ({"relation": "hug", "verb_weight": 0.8}, {"relation": "on", "verb_weight": 0.2})
-    assert list(settings.each_run(c)) == ["hug", "on"]
+    assert list(settings.each_run(settings.settle(c))) == ["hug", "on"]
     c.runs = (*c.runs, {"relation": "on", "verb_weight": 0.4})
-    assert list(settings.each_run(c)) == ["hug-verb_weight0.8", "on-verb_weight0.2", "on-verb_weight0.4"]
+    names = ["hug-verb_weight0.8", "on-verb_weight0.2", "on-verb_weight0.4"]
+    assert list(settings.each_run(settings.settle(c))) == names
 
 
 def test_what_methods_switch_off_is_off_in_their_runs_alone():
@@ -124,7 +139,9 @@ def test_what_methods_switch_off_is_off_in_their_runs_alone():
     c.relation, c.method, c.verb_weight = "hug", "reversion", 0.8
     c.runs = ({}, {"method": "inv_reversion"}, {"relation": "on", "seed": 3})
     stored = settings.settle(c)
-    for again in (stored, settings.settle(stored), type(stored)(json.loads(stored.to_json()))):
+    read_again = settings.from_dict(json.loads(json.dumps(dataclasses.asdict(stored))))
+    assert read_again == stored
+    for again in (stored, settings.settle(stored), read_again):
         found = settings.each_run(again)
         assert list(found) == ["hug", "inv_reversion", "on-seed3"]
         assert [run.verb_weight for run in found.values()] == [0.0, 0.8, 0.0]

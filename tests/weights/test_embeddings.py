@@ -1,21 +1,25 @@
-"""Exported embeddings: their bytes, what PyTorch and diffusers make of them, and the CLI's words."""
+"""Exported embeddings: their bytes, what PyTorch and diffusers make of them, and what `export` says of them."""
 
 import io
+import json
+import os
 import pickletools
 import re
+import subprocess
+import sys
 import zipfile
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from places import SHARED
+from places import ROOT, SHARED
 from safetensors.numpy import load_file, save_file
 
 from reversion_jax import config as settings
-from reversion_jax import export
 from reversion_jax.drawing import generate
 from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.runs import export, folder
 from reversion_jax.weights import embeddings
 
 D = 32  # of the model of recorded/
@@ -26,6 +30,11 @@ def some_rows(count, width=D):
     return np.random.default_rng(0).normal(size=(count, width)).astype(np.float32)
 
 
+def some_words(per_token, width=D):
+    """A run's words, both tokens of them."""
+    return dict(zip(("<R>", "<R-inv>"), np.split(some_rows(2 * per_token, width), 2), strict=True))
+
+
 @pytest.fixture
 def torch():
     return pytest.importorskip("torch", reason="the formats are also tested without it")
@@ -33,11 +42,12 @@ def torch():
 
 @pytest.mark.parametrize("per_token", [1, 2])
 def test_one_token_a_file(tmp_path, per_token):
-    rows = some_rows(2 * per_token)
-    files = embeddings.export(rows.astype(np.float64), per_token, "hug", tmp_path / "new" / "folder")
+    words = some_words(per_token)
+    doubles = {token: rows.astype(np.float64) for token, rows in words.items()}
+    files = embeddings.write(doubles, "hug", tmp_path / "new" / "folder")
     assert [path.name for path in files] == ["hug.safetensors", "hug-inv.safetensors", "learned_embeds.bin"]
     assert {path.parent for path in files} == {tmp_path / "new" / "folder"}
-    for path, token, wanted in zip(files, ("<R>", "<R-inv>"), (rows[:per_token], rows[per_token:]), strict=False):
+    for path, (token, wanted) in zip(files, words.items(), strict=False):
         stored = load_file(path)
         assert list(stored) == [token]
         assert stored[token].dtype == np.float32
@@ -46,30 +56,30 @@ def test_one_token_a_file(tmp_path, per_token):
 
 
 def test_without_inverse_rows_there_is_no_inverse_file(tmp_path):
-    files = embeddings.export(jnp.asarray(some_rows(2)), 2, "hug", tmp_path)
+    files = embeddings.write({"<R>": jnp.asarray(some_rows(2))}, "hug", tmp_path)
     assert [path.name for path in files] == ["hug.safetensors", "learned_embeds.bin"]
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
 def test_equal_rows_give_equal_files(tmp_path):
-    once = embeddings.export(some_rows(2), 1, "hug", tmp_path / "a")
-    again = embeddings.export(some_rows(2), 1, "hug", tmp_path / "b")
+    once = embeddings.write(some_words(1), "hug", tmp_path / "a")
+    again = embeddings.write(some_words(1), "hug", tmp_path / "b")
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
 
 
 @pytest.mark.parametrize("per_token", [1, 2, 3])
 def test_bin_has_three_stored_members_and_three_globals(tmp_path, per_token):
-    rows = some_rows(2 * per_token)
-    path = embeddings.export(rows, per_token, "hug", tmp_path)[-1]
+    words = some_words(per_token)
+    path = embeddings.write(words, "hug", tmp_path)[-1]
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         # A1111's scanner takes no other names; relatives of it want this folder, or the pickle first.
         assert [m.filename for m in members] == ["archive/data.pkl", "archive/data/0", "archive/version"]
         assert {m.compress_type for m in members} == {zipfile.ZIP_STORED}
         pickle = archive.read("archive/data.pkl")
-        assert archive.read("archive/data/0") == rows[:per_token].tobytes()
+        assert archive.read("archive/data/0") == words["<R>"].tobytes()
     whole = path.read_bytes()
-    assert whole.index(rows[:per_token].tobytes()) % 64 == 0
+    assert whole.index(words["<R>"].tobytes()) % 64 == 0
     assert whole.index(pickle) % 64 == 0
     opcodes = list(pickletools.genops(pickle))
     assert {argument for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"} == {
@@ -87,7 +97,7 @@ def test_bin_is_laid_out_as_reversions_own(tmp_path):
         pytest.skip("no shared/reference beside the repository")
     with zipfile.ZipFile(reference) as theirs:
         row = np.frombuffer(theirs.read("archive/data/0"), "<f4")
-        ours = zipfile.ZipFile(embeddings.export(row[None], 1, "painted_on", tmp_path)[-1])
+        ours = zipfile.ZipFile(embeddings.write({"<R>": row[None]}, "painted_on", tmp_path)[-1])
         with ours:
             assert ours.namelist() == theirs.namelist()
             assert all(ours.read(name) == theirs.read(name) for name in theirs.namelist())
@@ -97,7 +107,7 @@ def test_bin_is_laid_out_as_reversions_own(tmp_path):
 def test_bin_is_what_torch_saves_and_loads(tmp_path, torch, per_token, width):
     rows = some_rows(per_token, width)
     wanted = torch.from_numpy(rows[0] if per_token == 1 else rows)
-    path = embeddings.export(rows, per_token, "hug", tmp_path)[-1]
+    path = embeddings.write({"<R>": rows}, "hug", tmp_path)[-1]
     for mmap in (False, True):
         found = torch.load(path, weights_only=True, mmap=mmap)
         assert list(found) == ["<R>"]
@@ -141,7 +151,7 @@ def loaded(recorded, advice):
 @pytest.mark.parametrize("of_relation", [0, 2], ids=["safetensors", "bin"])
 def test_diffusers_reads_prompts_as_we_do(tmp_path, recorded, torch, per_token, of_relation):
     rows = some_rows(2 * per_token)
-    files = embeddings.export(rows, per_token, "hug", tmp_path)
+    files = embeddings.write(some_words(per_token), "hug", tmp_path)
     advice = [export.usage(files[i], "hug", per_token) for i in (of_relation, 1)]
     pipe = loaded(recorded, "\n".join(advice))
     ours, theirs = ours_and_theirs(recorded, pipe, rows, per_token, PROMPTS)
@@ -152,12 +162,11 @@ def test_diffusers_reads_prompts_as_we_do(tmp_path, recorded, torch, per_token, 
 
 
 def test_diffusers_finds_names_by_itself(tmp_path, recorded, torch):
-    rows = some_rows(2)
-    files = embeddings.export(rows, 1, "hug", tmp_path)
+    files = embeddings.write(some_words(1), "hug", tmp_path)
     pipe = loaded(recorded, "")
     pipe.load_textual_inversion(str(tmp_path))  # a folder: its learned_embeds.bin
     pipe.load_textual_inversion(str(files[1]))
-    np.testing.assert_allclose(*ours_and_theirs(recorded, pipe, rows, 1, PROMPTS), atol=1e-5)
+    np.testing.assert_allclose(*ours_and_theirs(recorded, pipe, some_rows(2), 1, PROMPTS), atol=1e-5)
 
 
 def write_half(path, content):
@@ -172,12 +181,12 @@ def fail_to_rename(path, target):
 
 @pytest.mark.parametrize(("method", "failing"), [("write_bytes", write_half), ("replace", fail_to_rename)])
 def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, method, failing):
-    files = embeddings.export(some_rows(2), 1, "hug", tmp_path)
+    files = embeddings.write(some_words(1), "hug", tmp_path)
     before = {path: path.read_bytes() for path in files}
     monkeypatch.setattr(type(epath.Path(tmp_path)), method, failing)
     for relation in ("hug", "inside"):
         with pytest.raises(OSError, match="no space left"):
-            embeddings.export(some_rows(2) + 1, 1, relation, tmp_path)
+            embeddings.write({"<R>": some_rows(1) + 1}, relation, tmp_path)
     monkeypatch.undo()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -185,15 +194,26 @@ def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, method, fa
 @pytest.mark.parametrize("relation", ["", "a/b", "..", ".hug", "-hug", "<R>", "[hug]", "carved by", "été", "hug\n"])
 def test_a_relation_that_cannot_name_a_file(tmp_path, relation):
     with pytest.raises(ValueError, match="cannot name files") as caught:
-        embeddings.export(some_rows(2), 1, relation, tmp_path / "out")
+        embeddings.write(some_words(1), relation, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("shape", [(3, D), (1, D), (2 * D,), (2, 2, D)])
-def test_rows_of_another_shape(tmp_path, shape):
-    with pytest.raises(ValueError, match="need 2 or 4 vectors"):
-        embeddings.export(np.zeros(shape, np.float32), 2, "hug", tmp_path)
+@pytest.mark.parametrize(
+    "shapes", [[(D,)], [(2, 2, D)], [(0, D)], [(2, D), (1, D)], [(2, D), (2, D + 1)], [(2, D), (2 * D,)]], ids=str
+)
+def test_rows_of_another_shape(tmp_path, shapes):
+    words = {token: np.zeros(shape, np.float32) for token, shape in zip(("<R>", "<R-inv>"), shapes, strict=False)}
+    with pytest.raises(ValueError, match=r"need \[S, D\], all the same"):
+        embeddings.write(words, "hug", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("tokens", [[], ["<R-inv>"], ["<R>", "<hug>"]], ids=str)
+def test_words_of_other_names(tmp_path, tokens):
+    with pytest.raises(ValueError, match="need <R>, and <R-inv> if it was learned"):
+        embeddings.write(dict.fromkeys(tokens, some_rows(1)), "hug", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_read_takes_other_tools_files(tmp_path):
@@ -204,7 +224,7 @@ def test_read_takes_other_tools_files(tmp_path):
 
 def test_read_takes_our_bin(tmp_path):
     rows = some_rows(2)
-    *_, path = embeddings.export(rows, 1, "hug", tmp_path)
+    *_, path = embeddings.write({"<R>": rows[:1], "<R-inv>": rows[1:]}, "hug", tmp_path)
     ((token, array),) = embeddings.read(path).items()
     assert token == "<R>"
     np.testing.assert_array_equal(array, rows[:1])
@@ -225,7 +245,7 @@ def test_read_names_what_a1111_does_not(tmp_path):
 
 
 def test_read_refuses_what_is_no_embedding(tmp_path):
-    embeddings.export(some_rows(2), 1, "hug", tmp_path)
+    embeddings.write(some_words(1), "hug", tmp_path)
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "hug.safetensors").read_bytes()[:-5])
     save_file({"conv": np.zeros((2, 3, 3), np.float32)}, tmp_path / "conv.safetensors")
     with pytest.raises(ValueError, match=r"cannot read .*torn"):
@@ -236,23 +256,34 @@ def test_read_refuses_what_is_no_embedding(tmp_path):
         embeddings.read(tmp_path / "none.safetensors")
 
 
-def run_cli(monkeypatch, tmp_path, done=400, **changes):
-    """What the CLI writes for a run of 400 steps of which `done` are."""
+def write_run(workdir, done=400, **changes):
+    """A training run's folder, of 400 steps of which `done` are; returns its rows."""
     config = settings.get_config()
-    config.update({"model": "miniature", "relation": "on"} | changes)
+    # A model that is nowhere on this machine: export needs none.
+    config.update({"model": "nobody/nothing", "relation": "on", "steps": 400} | changes)
     config = settings.settle(config)
+    folder.write_settings(workdir, config, {"model": config.model})
     rows = some_rows(2 * config.rows_per_token)
-    monkeypatch.setattr(job, "load_rows", lambda workdir: (config, jnp.asarray(rows), done))
-    export.export(tmp_path / "run", tmp_path / "out")
-    return rows, tmp_path / "out"
+    folder.write_rows(workdir, rows, done)
+    return rows
 
 
-def test_cli_says_how_each_file_is_used(monkeypatch, tmp_path, capsys):
-    rows, out = run_cli(monkeypatch, tmp_path)
+@pytest.fixture
+def workdir(tmp_path):
+    return epath.Path(tmp_path / "run")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return epath.Path(tmp_path / "out")
+
+
+def test_export_says_how_each_file_is_used(workdir, out, capsys):
+    rows = write_run(workdir)
+    said = export.export(workdir, out)
     np.testing.assert_array_equal(embeddings.read(out / "on.safetensors")["<R>"], rows[:1])
     np.testing.assert_array_equal(embeddings.read(out / "on-inv.safetensors")["<R-inv>"], rows[1:])
-    said, complaints = capsys.readouterr()
-    assert not complaints
+    assert capsys.readouterr() == ("", "")
     for line in (
         f'pipe.load_textual_inversion("{out}/on.safetensors", token="<R>"), then "cat <R> stone"',
         'copy it into embeddings, then "cat on stone"',
@@ -267,15 +298,54 @@ def test_cli_says_how_each_file_is_used(monkeypatch, tmp_path, capsys):
         assert line in said
 
 
-def test_cli_leaves_out_an_inverse_that_was_not_trained(monkeypatch, tmp_path, capsys):
-    rows, out = run_cli(monkeypatch, tmp_path, method="reversion", rows_per_token=2)
+def test_export_leaves_out_an_inverse_that_was_not_trained(workdir, out):
+    rows = write_run(workdir, method="reversion", rows_per_token=2)
+    said = export.export(workdir, out)
     assert sorted(path.name for path in out.iterdir()) == ["learned_embeds.bin", "on.safetensors"]
     np.testing.assert_array_equal(embeddings.read(out / "on.safetensors")["<R>"], rows[:2])
-    said = capsys.readouterr().out
     assert "no file for <R-inv>" in said
     assert "inference.py" not in said  # it holds one row a token
 
 
-def test_cli_warns_of_unfinished_training(monkeypatch, tmp_path, capsys):
-    run_cli(monkeypatch, tmp_path, done=100)
-    assert "step 100 of 400" in capsys.readouterr().err
+def test_export_warns_of_unfinished_training(workdir, out, capsys):
+    write_run(workdir, done=100)
+    export.export(workdir, out)
+    assert capsys.readouterr().err == "warning: on by inv_reversion, 100 of 400 steps trained: not fully trained\n"
+
+
+def test_export_of_an_earlier_checkpoint(workdir, out, capsys):
+    rows = write_run(workdir, done=100)
+    folder.write_rows(workdir, rows + 1, 400)
+    export.export(workdir, out / "newest")
+    assert not capsys.readouterr().err
+    export.export(workdir, out / "earlier", 100)
+    assert "100 of 400 steps" in capsys.readouterr().err
+    for place, wanted in (("newest", rows + 1), ("earlier", rows)):
+        np.testing.assert_array_equal(embeddings.read(out / place / "on.safetensors")["<R>"], wanted[:1])
+    with pytest.raises(ValueError, match=r"kept no rows of step 200: there are those of 100, 400$"):
+        export.export(workdir, out / "none", 200)
+
+
+# The command; then what it took, of the processor's time that other programs do not touch, and what it imported.
+_COMMAND = """
+import json, runpy, sys, time
+try:
+    runpy.run_module("reversion_jax.export", run_name="__main__")
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print(json.dumps([time.process_time(), sorted(sys.modules)]))
+"""
+
+
+def test_the_command_needs_neither_the_model_nor_jax(workdir, out):
+    rows = write_run(workdir)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", _COMMAND, "--workdir", str(workdir), "--out", str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    *said, found = done.stdout.splitlines()
+    seconds, imported = json.loads(found)
+    assert said[0] == f"{out}/on.safetensors"
+    np.testing.assert_array_equal(embeddings.read(out / "on.safetensors")["<R>"], rows[:1])
+    assert not {name for name in imported if name.split(".")[0] in ("jax", "jaxlib", "flax", "orbax", "transformers")}
+    assert seconds < 2

@@ -13,6 +13,7 @@ from reversion_jax.weights.resolve import resolve
 
 CONFIGS = [
     "model_index.json",
+    layout.OWN_SETTINGS,
     "scheduler/scheduler_config.json",
     "tokenizer/merges.txt",
     "tokenizer/vocab.json",
@@ -169,3 +170,32 @@ def test_offline_without_a_whole_copy(model, cached):
         resolve(model)
     assert "\n" not in str(raised.value)
     assert "\\n" not in str(raised.value)
+
+
+def test_small_files_of_what_is_here(recorded, tmp_path):
+    assert resolving.small_files(str(recorded.folder)) == recorded.folder
+    assert resolving.small_files("miniature") == resolving.MINIATURE_FOLDER
+    (tmp_path / "model.safetensors").touch()
+    for name in (str(tmp_path / "model.safetensors"), str(tmp_path / "absent"), "one-word", "../owner/name"):
+        assert resolving.small_files(name) is None
+
+
+def test_of_a_hub_model_its_own_settings_come_before_its_weights(online):
+    (online.folder / layout.OWN_SETTINGS).write_text("{}")
+    assert resolving.small_files("o/m@flax") == online.folder
+    assert online.asked == [("o/m", "flax")]
+    assert {name for names in online.downloads for name in names} == {layout.OWN_SETTINGS}
+
+
+def test_a_hub_model_without_own_settings_costs_no_download(online):
+    folder = resolving.small_files("o/m")
+    assert folder is None or not (folder / layout.OWN_SETTINGS).exists()
+    assert not [names for names in online.downloads if names]
+
+
+@pytest.mark.parametrize("model", ["o/m", "o/absent"])
+def test_offline_small_files_are_looked_for_in_silence(model, cached, capsys):
+    (cached / layout.OWN_SETTINGS).write_text("{}")
+    folder = resolving.small_files(model)
+    assert (folder / layout.OWN_SETTINGS).samefile(cached / layout.OWN_SETTINGS) if model == "o/m" else folder is None
+    assert capsys.readouterr() == ("", "")

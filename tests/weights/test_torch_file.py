@@ -75,7 +75,7 @@ def test_code_is_not_run(tmp_path, wrap):
 
 def test_reading_beyond_the_storage(tmp_path):
     """A tensor that claims more numbers, or a place before the first, than its storage has."""
-    whole = embeddings.export(np.ones((1, 8), np.float32), 1, "hug", tmp_path)[-1].read_bytes()
+    whole = embeddings.write({"<R>": np.ones((1, 8), np.float32)}, "hug", tmp_path)[-1].read_bytes()
     pickled = zipfile.ZipFile(io.BytesIO(whole)).read("archive/data.pkl")
     for found, bad in ((b"K\x08\x85", b"K\x09\x85"), (b"QK\x00", b"QK\x01"), (b"QK\x00", b"QJ\xff\xff\xff\xff")):
         assert pickled.count(found) == 1

@@ -88,10 +88,10 @@ def choose(pictures: Sequence[Picture], methods: Sequence[str], sets_per_relatio
         raise ValueError(f"no pictures by {unknown[0]!r}: --methods may name {', '.join(known)}")
     if len(set(methods)) != len(methods) or not 2 <= len(methods) <= 26:
         raise ValueError(f"methods {', '.join(methods)}: a comparison needs 2 or more, each once")
-    drawn = defaultdict(dict)
+    drawn: defaultdict[tuple[str, str, int], dict[str, Picture]] = defaultdict(dict)
     for picture in pictures:
         drawn[picture.relation, picture.prompt, picture.seed][picture.method] = picture
-    complete = defaultdict(lambda: defaultdict(list))
+    complete: defaultdict[str, defaultdict[str, list[list[Picture]]]] = defaultdict(lambda: defaultdict(list))
     for (relation, prompt, _), by_method in sorted(drawn.items()):
         if set(methods) <= set(by_method):
             complete[relation][prompt].append([by_method[method] for method in methods])

@@ -50,7 +50,8 @@ def read_votes(folder: Path, key: dict) -> np.ndarray:
     files = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
     if not files:
         raise ValueError(f"{folder}: no votes in it: put the votes-….json there that voters saved")
-    voters, ranks = {}, []
+    voters: dict[str, Path] = {}
+    ranks = []
     for file in files:
         try:
             votes = json.loads(file.read_text(encoding="utf-8-sig"))
@@ -106,18 +107,18 @@ def table(ranking: Ranking) -> str:
         head = [f"{criterion} accuracy", *ranking.methods]
         lines = [head, ["---"] * len(head)]
         for r, row in enumerate(ranking.rows):
-            cells = zip(*(values[r, c] for values in (ranking.mean, ranking.low, ranking.high)), strict=True)
-            lines.append([row, *(_cell(*cell, ranking.voters) for cell in cells)])
+            cells = zip(ranking.mean[r, c], ranking.low[r, c], ranking.high[r, c], strict=True)
+            lines.append([row, *(_cell(mean, low, high, ranking.voters) for mean, low, high in cells)])
         parts.append("\n".join(_line(line, lines) for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _ranks(votes: object, key: dict, file: Path) -> list:
+def _ranks(votes: object, key: dict, file: Path) -> list[list[list[int]]]:
     """One voter's ranks [sets, criteria, methods]."""
     if not isinstance(votes, list) or len(votes) != len(key["sets"]):
         raise ValueError(f"{file}: want votes on {len(key['sets'])} sets: ask for the file once more")
     letters = [chr(ord("A") + n) for n in range(len(key["methods"]))]
-    ranks = []
+    ranks: list[list[list[int]]] = []
     for number, (vote, one) in enumerate(zip(votes, key["sets"], strict=True), start=1):
         ranks.append([])
         for criterion in CRITERIA:

@@ -1,0 +1,82 @@
+"""The UNet's transformer: positions attend to one another, then to a text encoder's states."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from reversion_jax.models.attention import attention
+from reversion_jax.models.layers import Conv1x1, Dense, GroupNorm, LayerNorm
+
+
+class Transformer2D(nn.Module):
+    """One transformer block over all positions, in a residual: x [N, H, W, C], context [N, L, D] -> [N, H, W, C]."""
+
+    heads: int
+    groups: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        # 1e-6 is PyTorch's; the legacy Flax classes had 1e-5.
+        norm = GroupNorm(num_groups=self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")
+        hidden = Conv1x1(c, dtype=self.dtype, name="proj_in")(norm(x)).reshape(n, h * w, c)
+        hidden = _TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(hidden, context)
+        return x + Conv1x1(c, dtype=self.dtype, name="proj_out")(hidden.reshape(n, h, w, c))
+
+
+class _TransformerBlock(nn.Module):
+    """Self-attention, cross-attention and MLP, each in a residual: x [N, HW, C], context [N, L, D] -> [N, HW, C]."""
+
+    heads: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        norm = functools.partial(LayerNorm, dtype=self.dtype)
+        attend = functools.partial(_Attention, self.heads, self.dtype)
+        hidden = norm(name="norm1")(x)
+        x = x + attend(name="attn1")(hidden, hidden)
+        x = x + attend(name="attn2")(norm(name="norm2")(x), context)
+        return x + _FeedForward(self.dtype, name="ff")(norm(name="norm3")(x))
+
+
+class _Attention(nn.Module):
+    """Queries from x [N, HW, C], keys and values from context [N, L, D] -> [N, HW, C]."""
+
+    heads: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        project = functools.partial(Dense, x.shape[-1], dtype=self.dtype)
+        query = project(use_bias=False, name="to_q")(x)
+        key = project(use_bias=False, name="to_k")(context)
+        value = project(use_bias=False, name="to_v")(context)
+        return project(name="to_out_0")(attention(query, key, value, self.heads))
+
+
+class _FeedForward(nn.Module):
+    """The MLP, [N, HW, C] -> [N, HW, C]."""
+
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        return Dense(width, dtype=self.dtype, name="net_2")(_GEGLU(4 * width, self.dtype, name="net_0")(x))
+
+
+class _GEGLU(nn.Module):
+    """A linear layer gated by the GELU of another one, [N, HW, C] -> [N, HW, width]."""
+
+    width: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        value, gate = jnp.split(Dense(2 * self.width, dtype=self.dtype, name="proj")(x), 2, axis=-1)
+        return value * nn.gelu(gate, approximate=False)

@@ -1,0 +1,73 @@
+"""Which words there are to draw with, and by which settings."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tiny_run import changed
+
+from reversion_jax import config as settings
+from reversion_jax.drawing import words
+from reversion_jax.runs import folder
+from reversion_jax.training import loop
+from reversion_jax.weights import embeddings
+
+
+@pytest.fixture
+def files(finished, tmp_path):
+    """The finished run's exported files."""
+    embeddings.write(folder.read(finished[0]).words(), "on", tmp_path / "files")
+    return tmp_path / "files"
+
+
+def test_those_of_a_run(finished):
+    workdir, rows = finished
+    found = words.read(workdir, None)
+    assert list(found.tokens) == ["<R>", "<R-inv>"]
+    np.testing.assert_array_equal(np.concatenate(list(found.tokens.values())), rows[0])
+    assert found.settings == folder.read(workdir).settings
+    assert found.origin == "on by inv_reversion, 6 of 6 steps trained"
+    assert words.read(workdir, "another").settings.model == "another"
+
+
+def test_earlier_ones(finished):
+    found = words.read(finished[0], None, step=2)
+    np.testing.assert_array_equal(found.tokens["<R>"], folder.read(finished[0], step=2).rows[:1])
+    assert found.origin == "on by inv_reversion, 2 of 6 steps trained"
+    with pytest.raises(ValueError, match="kept no rows of step 5: there are those of 2, 4, 6"):
+        words.read(finished[0], None, step=5)
+
+
+def test_a_run_without_inverse_prompts_has_one(config, tmp_path):
+    loop.train(changed(config, method="reversion", steps=2, preview_every_steps=0), tmp_path / "run")
+    assert list(words.read(tmp_path / "run", None).tokens) == ["<R>"]
+
+
+def test_those_of_files_beside_a_model(finished, files):
+    names = [str(files / "learned_embeds.bin"), f"on={files}/on.safetensors", f"turned={files}/on-inv.safetensors"]
+    found = words.read(None, settings.MINIATURE, names)
+    assert list(found.tokens) == ["<R>", "on", "turned"]
+    np.testing.assert_array_equal(found.tokens["<R>"], found.tokens["on"])
+    np.testing.assert_array_equal(found.tokens["turned"], folder.read(finished[0]).rows[1:])
+    assert found.origin == "; ".join(
+        [f"<R> from {names[0]}", f"on from {files}/on.safetensors", f"turned from {files}/on-inv.safetensors"]
+    )
+    # The model's own settings, and Stable Diffusion's for one that has none.
+    assert (found.settings.resolution, found.settings.sample_steps, found.settings.guidance_scale) == (64, 20, 3)
+    assert words.read(None, str(files)).settings.sample_steps == 50
+    assert words.read(None, settings.MINIATURE).origin == "no learned words"
+
+
+def test_bad_input_is_one_clear_line(finished, files, tmp_path):
+    both = {"<R>": np.ones((1, 4), np.float32), "<S>": np.ones((1, 4), np.float32)}
+    save_file(both, tmp_path / "both.safetensors")
+    word = str(files / "on.safetensors")
+    for given, message in (
+        ((None, None), "give --workdir=RUN or --model="),
+        ((tmp_path / "nowhere", None), "no training run in .*nowhere"),
+        ((None, "miniature", ["none.pt"]), "no embedding at none.pt"),
+        ((finished[0], None, [word]), "<R> is given twice, also by .*: name one anew, --embedding=TOKEN=FILE"),
+        ((None, "miniature", [f"x={tmp_path}/both.safetensors"]), r"holds 2 tokens \(<R>, <S>\): give it without x="),
+    ):
+        with pytest.raises((ValueError, OSError), match=message) as error:
+            words.read(*given)
+        assert "\n" not in str(error.value)

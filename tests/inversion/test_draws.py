@@ -1,0 +1,104 @@
+"""What a training step draws."""
+
+import dataclasses
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from tiny_step import CONFIG, WORDS, hyperparameters, make_data
+
+from reversion_jax.inversion import draws
+from reversion_jax.inversion.arrays import SHARED
+from reversion_jax.training import inputs
+
+
+@cache
+def compiled(schedule, config):
+    """draw_sample, for many keys, and draw_batch; one program serves all tests that have its shapes."""
+    of_keys = jax.vmap(partial(draws.draw_sample, schedule=schedule, config=config), in_axes=(0, None, None))
+    return tiny.quick_jit(of_keys), tiny.quick_jit(partial(draws.draw_batch, schedule=schedule, config=config))
+
+
+def drawn(data, count, schedule, config=CONFIG, **changes) -> draws.Sample:
+    one_run = data._replace(**{k: v[0] for k, v in data._asdict().items() if k not in SHARED})
+    hyper = jax.tree.map(lambda x: x[0], hyperparameters(**changes))
+    draw, _ = compiled(schedule, config)
+    return draw(jax.random.split(jax.random.key(1), count), one_run, hyper)
+
+
+def batch(step, micro, data, hyper, schedule, config=CONFIG) -> draws.Sample:
+    _, draw = compiled(schedule, config)
+    return draw(jnp.int32(step), jnp.int32(micro), data, hyper)
+
+
+def test_steps_micro_batches_and_runs_draw_afresh(recorded, data):
+    draw = lambda at, micro, seed: batch(at, micro, data, hyperparameters(seed=seed), recorded.model.schedule)
+    noises = [np.asarray(draw(*which).noise) for which in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    for i, one in enumerate(noises):
+        assert all((one != other).all() for other in noises[:i])
+
+
+def test_importance_makes_later_timesteps_likelier(recorded, data):
+    means = [drawn(data, 3000, recorded.model.schedule, importance=a).timestep.mean() for a in (0.0, 0.9)]
+    assert abs(means[0] - 499.5) < 25
+    # The mean of f(t) is T/2 (1 + 4 alpha / pi^2) for alpha.
+    assert abs(means[1] - 500 * (1 + 4 * 0.9 / np.pi**2)) < 25
+
+
+def test_a_sample_depends_on_its_own_index_alone(recorded, data):
+    config = lambda size: dataclasses.replace(CONFIG, batch_size=size)
+    draw = lambda size: batch(2, 0, data, hyperparameters(), recorded.model.schedule, config(size))
+    jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:, :2]), draw(2), draw(5))
+
+
+def test_posterior_is_sampled_afresh(recorded, data):
+    sample = drawn(data, 400, recorded.model.schedule)
+    deviations = []
+    for mean, std in zip(data.mean[0], data.std[0], strict=True):
+        distance = np.abs(sample.latents - mean[None]).mean(axis=(1, 2, 3))
+        nearest = distance < 6 * float(jnp.mean(std))
+        deviations.append(((sample.latents - mean[None]) / std[None])[nearest])
+    pooled = np.concatenate([x.ravel() for x in deviations])
+    assert len(np.unique(sample.latents[:, 0, 0, 0])) == 400
+    assert abs(pooled.std() - 1) < 0.3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_share_of_inverse_prompts(recorded, data, tokenizer, share):
+    sample = drawn(data, 2000, recorded.model.schedule, inverse_share=share)
+    inverse = np.isin(sample.ids, tokenizer.placeholder_ids("<R-inv>")).any(axis=-1)
+    assert abs(inverse.mean() - share) < 4 * np.sqrt(share * (1 - share) / 2000) + 1e-9
+    assert np.isin(sample.ids, tokenizer.placeholder_ids("<R>")).any(axis=-1).all()
+
+
+def test_what_was_padded_is_never_drawn(recorded, tokenizer, data):
+    small = make_data(tokenizer, recorded.model, 2, ("dog {} cat",), seed=9)
+    joined = inputs.join_runs([small, data])
+    assert joined.mean.shape[1] == 3
+    assert joined.ids.shape[2] == 2
+    sample = drawn(joined, 500, recorded.model.schedule)
+    assert (sample.ids != 0).any(axis=-1).all()
+    assert {tuple(ids) for ids in np.asarray(sample.ids)} == {tuple(ids) for ids in small.ids[0, 0, 0].tolist()}
+
+
+def test_positives_are_drawn_without_replacement_and_negatives_are_the_other_words(recorded, tokenizer, data):
+    sample = drawn(data, 200, recorded.model.schedule)
+    relation_words = {i for word in WORDS["prepositions"] for i in tokenizer.word_ids(word)}
+    for words in np.asarray(sample.prepositions):
+        kept = words[words >= 0].tolist()
+        assert len(kept) == len(set(kept)) == 2
+        assert set(kept) <= relation_words
+    # "cat" and "photo" are verbs here and "of" a preposition, so "dog" alone is left.
+    dog = set(tokenizer.word_ids("dog"))
+    assert {i for i in np.asarray(sample.negatives).ravel().tolist() if i >= 0} == dog
+
+
+def test_vocabulary_negatives(recorded, data, tokenizer):
+    config = dataclasses.replace(CONFIG, vocabulary_negatives=7)
+    sample = drawn(data, 50, recorded.model.schedule, config)
+    assert sample.negatives.shape == (50, 7)
+    neutral = inputs.neutral_ids(tokenizer, **WORDS)
+    assert not neutral & set(np.asarray(sample.negatives).ravel().tolist())

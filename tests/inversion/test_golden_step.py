@@ -1,0 +1,198 @@
+"""Our step against ReVersion's published training loop, written in PyTorch from the method's text, on the same draws.
+
+The published loop differentiates the whole token table, runs AdamW over it and pastes the old rows back.
+Our step trains the placeholders' rows alone. Both must learn the same rows.
+"""
+
+import dataclasses
+import itertools
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tiny
+import tiny_step
+
+from reversion_jax.inversion import rows, step
+from reversion_jax.models.tokenizer import Tokenizer
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+
+STEPS = 5
+CONFIG = dataclasses.replace(tiny_step.CONFIG, accumulation=2)
+# The negatives are "dog" and the letters of "fox".
+TEMPLATES = ("cat {} dog", "photo of fox {} dog")
+# The rows' first token is neither a positive nor a negative: it leaves a control loss well above 0 to compare.
+INITIALISER = "h"
+# ReVersion's own values.
+RATES = {"learning_rate": 2e-3, "weight_decay": 0.01}
+SETTINGS = {**RATES, "denoise_weight": 1.0, "control_weight": 0.01, "temperature": 0.07}
+READINGS = {
+    "ReVersion": SETTINGS | {"inverse_share": 0.0, "verb_weight": 0.0},
+    "Inv-ReVersion": SETTINGS | {"inverse_share": 0.5, "verb_weight": 0.8},
+}
+# Measured: 1.0e-6, 1.3e-6 and 1.3e-5 of the distance moved. About 6e-6 of the last is not chance: optax computes
+# 1 - 0.999**t in single precision, which makes its first steps shorter by that share. The rest is the rows' rounding.
+# Adam's first step is the gradient's sign. An entry so small that rounding turns its sign would move the other way,
+# and put the error near 0.1. Here the smallest is 1e-3 of its row's gradient in the first step, far above rounding.
+TOLERANCES = {"losses": 1e-5, "gradients": 1e-4, "rows": 1e-4}
+
+
+class Trained(NamedTuple):
+    """What one run's steps compute."""
+
+    losses: np.ndarray  # [STEPS, 2] denoising and control, means over a step's micro-batches
+    gradients: np.ndarray  # [STEPS, P, D] what the optimiser is given
+    rows: np.ndarray  # [P, D] after the last step
+
+
+def steering(row, positives, negatives, temperature):
+    """Eq. 3: the InfoNCE loss of a row [D] with positives [K, D] and negatives [M, D]."""
+    toward, away = (
+        torch.exp(torch.nn.functional.cosine_similarity(row[None], words) / temperature).sum()
+        for words in (positives, negatives)
+    )
+    return -torch.log(toward / (toward + away))
+
+
+def published_losses(text, unet, scheduler, relation, batch, settings):
+    """Denoising loss (Eq. 2) and control loss (Eq. 4 to 7) of a micro-batch, whose words are pooled.
+
+    batch: "latents" and "noise" [N, C, H, W], "timestep" [N], "ids" [N, L], and the words' token ids "verbs",
+    "prepositions" and "negatives" [N, k], where -1 is no word. relation: the token id of <R>.
+    """
+    ids, latents, noise, timesteps = (torch.from_numpy(batch[k]) for k in ("ids", "latents", "noise", "timestep"))
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    predicted = unet(noisy, timesteps, text(ids).last_hidden_state).sample
+    denoising = torch.nn.functional.mse_loss(predicted, noise)
+
+    table = text.get_input_embeddings().weight
+    pooled = (batch[k][batch[k] >= 0] for k in ("verbs", "prepositions", "negatives"))
+    verbs, prepositions, negatives = (table[words].detach() for words in pooled)
+    steer = lambda positives: steering(table[relation], positives, negatives, settings["temperature"])
+    verb_weight = settings["verb_weight"]
+    return denoising, verb_weight * steer(verbs) + (1 - verb_weight) * steer(prepositions)
+
+
+def published_loop(folder, draws, initialiser, placeholders, settings) -> Trained:
+    """AdamW over the whole token table [V + P, D], in which every step pastes the old rows back.
+
+    draws: for each step a list of micro-batches, see `published_losses`. initialiser: the token that the rows start
+    from. placeholders: the P new ids V, V + 1, ... after the table's last; the first is <R>.
+    """
+    text = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").requires_grad_(False)
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").requires_grad_(False)
+    scheduler = diffusers.DDPMScheduler.from_pretrained(folder / "scheduler")
+    table = text.resize_token_embeddings(max(placeholders) + 1, mean_resizing=False).weight
+    with torch.no_grad():
+        table[placeholders] = table[initialiser].clone()
+    old = table[: min(placeholders)].detach().clone()
+    adam = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": settings["weight_decay"]}
+    optimiser = torch.optim.AdamW([table.requires_grad_(True)], settings["learning_rate"], **adam)
+    losses, gradients = [], []
+    for micro_batches in draws:
+        optimiser.zero_grad()
+        parts = []
+        for batch in micro_batches:
+            denoising, control = published_losses(text, unet, scheduler, placeholders[0], batch, settings)
+            total = settings["denoise_weight"] * denoising + settings["control_weight"] * control
+            (total / len(micro_batches)).backward()
+            parts.append((denoising.item(), control.item()))
+        losses.append(np.mean(parts, axis=0))
+        gradients.append(table.grad[placeholders].numpy())
+        optimiser.step()
+        if settings["pastes"]:
+            with torch.no_grad():
+                table[: len(old)] = old
+    return Trained(np.stack(losses), np.stack(gradients), table[placeholders].detach().numpy())
+
+
+def numpy_batch(batch) -> dict[str, np.ndarray]:
+    """A single run's draws [1, N, ...] as `published_losses` reads them."""
+    arrays = {name: np.array(array[0]) for name, array in batch._asdict().items()}
+    return arrays | {name: tiny.nchw(arrays[name]) for name in ("latents", "noise")}
+
+
+class Case(NamedTuple):
+    """One reading of the method: what both loops start from, and what ours computes."""
+
+    arguments: tuple  # of `published_loop`, without the settings
+    settings: dict[str, float]
+    first: np.ndarray  # [P, D] the rows before the first step
+    ours: Trained
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """PyTorch's threads wait for one another. On busy cores that takes minutes, and these networks need only one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cases(recorded) -> dict[str, Case]:
+    """Both readings, trained by one compiled step. In ReVersion's, no prompt holds <R-inv>, and its row rests."""
+    model, text = recorded.model, recorded.model.config.text
+    sizes = {"vocab_size": text.vocab_size, "length": text.max_position_embeddings}
+    tokenizer = Tokenizer.load(model.tokenizer_folder, {"<R>": 1, "<R-inv>": 1}, **sizes)
+    data = tiny_step.make_data(tokenizer, model, 3, TEMPLATES)
+    (initialiser,) = tokenizer.word_ids(INITIALISER)
+    table = model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    first = rows.init(table, [[initialiser]] * 2)[None]
+    draw = tiny.quick_jit(partial(step.draw_batch, schedule=model.schedule, config=CONFIG))
+    train = tiny.quick_jit(partial(step.train_step, model=model.config, schedule=model.schedule, config=CONFIG))
+
+    def case(settings: dict[str, float]) -> Case:
+        hyper, trained = tiny_step.hyperparameters(**settings), 2 if settings["inverse_share"] else 1
+        state, losses, moments, draws = step.init_state(first, CONFIG), [], [0.0], []
+        for at in range(STEPS):
+            micro_batches = (draw(np.int32(at), np.int32(i), data, hyper) for i in range(CONFIG.accumulation))
+            draws.append([numpy_batch(batch) for batch in micro_batches])
+            state, metrics = train(state, model.params, data, hyper)
+            losses.append((metrics.denoising[0], metrics.control[0]))
+            moments.append(np.asarray(state.moments[0].mu[0, :trained]))
+        # Adam's first moment is 0.9 of the one before and 0.1 of the gradient.
+        gradients = [(now - 0.9 * past) / 0.1 for past, now in itertools.pairwise(moments)]
+        ours = Trained(np.array(losses), np.stack(gradients), np.asarray(state.rows[0, :trained]))
+        arguments = recorded.folder, draws, initialiser, [text.vocab_size + p for p in range(trained)]
+        return Case(arguments, settings | {"pastes": True}, np.asarray(first[0, :trained]), ours)
+
+    return {name: case(settings) for name, settings in READINGS.items()}
+
+
+def errors(case: Case, theirs: Trained) -> dict[str, float]:
+    """The largest relative error of any loss, of any row's gradients [STEPS, D], and of any row's move [D]."""
+    of_rows = lambda found, wanted: max(tiny.error(found[..., p, :], wanted[..., p, :]) for p in range(len(case.first)))
+    return {
+        "losses": float(np.abs(case.ours.losses / theirs.losses - 1).max()),
+        "gradients": of_rows(case.ours.gradients, theirs.gradients),
+        "rows": of_rows(case.ours.rows - case.first, theirs.rows - case.first),
+    }
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_step_is_the_published_loop(cases, reading):
+    case = cases[reading]
+    found = errors(case, published_loop(*case.arguments, case.settings))
+    assert all(found[name] < tolerance for name, tolerance in TOLERANCES.items()), found
+
+
+@pytest.mark.parametrize(
+    ("seen_in", "mistake"),
+    [
+        # Twice both weights: the two micro-batches' losses are summed, not averaged. Adam hides this from the rows.
+        ("gradients", {"denoise_weight": 2.0, "control_weight": 0.02}),
+        ("rows", {"weight_decay": 0.0}),
+        ("losses", {"temperature": 0.08}),
+        ("rows", {"pastes": False}),
+    ],
+)
+def test_a_mistake_is_seen(cases, seen_in, mistake):
+    case = cases["Inv-ReVersion"]
+    found = errors(case, published_loop(*case.arguments, case.settings | mistake))
+    assert found[seen_in] > 10 * TOLERANCES[seen_in], found

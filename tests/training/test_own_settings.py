@@ -1,0 +1,132 @@
+"""What a model's own folder says of settings: it is used where the user says nothing, and it may say little."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from config_files import load
+from tiny_run import changed
+
+from reversion_jax import config as settings
+from reversion_jax.training import dreambooth, loop, prepare, report
+from reversion_jax.weights import own_settings
+
+OWN = {
+    "steps": 2,
+    "learning_rate": 0.02,
+    "guidance_scale": 3,
+    "verbs": "miniature_verbs",
+    "preview_prompts": ["cat <R> dog"],
+    "dreambooth": {"steps": 3, "learning_rate": 1e-3},
+}
+
+
+def write(folder: Path, values: object) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "reversion_jax.json").write_text(values if isinstance(values, str) else json.dumps(values))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def model(recorded, tmp_path_factory) -> str:
+    """The tiny model with settings of its own."""
+    folder = shutil.copytree(recorded.folder, tmp_path_factory.mktemp("own") / "model")
+    return write(folder, OWN)
+
+
+def test_the_models_own_fill_in_what_is_open(model):
+    c = settings.get_config()
+    c.model, c.learning_rate, c.verbs = model, 0.5, "verbs"
+    settled = prepare.settle(c)
+    assert (settled.steps, settled.guidance_scale, settled.preview_prompts) == (2, 3, ("cat <R> dog",))
+    assert (settled.learning_rate, settled.verbs) == (0.5, "verbs")  # what the user sets stays
+    assert settled.batch_size == 2  # Stable Diffusion's, of which the model says nothing
+    assert settings.settle(settings.get_config()).steps == 3000
+
+
+def test_training_uses_and_prints_them(model, config, tmp_path, capsys):
+    mine = changed(config, model=model, steps=None, preview_prompts=None, learning_rate=0.01, preview_every_steps=0)
+    (run,) = loop.learn(mine, tmp_path / "run")
+    assert (run.step, run.settings.steps, run.settings.learning_rate) == (2, 2, 0.01)
+    said = capsys.readouterr().out
+    assert "\nits own     guidance_scale 3, steps 2, preview prompts\n" in said
+    assert "training    2 steps of 2 x 1 samples" in said
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["steps"], stored["guidance_scale"], stored["preview_prompts"]) == (2, 3, ["cat <R> dog"])
+
+
+def test_what_is_the_models_own_is_described(config):
+    job = prepare.prepare(prepare.settle(config))
+    lines = report.describe(job, ("steps", "learning_rate")).splitlines()
+    assert lines[1] == "its own     learning_rate 0.01, steps 6"
+    assert report.describe(job, ["preview_prompts"]).splitlines()[1] == "its own     preview prompts"
+
+
+def test_the_miniature_has_its_own():
+    own = own_settings.read(settings.MINIATURE)
+    assert (own["steps"], own["exemplars"], len(own["preview_prompts"])) == (400, "drawn", 16)
+    assert "dreambooth" not in own
+    assert own_settings.read_dreambooth(settings.MINIATURE) == {"steps": 200, "batch_size": 8, "learning_rate": 1e-4}
+    c = load("miniature")
+    c.steps = 7
+    assert (prepare.settle(c).steps, prepare.settle(c).resolution) == (7, 64)
+
+
+def test_models_without_a_folder_have_none(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    for model in (str(tmp_path), str(tmp_path / "checkpoint.safetensors"), "own/er", "nowhere at all"):
+        assert own_settings.read(model) == own_settings.read_dreambooth(model) == {}
+
+
+def test_dreambooths_recipe_is_the_models_but_for_what_is_given(model, config, tmp_path, monkeypatch):
+    asked = []
+
+    def stop(config, recipe, *_):
+        asked.append(recipe)
+        raise InterruptedError
+
+    monkeypatch.setattr(dreambooth, "train", stop)
+    with pytest.raises(InterruptedError):
+        dreambooth.make_model(changed(config, model=model), tmp_path, learning_rate=0.5, word="on")
+    assert asked == [dreambooth.Recipe(word="on", steps=3, learning_rate=0.5)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"initialiser": "and"},
+        {"stop_words": "stop_words"},
+        {"learning_speed": 1},
+        {"steps": "many"},
+        {"steps": 2.5},
+        {"steps": True},
+        {"steps": None},
+        {"learning_rate": "3e-3"},
+        {"prepositions": "/etc/passwd"},
+        {"verbs": "verbs.txt"},
+        {"verbs": ["on"]},
+        {"exemplars": "exemplars/hug"},
+        {"preview_prompts": "cat <R> dog"},
+        {"preview_prompts": [1]},
+        {"dreambooth": {"word": "sks"}},
+        {"dreambooth": {"steps": "many"}},
+        {"dreambooth": 200},
+    ],
+    ids=json.dumps,
+)
+def test_what_they_may_not_say_is_refused(values, tmp_path):
+    model = write(tmp_path / "model", {"steps": 2} | values)
+    ((key, value),) = values.items()
+    for read in (own_settings.read, own_settings.read_dreambooth):
+        with pytest.raises(ValueError, match=rf"reversion_jax\.json sets {key}=") as error:
+            read(model)
+        assert repr(value) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"steps"', ""])
+def test_what_is_no_json_object_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match=r"reversion_jax\.json") as error:
+        own_settings.read(write(tmp_path / "model", text))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,239 @@
+"""What a run leaves in its folder: enough to be used without the job, the model and the checkpoints."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from places import ROOT
+from safetensors.numpy import load_file
+from tiny_run import changed
+
+from reversion_jax.runs import checkpoints, export, folder
+from reversion_jax.training import loop
+from reversion_jax.weights.fingerprint import fingerprint
+
+
+def files(place: Path) -> set[str]:
+    """The files of a folder, without checkpoints."""
+    found = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    return {name for name in found if not name.startswith("checkpoints/")}
+
+
+def make_old(workdir: Path, *names: str) -> None:
+    """Takes away what runs did not leave before version 0.2."""
+    for place in (workdir, *(workdir / name for name in names)):
+        shutil.rmtree(place / "rows", ignore_errors=True)
+        (place / "rows.safetensors").unlink(missing_ok=True)
+    for name in names:
+        (workdir / name / "config.json").unlink()
+    edit_settings(workdir, lambda values: values.pop("origin"))
+
+
+def edit_settings(workdir: Path, change) -> None:
+    path = workdir / "config.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A copy of the finished run, to be changed."""
+    return shutil.copytree(finished[0], tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def job_config(config):
+    """Two runs of four steps, one of which has no inverse prompts."""
+    runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
+    return changed(config, steps=4, preview_every_steps=0, runs=runs)
+
+
+@pytest.fixture(scope="module")
+def job(job_config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("several") / "job"
+    return workdir, loop.train(job_config, workdir)
+
+
+NAMES = ("seed1", "under-reversion")
+
+
+def test_a_run_leaves_its_words_and_where_they_come_from(config, finished):
+    workdir, rows = finished
+    expected = {"config.json", "rows.safetensors", "metrics.jsonl", "contact_sheet.png", "training.png"}
+    expected |= {f"rows/step_00000{step}.safetensors" for step in (2, 4, 6)}
+    expected |= {f"previews/step_00000{step}.png" for step in (0, 3, 6)}
+    assert files(workdir) == expected
+    run = folder.read(workdir)
+    np.testing.assert_array_equal(run.rows, rows[0])
+    assert (run.step, run.settings.relation, run.settings.steps) == (6, "on", 6)
+    assert run.describe() == "on by inv_reversion, 6 of 6 steps trained"
+    words = load_file(workdir / "rows.safetensors")
+    assert {token: own.shape for token, own in words.items()} == {"<R>": (1, 32), "<R-inv>": (1, 32)}
+    origin = json.loads((workdir / "config.json").read_text())["origin"]
+    assert origin["model"] == config.model
+    assert re.fullmatch("[0-9a-f]{16}", origin["model_hash"])
+    assert origin["model_hash"] == fingerprint(Path(config.model))
+    assert origin["versions"]["jax"] == jax.__version__
+    assert {"python", "reversion_jax", "transformers"} <= origin["versions"].keys()
+    assert origin["device"] == jax.devices()[0].device_kind
+
+
+def test_rows_of_every_checkpoint(config, finished, tmp_path):
+    kept = {step: folder.read(finished[0], step).rows for step in (2, 4, 6)}
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+    for step in (6, 4):
+        rows, found = checkpoints.read_rows(tmp_path / "checkpoints")
+        assert found == step
+        np.testing.assert_array_equal(kept[step], rows[0])
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    np.testing.assert_array_equal(loop.train(changed(config, steps=2), tmp_path / "shorter")[0], kept[2])
+    assert np.abs(kept[2] - kept[4]).min() > 0
+
+
+def test_earlier_rows(finished):
+    run = folder.read(finished[0], step=4)
+    assert run.step == 4
+    assert run.describe() == "on by inv_reversion, 4 of 6 steps trained"
+    assert (run.rows != finished[1][0]).any()
+    with pytest.raises(ValueError, match="kept no rows of step 3: there are those of 2, 4, 6") as error:
+        folder.read(finished[0], step=3)
+    assert "\n" not in str(error.value)
+
+
+def test_an_earlier_word_is_exported_with_a_warning(finished, tmp_path, capsys):
+    told = export.export(finished[0], tmp_path / "early", step=2)
+    assert "warning: on by inv_reversion, 2 of 6 steps trained: not fully trained" in capsys.readouterr().err
+    assert str(tmp_path / "early" / "on-inv.safetensors") in told
+    np.testing.assert_array_equal(
+        load_file(tmp_path / "early" / "on.safetensors")["<R>"], folder.read(finished[0], step=2).rows[:1]
+    )
+
+
+def test_exporting_loads_no_jax(finished, tmp_path):
+    code = """if True:
+        import sys
+        from etils import epath
+        from reversion_jax.runs import export
+        export.export(*map(epath.Path, sys.argv[1:]))
+        assert not {"jax", "orbax"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code, finished[0], tmp_path / "out"], cwd=ROOT, check=True, timeout=60)
+    assert (tmp_path / "out" / "on.safetensors").is_file()
+
+
+def test_a_run_of_several_is_whole_by_itself(job, tmp_path):
+    workdir, rows = job
+    for name, own in zip(NAMES, rows, strict=True):
+        alone = shutil.copytree(workdir / name, tmp_path / "elsewhere" / name)
+        expected = {"config.json", "rows.safetensors", "metrics.jsonl", "contact_sheet.png", "training.png"}
+        assert files(alone) == expected | {f"rows/step_00000{step}.safetensors" for step in (2, 4)}
+        run = folder.read(alone)
+        np.testing.assert_array_equal(run.rows, own)
+        assert (run.step, run.settings.runs) == (4, ())
+        assert folder.read(alone, step=2).step == 2
+        _, origin = folder.read_settings(alone)
+        assert origin == folder.read_settings(workdir)[1]
+    assert files(workdir) == {"config.json"} | {f"{name}/{file}" for name in NAMES for file in files(workdir / name)}
+    told = export.export(tmp_path / "elsewhere" / NAMES[0], tmp_path / "out")
+    assert [line.split("/")[-1] for line in told.splitlines() if line.startswith(str(tmp_path))] == [
+        *("on.safetensors", "on-inv.safetensors", "learned_embeds.bin"),
+    ]
+    np.testing.assert_array_equal(load_file(tmp_path / "out" / "on.safetensors")["<R>"], rows[0, :1])
+    told = export.export(tmp_path / "elsewhere" / NAMES[1], tmp_path / "out")
+    assert "no file for <R-inv>: the run had no inverse prompts" in told
+    assert not (tmp_path / "out" / "under-inv.safetensors").exists()
+
+
+def test_words_without_inverse_prompts(job):
+    assert list(folder.read(job[0] / NAMES[0]).words()) == ["<R>", "<R-inv>"]
+    assert list(folder.read(job[0] / NAMES[1]).words()) == ["<R>"]
+
+
+def test_what_is_no_run(finished, job, tmp_path):
+    with pytest.raises(ValueError, match=f"no training run in {tmp_path}: train one by"):
+        folder.read(tmp_path)
+    with pytest.raises(ValueError, match=f"no training run in {finished[0]}/previews: train one by"):
+        folder.read(finished[0] / "previews")
+    with pytest.raises(ValueError, match=f"{job[0]} holds 2 runs: give the folder of one of them, such as seed1"):
+        folder.read(job[0])
+    with pytest.raises(ValueError, match=f"{job[0]} holds 2 runs"):
+        folder.read(job[0] / "another")
+
+
+def test_damage_is_named(copied):
+    (copied / "rows.safetensors").write_bytes(b"\x08\x00")
+    with pytest.raises(ValueError, match=r"rows\.safetensors holds no rows of a run, or is damaged"):
+        folder.read(copied)
+    np.testing.assert_array_equal(folder.read(copied, step=6).rows.shape, (2, 32))
+    (copied / "config.json").write_text('{"relation": ')
+    with pytest.raises(ValueError, match=r"config\.json is damaged") as error:
+        folder.read(copied)
+    assert "\n" not in str(error.value)
+
+
+def test_an_old_folder_reads_and_goes_on(config, finished, tmp_path):
+    workdir, early = tmp_path / "run", changed(config, steps=4)
+    rows = loop.train(early, workdir)
+    make_old(workdir)
+    assert not {name for name in files(workdir) if "rows" in name}
+    run = folder.read(workdir)
+    np.testing.assert_array_equal(run.rows, rows[0])
+    assert run.step == 4
+    np.testing.assert_array_equal(folder.read(workdir, step=4).rows, rows[0])
+    with pytest.raises(ValueError, match="kept"):
+        folder.read(workdir, step=2)
+    export.export(workdir, tmp_path / "out")
+    assert (tmp_path / "out" / "on.safetensors").is_file()
+    np.testing.assert_array_equal(loop.train(config, workdir), finished[1])
+    np.testing.assert_array_equal(folder.read(workdir).rows, finished[1][0])
+    assert {name for name in files(workdir) if "rows" in name} == {
+        *("rows.safetensors", "rows/step_000004.safetensors", "rows/step_000006.safetensors"),
+    }
+    assert folder.read_settings(workdir)[1]["model"] == config.model
+
+
+def test_an_old_job_reads_and_goes_on(job_config, job, tmp_path):
+    workdir = tmp_path / "job"
+    rows = loop.train(changed(job_config, steps=2), workdir)
+    make_old(workdir, *NAMES)
+    for name, own in zip(NAMES, rows, strict=True):
+        run = folder.read(workdir / name)
+        np.testing.assert_array_equal(run.rows, own)
+        assert (run.step, run.settings.runs) == (2, ())
+    assert folder.read(workdir / NAMES[1]).settings.method == "reversion"
+    with pytest.raises(ValueError, match="holds 2 runs"):
+        folder.read(workdir)
+    np.testing.assert_array_equal(loop.train(job_config, workdir), job[1])
+    assert files(workdir) - {f"{name}/rows/step_000002.safetensors" for name in NAMES} == files(job[0]) - {
+        f"{name}/rows/step_000002.safetensors" for name in NAMES
+    }
+    np.testing.assert_array_equal(folder.read(workdir / NAMES[1]).rows, job[1][1])
+
+
+def test_old_settings_have_todays_names(copied):
+    edit_settings(copied, lambda values: values.update(exemplars="", model="miniature", both_ways="mean"))
+    assert folder.read(copied).settings.exemplars == "drawn"
+
+
+def test_settings_newer_than_the_run_have_their_defaults(config, finished, copied):
+    edit_settings(copied, lambda values: [values.pop(key) for key in ("negatives", "sampler")])
+    assert folder.read(copied).settings.sampler == "ddim"
+    np.testing.assert_array_equal(loop.train(config, copied), finished[1])
+    with pytest.raises(ValueError, match="another negatives"):
+        loop.train(changed(config, negatives="vocabulary"), copied)
+
+
+def test_another_model_of_the_same_name_is_refused(config, finished, copied):
+    edit_settings(copied, lambda values: values["origin"].update(model_hash="0123456789abcdef"))
+    with pytest.raises(ValueError, match=r"holds a run on another model than .* is now: give a new") as error:
+        loop.train(config, copied)
+    assert "\n" not in str(error.value)
+    assert json.loads((copied / "config.json").read_text())["origin"]["model_hash"] == "0123456789abcdef"
+    np.testing.assert_array_equal(folder.read(copied).rows, finished[1][0])
