@@ -8,6 +8,7 @@ a caption's parts apart is what makes the UNet obey the text within minutes inst
 """
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,95 +20,22 @@ from flax import linen as nn
 from tqdm import tqdm
 
 from recipes import vocabulary
+from recipes.world import MINIATURE, Recipe, World
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.miniature import scenes
-from reversion_jax.miniature.drawing import SIZE_PX
-from reversion_jax.models.clip import CLIPTextConfig, CLIPTextEncoder
+from reversion_jax.models.clip import CLIPTextEncoder
 from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
-from reversion_jax.models.unet import UNet, UNetConfig
-from reversion_jax.models.vae import VAE, VAEConfig
+from reversion_jax.models.unet import UNet
+from reversion_jax.models.vae import VAE
 from reversion_jax.runtime.errors import one_line
 from reversion_jax.training.fit import check_recipe, fit, gradient_step, one_cycle
 from reversion_jax.weights import folder
+from reversion_jax.weights.layout import OWN_SETTINGS
+from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
 Params = Any
 Loss = tuple[jax.Array, dict[str, jax.Array]]  # and what is told of it
-
-MINIATURE = ModelConfig(
-    text=CLIPTextConfig(
-        vocab_size=745,  # what the captions need, see vocabulary.py
-        bos_token_id=743,
-        eos_token_id=744,
-        pad_token_id=744,
-        hidden_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=512,
-        max_position_embeddings=32,
-        projection_dim=128,
-    ),
-    unet=UNetConfig(
-        sample_size=8,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        block_out_channels=(64, 128),
-        layers_per_block=1,
-        attention_head_dim=4,
-        cross_attention_dim=128,
-        norm_num_groups=16,
-    ),
-    vae=VAEConfig(
-        sample_size=64,
-        block_out_channels=(16, 32, 64, 128),
-        layers_per_block=1,
-        norm_num_groups=8,
-    ),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Sizes and rates of the three stages."""
-
-    seed: int = 0
-    num_scenes: int = 48_000
-    vae_steps: int = 5000
-    vae_batch: int = 16
-    vae_rate: float = 2e-3
-    kl_weight: float = 3e-6
-    text_steps: int = 700
-    text_batch: int = 128
-    text_rate: float = 1e-3
-    unet_steps: int = 5000
-    unet_batch: int = 64
-    unet_rate: float = 1.5e-3
-    joint_text_rate: float = 3e-4
-    min_snr: float = 5.0
-    empty_captions: float = 0.1
-    ema_decay: float = 0.999
-
-
-class World:
-    """The training scenes, drawn once; captions are drawn afresh at every step."""
-
-    def __init__(self, recipe: Recipe):
-        self._seed = recipe.seed
-        self.pictures = np.empty((recipe.num_scenes, SIZE_PX, SIZE_PX, 3), np.uint8)
-        self.scenes = []
-        drawn = scenes.captioned(recipe.seed, recipe.num_scenes)
-        for i, (picture, scene, _) in enumerate(tqdm(drawn, "scenes", recipe.num_scenes, mininterval=1)):
-            self.pictures[i] = picture
-            self.scenes.append(scene)
-
-    def draw_batch(self, stage: str, step: int, size: int) -> tuple[np.ndarray, np.random.Generator]:
-        """Indices [size] of the step's scenes and its generator: a function of (seed, stage, step) alone."""
-        rng = np.random.default_rng([self._seed, sum(stage.encode()), step])
-        return rng.integers(len(self.scenes), size=size), rng
-
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        """Pictures as float32 [N, 64, 64, 3] in [-1, 1]."""
-        return self.pictures[indices].astype(np.float32) / 127.5 - 1
 
 
 def train_vae(world: World, config: ModelConfig, recipe: Recipe, workdir: Path) -> tuple[Params, float]:
@@ -255,7 +183,7 @@ def train_unet(
     return fit("unet", state, step_fn, batch_fn, recipe.unet_steps, workdir)[2]
 
 
-def pretrain(workdir: Path, recipe: Recipe = Recipe()) -> Path:
+def pretrain(workdir: Path, recipe: Recipe) -> Path:
     """Trains all three networks and writes the diffusers folder WORKDIR/snapshot; returns its path."""
     check_recipe(workdir, dataclasses.asdict(recipe))
     tokens = workdir / "tokenizer"
@@ -273,13 +201,15 @@ def pretrain(workdir: Path, recipe: Recipe = Recipe()) -> Path:
     params = {name: tree["params"] for name, tree in {**trained, "vae": vae_params}.items()}
     model = folder.StableDiffusion(config, schedule, params, tokens)
     folder.save(workdir / "snapshot", model, dtype=np.float16)
+    # What suits the miniature was found by training on it, not by this recipe.
+    shutil.copy(MINIATURE_FOLDER / OWN_SETTINGS, workdir / "snapshot")
     return workdir / "snapshot"
 
 
 @one_line
 def main(argv: list[str]) -> None:
     del argv
-    print(pretrain(Path(_WORKDIR.value)))
+    print(pretrain(Path(_WORKDIR.value), Recipe()))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,7 @@ STOREYS = (
 NAMES = {name for names in STOREYS for name in names}
 MAX_FOLDERS, MAX_FILE, MAX_DOOR, MAX_FUNCTION = 11, 250, 60, 60  # the last three in lines
 # What may be longer, and why: files by their modules, functions by module and name.
-LONGER = {
-    "recipes.pretrain": "one recipe, whose three stages are read in a row",
-}
+LONGER: dict[str, str] = {}
 FOREIGN = {"torch", "diffusers", "tensorflow", "tensorflow_datasets"}
 FOREIGN_IN = {"data.benchmark_tfds": {"tensorflow_datasets"}}  # it is a data set of theirs
 

@@ -4,6 +4,8 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ OnProgress = Callable[[Progress], None]
 def _stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Makes SIGINT and SIGTERM end the run after the dispatch under way, with a checkpoint; a second one at once."""
     caught: list[int] = []
-    before: dict[int, object] = {}
+    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def catch(number: int, _: object) -> None:
         caught.append(number)
@@ -40,7 +42,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
     def restore() -> None:
         for number, handler in before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     with contextlib.suppress(ValueError):  # only the main thread may install handlers
         for number in (signal.SIGINT, signal.SIGTERM):

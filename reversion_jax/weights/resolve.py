@@ -34,9 +34,9 @@ def resolve(model: str) -> Path:
 
 
 def small_files(model: str) -> Path | None:
-    """A folder with the model's .json files, of a hub model before its weights are fetched; None if it has no folder.
+    """A folder that holds the model's reversion_jax.json, of a hub model before its weights are fetched.
 
-    A hub that cannot be asked gives None as well: `resolve` will say why.
+    None if it has no such file or no folder. A hub that cannot be asked gives None as well: `resolve` will say why.
     """
     if path := _local(model):
         return path if path.is_dir() else None
@@ -45,7 +45,9 @@ def small_files(model: str) -> Path | None:
         return None
 
     def choose(names: list[str]) -> list[str]:
-        return [name for name in names if name == OWN_SETTINGS]
+        if OWN_SETTINGS not in names:
+            raise ValueError(f"{model} has no {OWN_SETTINGS}")
+        return [OWN_SETTINGS]
 
     try:
         return hub.fetch(*hub_id, choose, quiet=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recipes import vocabulary
-from recipes.pretrain import MINIATURE
+from recipes.world import MINIATURE
 from reversion_jax.data import exemplars
 from reversion_jax.inversion import prompts, suppressor, words
 from reversion_jax.miniature import drawing, scenes

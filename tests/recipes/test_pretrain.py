@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from recipes import pretrain
+from recipes.world import Recipe, World
 from reversion_jax.miniature import scenes
 
 
 def test_batches_are_a_function_of_seed_stage_and_step():
-    world = pretrain.World(pretrain.Recipe(num_scenes=24))
+    world = World(Recipe(num_scenes=24))
     draws = [world.draw_batch(stage, step, 16)[0].tolist() for stage in ("vae", "unet") for step in (0, 1)]
     assert len({tuple(draw) for draw in draws}) == 4
     assert world.draw_batch("vae", 0, 16)[0].tolist() == draws[0]
@@ -31,4 +32,4 @@ def test_labels_follow_the_text():
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(ValueError, match="another recipe"):
-        pretrain.pretrain(tmp_path)
+        pretrain.pretrain(tmp_path, Recipe())
