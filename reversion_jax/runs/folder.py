@@ -111,11 +111,9 @@ def read(folder: epath.Path, step: int | None = None) -> LearnedRun:
     path = folder / NEWEST if step is None else rows_file(folder, step)
     if path.is_file():
         return LearnedRun(settings, *read_rows(path))
-    if step is not None:
-        kept = sorted(int(p.name[5:11]) for p in rows_file(folder, 0).parent.glob("step_*.safetensors"))
-        raise ValueError(
-            f"{folder} kept no rows of step {step}: there are those of {', '.join(map(str, kept)) or 'none'}"
-        )
+    kept = sorted(int(p.stem[5:]) for p in rows_file(folder, 0).parent.glob("step_*.safetensors"))
+    if step is not None and kept:
+        raise ValueError(f"{folder} kept no rows of step {step}: there are those of {', '.join(map(str, kept))}")
     return _read_old(folder, step)
 
 
@@ -129,8 +127,10 @@ def _read_old(folder: epath.Path, step: int | None) -> LearnedRun:
         if not (place / CONFIG).is_file() or not (place / CHECKPOINTS).is_dir():
             continue
         runs = config.each_run(read_settings(place)[0])
+        if name and list(runs) == [""]:
+            continue  # a folder in that of a single run
         if name not in runs:
-            _refuse_job(folder, list(runs))
+            _refuse_job(place, list(runs))
         from reversion_jax.runs import checkpoints  # imports Orbax and JAX, which take seconds
 
         rows, found = checkpoints.read_rows(place / CHECKPOINTS)

@@ -145,7 +145,7 @@ def make_model(config: ConfigDict, workdir: epath.PathLike | None, **own: Any) -
     if files.is_remote(workdir or ""):
         raise ValueError(f"--workdir={workdir}: a model is written to a folder of this machine")
     c = settle(config)
-    recipe = dataclasses.replace(Recipe(), **own_settings.read_dreambooth(c.model), **own)
+    recipe = dataclasses.replace(Recipe(), **own_settings.read_dreambooth(c.model) | own)
     place = Path(workdir or f"runs/{c.relation}-dreambooth")
     shown = load_exemplars(c)
     sd, tokenizer, _ = load_model(c.model)

@@ -26,8 +26,9 @@ def describe(job: Job, from_model: Collection[str] = ()) -> str:
     c = job.config
     lines = [f"model       {c.model}, {sum(x.size for x in jax.tree.leaves(job.sd.params)):,} frozen numbers"]
     if from_model:
-        told_settings = ", ".join(f"{key} {getattr(c, key)}" for key in sorted(from_model) if key != "preview_prompts")
-        lines += [f"its own     {told_settings}" + ", preview prompts" * ("preview_prompts" in from_model)]
+        told_settings = [f"{key} {getattr(c, key)}" for key in sorted(from_model) if key != "preview_prompts"]
+        told_settings += ["preview prompts"] * ("preview_prompts" in from_model)
+        lines += [f"its own     {', '.join(told_settings)}"]
     if len(job.runs) == 1:
         lines += _describe_run(job.runs[0])
     else:

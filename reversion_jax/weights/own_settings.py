@@ -46,11 +46,17 @@ def read_dreambooth(model: str) -> dict[str, Any]:
 
 def _is_fit(key: str, value: Any) -> bool:
     if key in _NUMBERS:
-        return type(value) is int or (type(value) is float and isinstance(config.FOR_SD15[key], float))
+        return _is_number(value, config.FOR_SD15[key])
     if key in ("prepositions", "verbs"):
         return value in words.NAMES
     if key == "exemplars":
         return value == config.DRAWN
     if key == "preview_prompts":
         return isinstance(value, list) and all(isinstance(prompt, str) for prompt in value)
-    return key == "dreambooth" and isinstance(value, dict) and set(value) <= set(_DREAMBOOTH)
+    if key == "dreambooth" and isinstance(value, dict):
+        return all(name in _DREAMBOOTH and _is_number(number, config.FOR_SD15[name]) for name, number in value.items())
+    return False
+
+
+def _is_number(value: Any, like: Any) -> bool:
+    return type(value) is int or (type(value) is float and isinstance(like, float))

@@ -16,9 +16,9 @@ def draw(recorded):
     """A function of prompts, seeds and values of `Sampling`; images of 16 px by two steps of the tiny model."""
     sd = recorded.model
     tokenizer = Tokenizer.load(sd.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=tiny.LENGTH)
-    rows = tiny.noise(3, (1, 32))
+    learned = tiny.noise(3, (1, 32))
 
-    def draw(prompts, seeds, **values):
+    def draw(prompts, seeds, rows=learned, **values):
         values = {"num_steps": 2, "guidance_scale": 3.0, "resolution": 16, "batch_size": 2} | values
         return generate.draw(sd, tokenizer, prompts, seeds, rows, sampling=generate.Sampling(**values))
 
@@ -83,6 +83,8 @@ def test_an_unknown_sampler(draw):
 def test_each_image_needs_a_seed_and_each_placeholder_a_row(draw):
     with pytest.raises(ValueError, match="2 prompts with 1 seeds"):
         draw(["cat", "dog"], [0])
+    with pytest.raises(ValueError, match="placeholders for more than the 0 rows given"):
+        draw(["cat <R> dog"], [0], rows=None)
 
 
 def test_sampling_of_settings():

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from reversion_jax.evaluation.user_study.page import KEY
 
@@ -79,6 +78,8 @@ def average_user_ranking(ranks: np.ndarray, key: dict, *, resamples: int = 10_00
     `ranks` is [voters, sets, criteria, methods]. Percentile bootstrap over voters, who are drawn anew with
     replacement; the sets are taken as they are.
     """
+    from scipy import stats  # takes over a second, which writing the page need not wait for
+
     relations = [one["relation"] for one in key["sets"]]
     rows = (*sorted(set(relations)), OVERALL)
     member = np.array([[row in (relation, OVERALL) for relation in relations] for row in rows], float)
