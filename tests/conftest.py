@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from typing import NamedTuple
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 # Before anything imports JAX: programs are compiled quickly rather than well, and all processes share them.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # PyTorch's threads wait for one another on busy cores.
@@ -25,6 +26,28 @@ from tiny_run import config, finished  # noqa: F401 (fixtures)
 from reversion_jax.weights import folder
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# The files that take longest come first, so that neither of two workers is left alone with one of them at the end.
+LONGEST = (
+    *("training/test_processes", "runtime/test_parallel", "training/test_loop", "training/test_runs"),
+    *("models/test_recorded", "miniature/test_miniature", "evaluation/test_compare", "inversion/test_step"),
+    *("models/test_parity", "weights/test_sd_tiny", "training/test_dreambooth", "drawing/test_generate"),
+    *("inversion/test_golden_step", "test_readme", "training/test_notebook", "test_commands"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(TESTS).as_posix(), len(place)))
+
+
+@pytest.fixture(scope="module")
+def optimised() -> Iterator[None]:
+    """Programs are compiled well, for files that draw so many pictures that it pays."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +77,10 @@ def recorded(tmp_path_factory) -> Recorded:
         inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in_")}
         outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out_")}
     return Recorded(written, folder.load(written), inputs, outputs)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory) -> Path:
+    """The folder of a model with random weights that compiles quickly."""
+    weights = tiny.torch_weights(tiny.torch_shapes(tiny.SMALL), seed=2)
+    return tiny.write_folder(tmp_path_factory.mktemp("small"), weights, tiny.SMALL)

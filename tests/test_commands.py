@@ -23,14 +23,14 @@ def run(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Completed
 
 
 @pytest.fixture(scope="module")
-def workdir(recorded, tmp_path_factory) -> Path:
+def workdir(small, tmp_path_factory) -> Path:
     """A run of two steps on the tiny model, by a config that comes with the package."""
     place = tmp_path_factory.mktemp("commands")
     shown = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     exemplars.write_folder(place / "exemplars", shown, [["cat {} dog"]] * 2)
     (place / "words.txt").write_text("on\ntop\nof\n")
     settings = {
-        "model": recorded.folder,
+        "model": small,
         "exemplars": place / "exemplars",
         "prepositions": place / "words.txt",
         "verbs": place / "words.txt",
@@ -89,9 +89,9 @@ def test_score_looks_at_a_runs_words(workdir):
     assert next(iter(seen["<R>"]["nearest"])) == "on"
 
 
-def test_dreambooth(recorded, workdir, tmp_path):
+def test_dreambooth(small, workdir, tmp_path):
     """What it leaves is a model, which draws as it says."""
-    given = {"model": recorded.folder, "exemplars": workdir.parent / "exemplars", "resolution": 16, "sample_steps": 2}
+    given = {"model": small, "exemplars": workdir.parent / "exemplars", "resolution": 16, "sample_steps": 2}
     config = [f"--config.{key}={value}" for key, value in given.items()]
     own = ["--steps", "1", "--batch_size", "2", "--word", "on", "--workdir", str(tmp_path / "run")]
     done = run("dreambooth", "--config", "configs/hug.py", *config, *own)

@@ -1,5 +1,6 @@
 """A tiny Stable Diffusion with SD 1.5's kinds of blocks: config, weights from a seed, tokenizer, outputs."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -18,7 +19,8 @@ from reversion_jax.models.clip import CLIPTextConfig, CLIPTextEncoder
 from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.unet import UNet, UNetConfig
 from reversion_jax.models.vae import VAE, VAEConfig
-from reversion_jax.weights.folder import WEIGHT_FILES, StableDiffusion
+from reversion_jax.weights import names
+from reversion_jax.weights.folder import WEIGHT_FILES, StableDiffusion, parameter_shapes
 
 LENGTH = 12
 # test_recorded.py compiles a network for every mistake.
@@ -57,6 +59,21 @@ CONFIG = ModelConfig(
 )
 
 
+# Fewer blocks, which compile in half the time: for tests that ask what training does, not what the networks compute.
+SMALL = dataclasses.replace(
+    CONFIG,
+    text=dataclasses.replace(CONFIG.text, num_hidden_layers=1),
+    unet=dataclasses.replace(
+        CONFIG.unet,
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        block_out_channels=(32,),
+        layers_per_block=1,
+    ),
+    vae=dataclasses.replace(CONFIG.vae, layers_per_block=1),
+)
+
+
 def noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Zero mean, unit variance, uniform; from raw bits, the one stream that NumPy promises to keep."""
     bits = np.random.PCG64(seed).random_raw(math.prod(shape))
@@ -81,6 +98,15 @@ def torch_weights(shapes: dict[str, dict[str, list[int]]], seed: int) -> dict[st
                 x *= (0.3 if len(shape) == 4 else 1) / math.sqrt(math.prod(shape[1:]))
             weights[part][name] = x
     return weights
+
+
+def torch_shapes(config: ModelConfig) -> dict[str, dict[str, list[int]]]:
+    """The shapes of a model's weights, by part and PyTorch's name."""
+    in_torch = lambda path, shape: list(names.to_torch(path, np.broadcast_to(np.False_, shape)).shape)
+    return {
+        part: {names.torch_names(path)[0]: in_torch(path, shape) for path, shape in named.items()}
+        for part, named in parameter_shapes(config).items()
+    }
 
 
 def write_tokenizer(folder: Path) -> Path:

@@ -9,14 +9,14 @@ from reversion_jax.training import loop
 
 
 @pytest.fixture(scope="session")
-def config(recorded, tmp_path_factory):
+def config(small, tmp_path_factory):
     """A run of seconds on the tiny model: six steps, previews, checkpoints."""
     place = tmp_path_factory.mktemp("inputs")
     shown = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3)).astype(np.uint8)
     exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * 3)
     (place / "words.txt").write_text("on\ntop\nof\n")
     c = settings.get_config()
-    c.model, c.exemplars, c.relation = str(recorded.folder), str(place / "exemplars"), "on"
+    c.model, c.exemplars, c.relation = str(small), str(place / "exemplars"), "on"
     c.prepositions = c.verbs = str(place / "words.txt")
     c.resolution, c.steps, c.batch_size, c.accumulation, c.positives_per_sample = 16, 6, 2, 1, 2
     c.initialiser, c.learning_rate, c.steps_per_dispatch = "on", 0.01, 2

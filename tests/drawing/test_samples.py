@@ -22,13 +22,13 @@ def picture(path) -> np.ndarray:
     return np.asarray(Image.open(path), int)
 
 
-def test_drawing_needs_no_training_run(recorded, finished, tmp_path, capsys):
+def test_drawing_needs_no_training_run(small, finished, tmp_path, capsys):
     """A model, embedding files of two kinds, prompts from a file; and the same word gives the run's own picture."""
     export.export(finished[0], tmp_path)
     (tmp_path / "prompts.txt").write_text("cat <R> dog\n\ndog hug cat\ndogs hugging, of a photo on top of cat\n")
     files = [tmp_path / "learned_embeds.bin", f"hug={tmp_path}/on.safetensors"]
     prompts = samples.read_prompts([], str(tmp_path / "prompts.txt"))
-    by_files = source(model=recorded.folder, files=files, **HOW)
+    by_files = source(model=small, files=files, **HOW)
     samples.sample(by_files, prompts, str(tmp_path / "files"), num_images=1, seed=0)
     said = capsys.readouterr()
     assert "is too long; left out: " in said.err
@@ -55,10 +55,10 @@ def test_an_earlier_word_draws_another_picture(finished, tmp_path):
     assert said == [f"on by inv_reversion, {step} of 6 steps trained" for step in (6, 2)]
 
 
-def test_half_precision(recorded, tmp_path):
-    low = source(model=recorded.folder, precision="bfloat16", **HOW)
+def test_half_precision(small, tmp_path):
+    low = source(model=small, precision="bfloat16", **HOW)
     samples.sample(low, ["cat"], str(tmp_path), num_images=1, seed=0)
-    samples.sample(source(model=recorded.folder, **HOW), ["dog", "cat"], str(tmp_path), num_images=1, seed=0)
+    samples.sample(source(model=small, **HOW), ["dog", "cat"], str(tmp_path), num_images=1, seed=0)
     far = np.abs(picture(tmp_path / "000-cat-0.png") - picture(tmp_path / "001-cat-0.png"))
     assert 0 < far.max() < 40
 

@@ -9,6 +9,8 @@ from recipes.judge import SPOILINGS
 from reversion_jax.evaluation import scores
 from reversion_jax.miniature import judge, scenes
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 JUDGED = Path(__file__).parent / "judged"
 
 

@@ -11,6 +11,8 @@ from reversion_jax.miniature import judge, scenes
 from reversion_jax.training import loop, prepare, report
 from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 def test_it_is_small_enough_to_ship():
     sizes = [path.stat().st_size for path in MINIATURE_FOLDER.rglob("*") if path.is_file()]
@@ -22,7 +24,7 @@ def test_it_is_small_enough_to_ship():
 @pytest.mark.parametrize("name", RELATIONS)
 def test_each_config_trains_on_the_miniature(name, tmp_path):
     c = load(name)
-    c.model, c.steps, c.steps_per_dispatch, c.sample_steps, c.judged_prompts = settings.MINIATURE, 3, 3, 4, 4
+    c.model, c.steps, c.sample_steps, c.judged_prompts = settings.MINIATURE, 3, 4, 4
     (rows,) = loop.train(c, tmp_path)
     first = prepare.prepare(prepare.settle(c)).first_rows[0]
     assert rows.shape == (2, 128)

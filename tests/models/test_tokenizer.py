@@ -103,7 +103,7 @@ def test_needs_no_torch_and_says_nothing(path):
     program = f"""
 import sys
 sys.modules["torch"] = None  # importing it fails
-from reversion_jax.tokenizer import Tokenizer
+from reversion_jax.models.tokenizer import Tokenizer
 assert "transformers" not in sys.modules
 print(Tokenizer.load({str(path)!r}, vocab_size=600, length=77)("cat").shape)
 """

@@ -159,7 +159,7 @@ def test_what_cannot_be_reached_is_one_line(monkeypatch):
     assert files.place("no such folder") == epath.Path("no such folder")
 
 
-def test_a_run_in_a_bucket_equals_a_local_one(recorded, tmp_path):
+def test_a_run_in_a_bucket_equals_a_local_one(small, tmp_path):
     """With Google's protocol, spoken by an emulator: stopped, taken up again and exported there."""
     for package in ("gcsfs", "gcp_storage_emulator"):
         pytest.importorskip(package, reason="pip install gcsfs gcp-storage-emulator")
@@ -167,7 +167,7 @@ def test_a_run_in_a_bucket_equals_a_local_one(recorded, tmp_path):
     exemplars.write_folder(tmp_path / "exemplars", shown, [["cat {} dog"]] * 2)
     (tmp_path / "words.txt").write_text("on\ntop\nof\n")
     c = settings.get_config()
-    c.model, c.exemplars, c.relation = str(recorded.folder), str(tmp_path / "exemplars"), "hug"
+    c.model, c.exemplars, c.relation = str(small), str(tmp_path / "exemplars"), "hug"
     c.prepositions = c.verbs = str(tmp_path / "words.txt")
     c.resolution, c.steps, c.accumulation, c.positives_per_sample, c.initialiser = 16, 4, 1, 2, "on"
     c.steps_per_dispatch, c.sample_steps, c.preview_prompts = 1, 2, ("cat <R> dog",)

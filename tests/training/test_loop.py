@@ -187,7 +187,7 @@ def test_images_do_not_depend_on_their_batch(finished):
         ({"exemplars": "nowhere"}, "no folder of exemplars at"),
         ({"model": "no such model"}, "neither a folder"),
         ({"model": "own/er"}, "own/er"),
-        ({"resolution": 15}, "must be a multiple of 4"),
+        ({"resolution": 15}, "must be a multiple of 2"),
         ({"positives_per_sample": 9}, "3 words, fewer than"),
         ({"prepositions": "nowhere.txt"}, "nowhere"),
         ({"initialiser": "catdog"}, "initialiser"),

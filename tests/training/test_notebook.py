@@ -116,6 +116,7 @@ def shown(cell: nbformat.NotebookNode) -> list[bytes]:
     return [base64.b64decode(entry["image/png"]) for entry in data if "image/png" in entry]
 
 
+@pytest.mark.long
 def test_it_runs_and_goes_on(tmp_path):
     """Elsewhere, then on Colab."""
     first = train(tmp_path, sys.executable, tiny.environment(), steps=2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +19,14 @@ from reversion_jax.runs import folder
 
 
 @pytest.fixture(scope="module")
-def command(recorded, tmp_path_factory):
+def command(small, tmp_path_factory):
     """The command line of a run of the tiny model, without --workdir."""
     place = tmp_path_factory.mktemp("processes")
     shown = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
     exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * 3)
     (place / "words.txt").write_text("on\ntop\nof\n")
     settings = {
-        "model": recorded.folder,
+        "model": small,
         "exemplars": place / "exemplars",
         "prepositions": place / "words.txt",
         "verbs": place / "words.txt",
@@ -39,7 +40,7 @@ def command(recorded, tmp_path_factory):
         "steps": 24,
         "steps_per_dispatch": 2,
         "checkpoint_every_steps": 6,
-        "preview_every_steps": 12,
+        "preview_every_steps": 0,
     }
     overrides = [f"--config.{key}={value}" for key, value in settings.items()]
     return [sys.executable, "-m", "reversion_jax.train", "--config", str(ROOT / "configs" / "hug.py"), *overrides]
@@ -87,12 +88,16 @@ def assert_same_run(workdir, alone):
     assert sorted(p.name for p in workdir.iterdir()) == sorted(p.name for p in alone.iterdir())
 
 
+@pytest.mark.long
 def test_four_processes_equal_one(command, alone, tmp_path):
     """Two and two of them hold the weights together, so that each has to ask another."""
-    split = [*command, "--config.weight_shards=2", "--config.remat=True"]
+    split = [*command, "--config.weight_shards=2", "--config.remat=True", "--config.preview_every_steps=24"]
     out = finish(start(split, tmp_path / "run", 4))
     assert out.count("nearest words of <R>") == 1  # the first alone speaks
     assert "4 of 4: each has 1 of 4 samples, 2 hold the weights together" in out
+    previews = tmp_path / "run" / "previews"
+    assert len(list(previews.iterdir())) == 2
+    shutil.rmtree(previews)
     assert_same_run(tmp_path / "run", alone)
 
 
@@ -102,7 +107,8 @@ def children(process):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
 def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, alone, tmp_path):
-    workdir = tmp_path / "run"
+    """The two hold the weights together, so that each has to ask the other."""
+    workdir, command = tmp_path / "run", [*command, "--config.weight_shards=2", "--config.remat=True"]
     crashing = start(command, workdir, 2)
     history = workdir / "metrics.jsonl"
     deadline = time.time() + 300
