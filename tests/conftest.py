@@ -84,3 +84,9 @@ def small(tmp_path_factory) -> Path:
     """The folder of a model with random weights that compiles quickly."""
     weights = tiny.torch_weights(tiny.torch_shapes(tiny.SMALL), seed=2)
     return tiny.write_folder(tmp_path_factory.mktemp("small"), weights, tiny.SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_model(small) -> Recorded:
+    """`small`, loaded. Nothing was recorded of it."""
+    return Recorded(small, folder.load(small), {}, {})

@@ -183,9 +183,15 @@ OUTPUTS = (
 )
 
 
-def output(name: str, model: StableDiffusion, x: dict[str, np.ndarray], fresh: bool = False) -> np.ndarray:
-    """One of OUTPUTS, which are compared with PyTorch's, from `inputs`; NCHW. `fresh` traces anew."""
-    calls = (_calls.__wrapped__ if fresh else _calls)(model.config)
+def mistaken_output(name: str, model: StableDiffusion, x: dict[str, np.ndarray]) -> np.ndarray:
+    """`output` of code that a test has changed: operation by operation, where compiling all of it would take longer."""
+    with jax.disable_jit():
+        return output(name, model, x)
+
+
+def output(name: str, model: StableDiffusion, x: dict[str, np.ndarray]) -> np.ndarray:
+    """One of OUTPUTS, which are compared with PyTorch's, from `inputs`; NCHW."""
+    calls = _calls(model.config)
     text, unet, vae = (model.params[part] for part in ("text_encoder", "unet", "vae"))
     if name == "text":
         return np.asarray(calls["text"](text, x["ids"]))

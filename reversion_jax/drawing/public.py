@@ -56,6 +56,6 @@ def draw(
     """
     tokenizer, rows = _with_words(model, words)
     settings = settle(Settings(model=model.name), own_settings.read(model.name))
-    how = dataclasses.replace(generate.Sampling.of(settings), **sampling)
+    how = dataclasses.replace(generate.Sampling.of(settings, at_most=len(prompts)), **sampling)
     seeds = range(len(prompts)) if seeds is None else seeds
     return generate.draw(model.sd, tokenizer, prompts, seeds, rows, sampling=how, progress=progress)

@@ -5,6 +5,8 @@ optionally beside pictures that the model itself drew of the same things without
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,21 @@ def loss(params: Any, batch: Any, config: UNetConfig, schedule: Schedule, recipe
     return jnp.sum(weights * error) / recipe.batch_size
 
 
+def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
+    return optax.adamw(recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+@functools.cache  # an evaluation fine-tunes many models by the same program
+def _step_fn(config: UNetConfig, schedule: Schedule, recipe: Recipe) -> Callable[[Any, Any], tuple[Any, dict]]:
+    """The step of `fit`, compiled once for each recipe."""
+
+    def loss_fn(params: Any, *batch: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        value = loss(params, batch, config, schedule, recipe)
+        return value, {"loss": value}
+
+    return gradient_step(loss_fn, _optimiser(recipe))
+
+
 def train(
     config: Settings,
     recipe: Recipe,
@@ -125,13 +142,8 @@ def train(
         return (*(np.concatenate(part) for part in zip(*parts, strict=True)), key)
 
     params = jax.tree.map(jnp.copy, sd.params["unet"])
-    optimiser = optax.adamw(recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-    def loss_fn(params: Any, *batch: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        value = loss(params, batch, sd.config.unet, sd.schedule, recipe)
-        return value, {"loss": value}
-
-    state, step_fn = (params, optimiser.init(params)), gradient_step(loss_fn, optimiser)
+    state = (params, _optimiser(recipe).init(params))
+    step_fn = _step_fn(sd.config.unet, sd.schedule, recipe)
     return fit("dreambooth", state, step_fn, batch_fn, recipe.steps, workdir, recipe.checkpoints)[0]
 
 

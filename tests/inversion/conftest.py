@@ -6,10 +6,10 @@ from reversion_jax.models.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer(recorded) -> Tokenizer:
-    text = recorded.model.config.text
+def tokenizer(small_model) -> Tokenizer:
+    text = small_model.model.config.text
     return Tokenizer.load(
-        recorded.model.tokenizer_folder,
+        small_model.model.tokenizer_folder,
         {"<R>": 1, "<R-inv>": 1},
         vocab_size=text.vocab_size,
         length=text.max_position_embeddings,
@@ -17,5 +17,5 @@ def tokenizer(recorded) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def data(recorded, tokenizer) -> Data:
-    return make_data(tokenizer, recorded.model, 3)
+def data(small_model, tokenizer) -> Data:
+    return make_data(tokenizer, small_model.model, 3)

@@ -34,28 +34,28 @@ def batch(step, micro, data, hyper, schedule, config=CONFIG) -> draws.Sample:
     return draw(jnp.int32(step), jnp.int32(micro), data, hyper)
 
 
-def test_steps_micro_batches_and_runs_draw_afresh(recorded, data):
-    draw = lambda at, micro, seed: batch(at, micro, data, hyperparameters(seed=seed), recorded.model.schedule)
+def test_steps_micro_batches_and_runs_draw_afresh(small_model, data):
+    draw = lambda at, micro, seed: batch(at, micro, data, hyperparameters(seed=seed), small_model.model.schedule)
     noises = [np.asarray(draw(*which).noise) for which in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
     for i, one in enumerate(noises):
         assert all((one != other).all() for other in noises[:i])
 
 
-def test_importance_makes_later_timesteps_likelier(recorded, data):
-    means = [drawn(data, 3000, recorded.model.schedule, importance=a).timestep.mean() for a in (0.0, 0.9)]
+def test_importance_makes_later_timesteps_likelier(small_model, data):
+    means = [drawn(data, 3000, small_model.model.schedule, importance=a).timestep.mean() for a in (0.0, 0.9)]
     assert abs(means[0] - 499.5) < 25
     # The mean of f(t) is T/2 (1 + 4 alpha / pi^2) for alpha.
     assert abs(means[1] - 500 * (1 + 4 * 0.9 / np.pi**2)) < 25
 
 
-def test_a_sample_depends_on_its_own_index_alone(recorded, data):
+def test_a_sample_depends_on_its_own_index_alone(small_model, data):
     config = lambda size: dataclasses.replace(CONFIG, batch_size=size)
-    draw = lambda size: batch(2, 0, data, hyperparameters(), recorded.model.schedule, config(size))
+    draw = lambda size: batch(2, 0, data, hyperparameters(), small_model.model.schedule, config(size))
     jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:, :2]), draw(2), draw(5))
 
 
-def test_posterior_is_sampled_afresh(recorded, data):
-    sample = drawn(data, 400, recorded.model.schedule)
+def test_posterior_is_sampled_afresh(small_model, data):
+    sample = drawn(data, 400, small_model.model.schedule)
     deviations = []
     for mean, std in zip(data.mean[0], data.std[0], strict=True):
         distance = np.abs(sample.latents - mean[None]).mean(axis=(1, 2, 3))
@@ -67,25 +67,25 @@ def test_posterior_is_sampled_afresh(recorded, data):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_share_of_inverse_prompts(recorded, data, tokenizer, share):
-    sample = drawn(data, 2000, recorded.model.schedule, inverse_share=share)
+def test_share_of_inverse_prompts(small_model, data, tokenizer, share):
+    sample = drawn(data, 2000, small_model.model.schedule, inverse_share=share)
     inverse = np.isin(sample.ids, tokenizer.placeholder_ids("<R-inv>")).any(axis=-1)
     assert abs(inverse.mean() - share) < 4 * np.sqrt(share * (1 - share) / 2000) + 1e-9
     assert np.isin(sample.ids, tokenizer.placeholder_ids("<R>")).any(axis=-1).all()
 
 
-def test_what_was_padded_is_never_drawn(recorded, tokenizer, data):
-    small = make_data(tokenizer, recorded.model, 2, ("dog {} cat",), seed=9)
-    joined = inputs.join_runs([small, data])
+def test_what_was_padded_is_never_drawn(small_model, tokenizer, data):
+    fewer = make_data(tokenizer, small_model.model, 2, ("dog {} cat",), seed=9)
+    joined = inputs.join_runs([fewer, data])
     assert joined.mean.shape[1] == 3
     assert joined.ids.shape[2] == 2
-    sample = drawn(joined, 500, recorded.model.schedule)
+    sample = drawn(joined, 500, small_model.model.schedule)
     assert (sample.ids != 0).any(axis=-1).all()
-    assert {tuple(ids) for ids in np.asarray(sample.ids)} == {tuple(ids) for ids in small.ids[0, 0, 0].tolist()}
+    assert {tuple(ids) for ids in np.asarray(sample.ids)} == {tuple(ids) for ids in fewer.ids[0, 0, 0].tolist()}
 
 
-def test_positives_are_drawn_without_replacement_and_negatives_are_the_other_words(recorded, tokenizer, data):
-    sample = drawn(data, 200, recorded.model.schedule)
+def test_positives_are_drawn_without_replacement_and_negatives_are_the_other_words(small_model, tokenizer, data):
+    sample = drawn(data, 200, small_model.model.schedule)
     relation_words = {i for word in WORDS["prepositions"] for i in tokenizer.word_ids(word)}
     for words in np.asarray(sample.prepositions):
         kept = words[words >= 0].tolist()
@@ -96,9 +96,9 @@ def test_positives_are_drawn_without_replacement_and_negatives_are_the_other_wor
     assert {i for i in np.asarray(sample.negatives).ravel().tolist() if i >= 0} == dog
 
 
-def test_vocabulary_negatives(recorded, data, tokenizer):
+def test_vocabulary_negatives(small_model, data, tokenizer):
     config = dataclasses.replace(CONFIG, vocabulary_negatives=7)
-    sample = drawn(data, 50, recorded.model.schedule, config)
+    sample = drawn(data, 50, small_model.model.schedule, config)
     assert sample.negatives.shape == (50, 7)
     neutral = inputs.neutral_ids(tokenizer, **WORDS)
     assert not neutral & set(np.asarray(sample.negatives).ravel().tolist())

@@ -14,13 +14,13 @@ from reversion_jax.training import inputs
 
 
 @pytest.fixture(scope="module")
-def first_rows(recorded, tokenizer) -> jax.Array:
-    table = recorded.model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+def first_rows(small_model, tokenizer) -> jax.Array:
+    table = small_model.model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     return rows.init(table, [tokenizer.word_ids("on")] * 2)[None]
 
 
 @pytest.fixture(scope="module")
-def run(recorded):
+def run(small_model):
     """Trains (rows, data, hyper) for some dispatches of so many steps each."""
 
     def run(first_rows, data, hyper, counts=(4,), config=CONFIG):
@@ -29,11 +29,11 @@ def run(recorded):
             state, metrics = step.train_steps(
                 state,
                 jnp.int32(count),
-                recorded.model.params,
+                small_model.model.params,
                 data,
                 hyper,
-                model=recorded.model.config,
-                schedule=recorded.model.schedule,
+                model=small_model.model.config,
+                schedule=small_model.model.schedule,
                 config=config,
                 capacity=8,
             )
@@ -43,10 +43,10 @@ def run(recorded):
     return run
 
 
-def test_rows_learn_and_nothing_else_changes(run, recorded, data, first_rows):
-    before = jax.tree.map(np.array, (recorded.model.params, data))
+def test_rows_learn_and_nothing_else_changes(run, small_model, data, first_rows):
+    before = jax.tree.map(np.array, (small_model.model.params, data))
     learned, metrics = run(first_rows, data, hyperparameters())
-    jax.tree.map(np.testing.assert_array_equal, (recorded.model.params, data), before)
+    jax.tree.map(np.testing.assert_array_equal, (small_model.model.params, data), before)
     assert (np.abs(learned - first_rows) > 1e-4).any(axis=-1).all()
     assert np.isfinite(metrics.denoising).all()
     assert (metrics.control > 0).all()
@@ -59,8 +59,8 @@ def test_where_dispatches_are_cut_changes_no_bit(run, data, first_rows):
     jax.tree.map(np.testing.assert_array_equal, same, metrics)
 
 
-def test_a_run_in_company_equals_the_run_alone(run, recorded, tokenizer, data, first_rows):
-    other = make_data(tokenizer, recorded.model, 2, ("dog {} cat",), seed=9)
+def test_a_run_in_company_equals_the_run_alone(run, small_model, tokenizer, data, first_rows):
+    other = make_data(tokenizer, small_model.model, 2, ("dog {} cat",), seed=9)
     mine = hyperparameters(seed=3, importance=0.0)
     theirs = hyperparameters(seed=4, learning_rate=5e-2, inverse_share=0.0)
     joined = jax.tree.map(lambda *x: jnp.concatenate(x), mine, theirs)
@@ -76,18 +76,18 @@ def test_inverse_rows_rest_without_inverse_prompts(run, data, first_rows):
     assert (learned[:, 0] != first_rows[:, 0]).all()
 
 
-def test_step_is_adamw_on_the_mean_of_the_micro_batches(run, recorded, data, first_rows):
+def test_step_is_adamw_on_the_mean_of_the_micro_batches(run, small_model, data, first_rows):
     # Epsilon as large as the gradients: with the usual one, Adam's first step hides their scale.
     config = dataclasses.replace(CONFIG, accumulation=3, adam_eps=1.0)
     hyper = hyperparameters()
-    model, schedule = recorded.model.config, recorded.model.schedule
+    model, schedule = small_model.model.config, small_model.model.schedule
     loss = partial(step.micro_batch_loss, model=model, schedule=schedule, config=config)
     grad = tiny.quick_jit(jax.grad(loss, has_aux=True))
     results = [
         grad(
             first_rows,
             draws.draw_batch(jnp.int32(0), jnp.int32(micro), data, hyper, schedule, config),
-            recorded.model.params,
+            small_model.model.params,
             hyper,
         )
         for micro in range(3)
@@ -104,12 +104,12 @@ def test_step_is_adamw_on_the_mean_of_the_micro_batches(run, recorded, data, fir
         np.testing.assert_allclose(getattr(metrics, name)[0, 0], np.mean(each), rtol=1e-5)
 
 
-def test_control_loss_pools_the_micro_batchs_words(recorded, tokenizer, data, first_rows):
-    hyper, (model, schedule) = hyperparameters(verb_weight=0.3), (recorded.model.config, recorded.model.schedule)
+def test_control_loss_pools_the_micro_batchs_words(small_model, tokenizer, data, first_rows):
+    hyper, (model, schedule) = hyperparameters(verb_weight=0.3), (small_model.model.config, small_model.model.schedule)
     batch = draws.draw_batch(jnp.int32(0), jnp.int32(0), data, hyper, schedule, CONFIG)
     loss = jax.jit(partial(step.micro_batch_loss, model=model, schedule=schedule, config=CONFIG))
-    control = loss(first_rows, batch, recorded.model.params, hyper)[1].control[0]
-    table = recorded.model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    control = loss(first_rows, batch, small_model.model.params, hyper)[1].control[0]
+    table = small_model.model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     row = unit(np.asarray(first_rows[0, 0], np.float64))
 
@@ -139,9 +139,9 @@ def test_noisy_latents_can_be_blurred(run, data, first_rows):
     assert np.abs(blurred - plain).max() > 1e-4
 
 
-def row_gradient(recorded, tokenizer, data, params, **changes) -> np.ndarray:
+def row_gradient(small_model, tokenizer, data, params, **changes) -> np.ndarray:
     config = dataclasses.replace(CONFIG, **changes)
-    model, schedule = recorded.model.config, recorded.model.schedule
+    model, schedule = small_model.model.config, small_model.model.schedule
     hyper = hyperparameters(control_weight=0.0)
     batch = draws.draw_batch(jnp.int32(0), jnp.int32(0), data, hyper, schedule, config)
     loss = partial(step.micro_batch_loss, model=model, schedule=schedule, config=config)
@@ -150,19 +150,21 @@ def row_gradient(recorded, tokenizer, data, params, **changes) -> np.ndarray:
     return np.asarray(grads)[:, 0]  # <R>'s; without control loss, and <R-inv> may be in none of the prompts
 
 
-def test_rematerialisation_changes_no_gradient(recorded, tokenizer, data):
-    kept, again = (row_gradient(recorded, tokenizer, data, recorded.model.params, remat=remat) for remat in (0, 1))
+def test_rematerialisation_changes_no_gradient(small_model, tokenizer, data):
+    kept, again = (
+        row_gradient(small_model, tokenizer, data, small_model.model.params, remat=remat) for remat in (0, 1)
+    )
     assert tiny.error(again, kept) < 1e-5
 
 
-def test_bfloat16_weights_give_nearly_the_gradient(recorded, tokenizer, data):
+def test_bfloat16_weights_give_nearly_the_gradient(small_model, tokenizer, data):
     """Rows, losses and the token table stay float32; what computes between them is rounded."""
-    params = recorded.model.params
+    params = small_model.model.params
     halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     embeddings = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
     halved["text_encoder"]["text_model"]["embeddings"]["token_embedding"] = embeddings
-    whole = row_gradient(recorded, tokenizer, data, params)
-    found = row_gradient(recorded, tokenizer, data, {**params, **halved})
+    whole = row_gradient(small_model, tokenizer, data, params)
+    found = row_gradient(small_model, tokenizer, data, {**params, **halved})
     assert found.dtype == np.float32
     assert 1e-4 < tiny.error(found, whole) < 0.1
     assert np.vdot(whole, found) / np.linalg.norm(whole) / np.linalg.norm(found) > 0.99

@@ -101,14 +101,22 @@ def test_four_processes_equal_one(command, alone, tmp_path):
     assert_same_run(tmp_path / "run", alone)
 
 
+def test_two_processes_equal_one(command, alone, tmp_path):
+    """They hold the weights together, so that each has to ask the other."""
+    split = [*command, "--config.weight_shards=2", "--config.remat=True"]
+    out = finish(start(split, tmp_path / "run", 2))
+    assert out.count("nearest words of <R>") == 1  # the first alone speaks
+    assert_same_run(tmp_path / "run", alone)
+
+
 def children(process):
     return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
 def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, alone, tmp_path):
-    """The two hold the weights together, so that each has to ask the other."""
-    workdir, command = tmp_path / "run", [*command, "--config.weight_shards=2", "--config.remat=True"]
+    workdir = tmp_path / "run"
     crashing = start(command, workdir, 2)
     history = workdir / "metrics.jsonl"
     deadline = time.time() + 300
