@@ -29,7 +29,7 @@ from reversion_jax.models.unet import UNet
 from reversion_jax.runtime import parallel
 from reversion_jax.weights import folder, names
 
-pytestmark = pytest.mark.full_size
+pytestmark = [pytest.mark.full_size, pytest.mark.usefixtures("optimised")]
 _LOADER = """
 import json, re, sys, time
 import jax
