@@ -23,9 +23,11 @@ def fingerprint(model: Path) -> str:
     for path in paths:
         size = path.stat().st_size
         digest.update(f"{size};".encode())
+        if size <= _BLOCKS * _BLOCK_BYTES:
+            digest.update(path.read_bytes())
+            continue
         with path.open("rb") as file:
             for block in range(_BLOCKS):
-                start = (size - _BLOCK_BYTES) * block // (_BLOCKS - 1)
-                file.seek(max(start, block * _BLOCK_BYTES if size <= _BLOCKS * _BLOCK_BYTES else start, 0))
+                file.seek((size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
                 digest.update(file.read(_BLOCK_BYTES))
     return digest.hexdigest()[:16]

@@ -125,15 +125,6 @@ class Case(NamedTuple):
     ours: Trained
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """PyTorch's threads wait for one another. On busy cores that takes minutes, and these networks need only one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def cases(recorded) -> dict[str, Case]:
     """Both readings, trained by one compiled step. In ReVersion's, no prompt holds <R-inv>, and its row rests."""
