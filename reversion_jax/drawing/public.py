@@ -37,7 +37,10 @@ def encode_text(model: Model, prompts: str | Sequence[str], words: LearnedWords 
 
 def predict(model: Model, latents: jax.Array, timesteps: jax.Array, states: jax.Array) -> jax.Array:
     """The UNet's output for latents [N, H, W, C] at timesteps [N], given `encode_text`'s states [N, L, D]."""
-    return networks.predict(model.sd.params, model.sd.config, latents, timesteps, states)
+    return _predict(model.sd.params, model.sd.config, latents, timesteps, states)
+
+
+_predict = jax.jit(networks.predict, static_argnums=1)  # alone, its many small operations take a minute to compile
 
 
 def draw(
