@@ -3,13 +3,10 @@
 import re
 
 import numpy as np
-import pytest
 from places import ROOT
 
 from reversion_jax.runs import folder
 from reversion_jax.weights import embeddings
-
-pytestmark = pytest.mark.usefixtures("optimised")
 
 
 def test_library_example(tmp_path, monkeypatch):

@@ -16,12 +16,12 @@ from reversion_jax.runtime import parallel
 
 
 @pytest.fixture(scope="module")
-def compared(recorded):
+def compared(small):
     """What eight_devices.py says of one and eight devices."""
     here = Path(__file__).parent
     environment = tiny.environment("--xla_force_host_platform_device_count=8")
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(here.parent), str(ROOT)])}
-    command = [sys.executable, str(here / "eight_devices.py"), str(recorded.folder)]
+    command = [sys.executable, str(here / "eight_devices.py"), str(small)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -56,18 +56,18 @@ def weight_bytes(tree):
     return sum(leaf.nbytes for leaf in leaves.values()), sum(leaf.nbytes for leaf in shared)
 
 
-def test_a_device_has_its_piece_of_the_weights_and_fetches_the_others(compared, recorded):
-    sizes = {part: weight_bytes(tree) for part, tree in recorded.model.params.items()}
+def test_a_device_has_its_piece_of_the_weights_and_fetches_the_others(compared, small_model):
+    sizes = {part: weight_bytes(tree) for part, tree in small_model.model.params.items()}
     whole, cut = (sum(size[i] for size in sizes.values()) for i in range(2))
     assert compared["eight"]["held"] == compared["one"]["held"] == whole
     assert compared["split"]["held"] == whole - cut * 3 // 4
-    assert cut > 0.95 * whole
+    assert cut > 0.93 * whole
     networks = sizes["text_encoder"][1] + sizes["unet"][1]
     passes = Counter()
     for kind, size in compared["split"]["passes"]:
         passes[kind] += size
     # The text encoder once, the UNet for each direction, but for some at its ends; and, as ever, the rows' gradient.
-    assert 1.85 * networks <= passes["all-gather"] < 2 * networks
+    assert 1.75 * networks <= passes["all-gather"] < 2 * networks
     assert passes == {"all-gather": passes["all-gather"], "all-reduce": 4 * (2 * 32 + 1)}
 
 

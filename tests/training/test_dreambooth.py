@@ -21,14 +21,14 @@ RECIPE = dreambooth.Recipe(word="on", steps=6, batch_size=2, learning_rate=1e-3,
 
 
 @pytest.fixture(scope="module")
-def made(recorded):
+def made(small_model):
     c = settings.get_config()
-    c.model, c.relation, c.resolution, c.sample_steps, c.sample_batch = str(recorded.folder), "hug", 16, 2, 2
-    tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {}, vocab_size=600, length=tiny.LENGTH)
+    c.model, c.relation, c.resolution, c.sample_steps, c.sample_batch = str(small_model.folder), "hug", 16, 2, 2
+    tokenizer = Tokenizer.load(small_model.model.tokenizer_folder, {}, vocab_size=600, length=tiny.LENGTH)
     templates = (("cat {} dog",), ("dog {} cat", "a cat {} a dog"), ("cat {} cat",))
     parsed = tuple(tuple(map(parse, own)) for own in templates)
     shown = Exemplars(np.tanh(tiny.noise(5, (3, 16, 16, 3))), parsed, ())
-    return settings.settle(c), recorded.model, tokenizer, shown
+    return settings.settle(c), small_model.model, tokenizer, shown
 
 
 def train(made, workdir, **own):
