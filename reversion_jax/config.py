@@ -1,13 +1,17 @@
 """Every setting once, with its unit and default, and what `method` and the model make of the open ones.
 
+Longer than other files, because every setting has a line of its own.
+
 Numbers are ReVersion's published run (RV, arXiv 2303.13495) unless marked: Inv-ReVersion (Appl. Sci. 2024, 14, 3338)
 states none, so its own settings are our guesses.
 """
 
 import dataclasses
+import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -26,13 +30,17 @@ class Settings:
     # What is learned, and from what.
     # A diffusers folder, a .safetensors checkpoint, a hub id (owner/name or owner/name@revision), or "miniature".
     model: str = SD15
+    vae: str = ""  # another VAE: a folder, a .safetensors file, or a hub id
+    ema: bool = False  # of a single file that keeps both, the weights' running average
+    prediction_type: str = ""  # "epsilon" or "v_prediction", where the model's files do not say or are wrong
+    clip_skip: int = 0  # last layers of the text encoder left out; A1111's "Clip skip 2" is 1 here, as in diffusers
     # A folder of pictures and text.json, or "drawn"; default: exemplars/<relation>, on the miniature "drawn".
     exemplars: str = OPEN
     num_exemplars: int = 8  # of drawn exemplars
     hatched: bool = False  # drawn exemplars are hatched, which no prompt says: a style that a word may leak
     relation: str = "relation"  # names the exported files; of drawn exemplars one of the miniature's twelve relations
     method: str = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
-    initialiser: str = "and"  # word whose embedding <R> and <R-inv> start from (RV)
+    initialiser: str = "and"  # word whose embedding <R> and <R-inv> start from (RV); or an embedding file to go on from
     rows_per_token: int = 1  # embedding rows of each of <R> and <R-inv>
     devices: int = 0  # maximum number of devices, which share the samples evenly; 0: all
     weight_shards: int = 1  # devices that hold the weights together, where memory asks for it; above 1 needs remat
@@ -50,6 +58,9 @@ class Settings:
     batch_size: int = OPEN  # samples of a micro-batch, which share their positives: 2, miniature 8
     accumulation: int = OPEN  # micro-batches a step: 4, miniature 1
     resolution: int = OPEN  # px, both sides: 512, miniature 64
+    height: int = 0  # px, where pictures are not square; 0: the resolution
+    width: int = 0
+    resize: str = "squash"  # exemplars of another shape, as published; or "crop" (the middle), "pad" (with white)
     learning_rate: float = OPEN  # 2e-3 (RV: 2.5e-4 times its batch of 8), miniature 3e-3
     weight_decay: float = 0.01
     adam_b1: float = 0.9
@@ -90,6 +101,11 @@ class Settings:
     guidance_scale: float = OPEN  # 7.5, miniature 3
     negative_prompt: str = ""
     sample_batch: int = OPEN  # images drawn at once: 4, miniature 16
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of pictures, px."""
+        return self.height or self.resolution, self.width or self.resolution
 
 
 # What suits Stable Diffusion 1.5. Another model's folder may say otherwise, see weights/own_settings.py.
@@ -140,10 +156,13 @@ def get_config() -> ConfigDict:
 
 
 def from_dict(values: Mapping[str, Any]) -> Settings:
-    """Settings from JSON's values; a setting that they lack has its default."""
-    known = {field.name for field in dataclasses.fields(Settings)}
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known}
-    return Settings(**values)
+    """Settings from JSON's values; a setting that they lack has its default. TypeError for one of another type."""
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    for field in dataclasses.fields(Settings):
+        value, kind = values.get(field.name), cast(type, field.type)
+        if value is not None and not isinstance(value, kind) and (kind, type(value)) != (float, int):
+            raise TypeError(f"{field.name} is {value!r}, no {kind.__name__}")
+    return Settings(**{name: value for name, value in values.items() if name in Settings.__dataclass_fields__})
 
 
 def settle(config: ConfigDict | Settings, own: Mapping[str, Any] | None = None) -> Settings:
@@ -164,7 +183,7 @@ def settle(config: ConfigDict | Settings, own: Mapping[str, Any] | None = None) 
         raise ValueError(f"config.method={c.method!r}: use one of {', '.join(METHODS)}")
     if c.exemplars is None:
         c = dataclasses.replace(c, exemplars=f"exemplars/{c.relation}")
-    _check(c)
+    check(c)
     return dataclasses.replace(c, **METHODS[c.method])
 
 
@@ -172,8 +191,14 @@ def _frozen(config: ConfigDict) -> Settings:
     values = config.copy_and_resolve_references().to_dict()
     known = {field.name for field in dataclasses.fields(Settings)}
     if unknown := sorted(values.keys() - known):
-        raise ValueError(f"config.{unknown[0]}: there is no such setting; reversion_jax/config.py lists them")
+        raise ValueError(no_setting(unknown[0]))
     return Settings(**values)
+
+
+def no_setting(name: str) -> str:
+    """What to say of a setting that there is not: which one may be meant."""
+    close = difflib.get_close_matches(name, Settings.__dataclass_fields__, n=1)
+    return f"no setting {name}: " + (f"did you mean {close[0]}?" if close else "reversion_jax/config.py lists them")
 
 
 def each_run(config: Settings) -> dict[str, Settings]:
@@ -219,12 +244,16 @@ def _name(own: Mapping[str, Any], keys: Sequence[str]) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(words))
 
 
-def _check(c: Settings) -> None:
+def check(c: Settings) -> None:
+    """ValueError, one line, for a settled value that makes no sense."""
+
     def need(keys: str, fits: Callable[[Any], Any], rule: str) -> None:
         for key in keys.split():
             if not fits(getattr(c, key)):
                 raise ValueError(f"config.{key}={getattr(c, key)!r}: {rule}")
 
+    floats = " ".join(field.name for field in dataclasses.fields(c) if isinstance(getattr(c, field.name), float))
+    need(floats, math.isfinite, "must be a number, and finite")
     need(
         "steps batch_size accumulation resolution rows_per_token positives_per_sample steps_per_dispatch "
         "checkpoint_every_steps sample_steps sample_batch num_exemplars weight_shards vocabulary_negatives_per_sample",
@@ -233,18 +262,26 @@ def _check(c: Settings) -> None:
     )
     if c.weight_shards > 1 and not c.remat:
         raise ValueError(f"config.weight_shards={c.weight_shards} saves memory only with config.remat=True: set both")
-    not_negative = "runs_at_once preview_every_steps judged_prompts suppressor_sigma_px"
+    not_negative = (
+        "runs_at_once preview_every_steps judged_prompts suppressor_sigma_px learning_rate weight_decay denoise_weight "
+        "control_weight guidance_scale devices clip_skip height width"
+    )
     need(not_negative, lambda value: value >= 0, "must not be negative")
     need("verb_weight inverse_share", lambda value: 0 <= value <= 1, "must be between 0 and 1")
+    need("adam_b1 adam_b2", lambda value: 0 <= value < 1, "must be at least 0, and below 1")
     need("importance", lambda value: -1 < value < 1, "must be between -1 and 1")
     need("seed preview_seed", lambda value: 0 <= value < 2**31, "must be between 0 and 2**31 - 1")
     names_files = lambda value: re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value)
     need("relation", names_files, "it names files, so letters, digits and _ . - only")
-    need("temperature", lambda value: value > 0, "must be positive")
+    need("temperature adam_eps", lambda value: value > 0, "must be positive")
+    if c.denoise_weight == c.control_weight == 0:
+        raise ValueError("config.denoise_weight and config.control_weight are both 0: nothing would be learned")
     choices = {
         "precision": ("float32", "bfloat16"),
         "negatives": ("prompts", "vocabulary"),
         "suppressor_target": ("pixels", "noisy_latents"),
+        "resize": ("squash", "crop", "pad"),
+        "prediction_type": ("", "epsilon", "v_prediction"),
     }
     for key, known in choices.items():
-        need(key, known.__contains__, f"use one of {', '.join(known)}")
+        need(key, known.__contains__, f"use one of {', '.join(filter(None, known))}")

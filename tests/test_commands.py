@@ -105,7 +105,9 @@ def test_dreambooth(small, workdir, tmp_path):
 @pytest.mark.parametrize(
     ("command", "arguments", "says"),
     [
-        ("train", ["--config", "configs/hug.py", "--config.nokey=1"], "nokey"),
+        ("train", ["--config", "configs/hug.py", "--config.learning_rte=1"], "rte: did you mean learning_rate?"),
+        ("train", ["--config", "configs/hug.py", "--config.learning_rate=fast"], "could not convert string to float"),
+        ("export", [], "give --workdir and --out; --help says more"),
         ("train", ["--config", "nowhere.py"], "nowhere.py"),
         ("sample", ["--workdir", "nowhere", "--prompt", "cat <R> dog"], "no training run in nowhere"),
         ("sample", ["--workdir", "RUN"], "give --prompt, or --prompts_file"),
@@ -133,5 +135,9 @@ def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_helps(command):
     done = run(command, "--help")
-    assert "workdir" in done.stdout
+    assert done.returncode == 0
+    assert "--workdir" in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 120
     assert "python -m reversion_jax." in done.stdout

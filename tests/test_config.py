@@ -98,10 +98,42 @@ def test_bad_values_are_named(key, value):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize(
+    "key",
+    ["learning_rate", "weight_decay", "denoise_weight", "control_weight", "guidance_scale", "suppressor_sigma_px"],
+)
+def test_nonsense_numbers_are_refused(key, value):
+    c = load("hug")
+    c[key] = value
+    with pytest.raises(ValueError, match=rf"config\.{key}={value}: must (not be negative|be a number, and finite)"):
+        settings.settle(c)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"adam_b1": 2.0}, r"config\.adam_b1=2.0: must be at least 0, and below 1"),
+        ({"adam_b2": 1.0}, r"config\.adam_b2=1.0: must be"),
+        ({"adam_eps": 0.0}, r"config\.adam_eps=0.0: must be positive"),
+        ({"temperature": float("nan")}, r"config\.temperature=nan: must be a number"),
+        ({"denoise_weight": 0.0, "control_weight": 0.0}, "are both 0: nothing would be learned"),
+        ({"clip_skip": -1}, r"config\.clip_skip=-1: must not be negative"),
+        ({"resize": "stretch"}, r"config\.resize='stretch': use one of squash, crop, pad"),
+        ({"prediction_type": "v"}, r"config\.prediction_type='v': use one of epsilon, v_prediction"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(values, message):
+    c = load("hug")
+    c.update(values)
+    with pytest.raises(ValueError, match=message):
+        settings.settle(c)
+
+
 def test_an_unknown_setting_is_named():
     c = load("hug").unlock()
     c.learning_speed = 1.0
-    with pytest.raises(ValueError, match=r"config\.learning_speed: there is no such setting"):
+    with pytest.raises(ValueError, match=r"no setting learning_speed: did you mean learning_rate\?"):
         settings.settle(c)
 
 

@@ -1,13 +1,26 @@
-"""How commands fail: one line that says what, where and how to mend it."""
+"""How commands fail and warn: one line that says what, where and how to mend it."""
 
 import functools
 import re
 import sys
+import textwrap
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from absl import app, logging
+from absl import flags, logging
+
+from reversion_jax.config import no_setting
+
+
+class Caution(UserWarning):
+    """What was done is perhaps not what the user meant. Commands print it as one line."""
+
+
+def warn(message: str) -> None:
+    """Warns the user, once for each message."""
+    warnings.warn(message, Caution, stacklevel=2)
 
 
 def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
@@ -16,6 +29,7 @@ def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     @functools.wraps(main)
     def wrapped(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax and JAX would tell of every file and compilation
+        warnings.showwarning = functools.partial(_show, warnings.showwarning)
         try:
             main(argv)
         except (ValueError, OSError, FloatingPointError) as error:
@@ -35,21 +49,41 @@ def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, for `app.run`. A config may be one that comes with the package.
+    """absl's parser, for `app.run`: --help fits a screen, and what is wrong with a flag is one line.
 
-    A config file that is not there, and a setting that the config does not have, end in one line as well.
+    A config may be one that comes with the package. Its mistyped settings are told which ones they may mean.
     """
-    argv = list(argv)
+    # A shell expands ~ in "--workdir ~/runs", but not in "--workdir=~/runs".
+    argv = [re.sub(r"=~(?=/|$)", lambda _: f"={Path.home()}", w, count=1) if w[:1] == "-" else w for w in argv]
+    if {"--help", "-h", "--helpshort", "-help"} & set(argv[1:]):
+        _help(argv[0])
     for i, word in enumerate(argv):
         if word == "--config" and i + 1 < len(argv):
             argv[i + 1] = _find_config(argv[i + 1])
         elif word.startswith("--config="):
             argv[i] = f"--config={_find_config(word.removeprefix('--config='))}"
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        needed = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
+        _fail(f"give {' and '.join(needed)}; --help says more" if needed else " ".join(str(error).split()))
     except (AttributeError, KeyError) as error:
-        name = re.sub(r"[^\w.]", "", str(error).split(" ")[0].replace("KeyError", ""))
-        _fail(f"the config has no setting {name!r}: reversion_jax/config.py lists them")
+        given = [word.partition("=")[0].removeprefix("--config.") for word in argv if word.startswith("--config.")]
+        names = [name for name in given if re.search(rf"\b{re.escape(name.split('.')[-1])}", str(error))]
+        _fail(no_setting(names[0]) if names else f"the config cannot be read: {error}")
+    except (ValueError, TypeError, OSError, SyntaxError) as error:
+        _fail(error)
+
+
+def _help(command: str) -> NoReturn:
+    """Prints what a command does and its flags, one a line."""
+    print(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n")
+    own = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(command)}
+    for name, flag in sorted(own.items()):
+        default = "" if flag.default is None or flag.default is False else f" [{flag.default}]"
+        text = f"{' '.join((flag.help or '').split()).partition('; repeat this option')[0]}{default}"
+        print(textwrap.fill(text, 118, initial_indent=f"  --{name:15} ", subsequent_indent=" " * 20))
+    sys.exit(0)
 
 
 def _find_config(given: str) -> str:
@@ -61,6 +95,13 @@ def _find_config(given: str) -> str:
         if path and (place / path).is_file():
             return f"{place / path}{colon}{argument}"
     _fail(f"no config file at {path!r}: give one by --config, such as configs/hug.py")
+
+
+def _show(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
+    if issubclass(category, Caution):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+    else:
+        others(message, category, *where)
 
 
 def _fail(message: object) -> NoReturn:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from etils import epath
 
 
 def place(name: str) -> epath.Path:
-    """The path for a name that the user gave; it need not exist. ValueError if its storage is out of reach."""
+    """The path for a name that the user gave, ~ being home; it need not exist. ValueError if it is out of reach."""
     with _one_error(name):
-        path = epath.Path(name)
+        path = epath.Path(os.path.expanduser(name))  # a shell leaves --workdir=~/runs as it is
         if is_remote(path):
             path.exists()  # a missing driver or a missing right should not cost a training run
     return path
@@ -22,6 +23,13 @@ def place(name: str) -> epath.Path:
 def is_remote(path: epath.PathLike) -> bool:
     """Whether it is in cloud storage."""
     return "://" in os.fspath(path)
+
+
+def is_file(path: epath.PathLike | zipfile.Path) -> bool:
+    """Whether it is a file that can be read whole: no folder, pipe or device, at which epath waits for ever."""
+    if isinstance(path, zipfile.Path) or is_remote(path):
+        return path.is_file() if isinstance(path, zipfile.Path) else epath.Path(path).is_file()
+    return os.path.isfile(path)
 
 
 def write(path: epath.PathLike, content: bytes | str) -> None:
