@@ -33,17 +33,21 @@ class Tokenizer:
         vocab_size: int,
         length: int,
     ) -> "Tokenizer":
-        """Reads a tokenizer folder (vocab.json, merges.txt, tokenizer_config.json).
+        """Reads a tokenizer folder: vocab.json and merges.txt, or transformers 5's tokenizer.json alone.
 
         vocab_size, length: rows of the text encoder's token and position tables; the tokenizer's own
         model_max_length can only shorten the latter. ValueError if the folder does not fit them.
         """
-        if not (Path(folder) / "vocab.json").is_file():
-            raise ValueError(f"no tokenizer in {folder}: vocab.json is missing")
+        if not has_tokenizer(Path(folder)):
+            raise ValueError(f"no tokenizer in {folder}: it has neither vocab.json with merges.txt, nor tokenizer.json")
         with _without_advice():
             from transformers import CLIPTokenizer
 
-            backend = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            try:
+                backend = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            except Exception as error:  # of the tokenizers library, and of JSON
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise ValueError(f"cannot read the tokenizer in {folder}: {reason}") from error
         if len(backend) > vocab_size:
             raise ValueError(f"{folder} has {len(backend)} tokens, the text encoder's table only {vocab_size}")
         rows_per_token = dict(rows_per_token or {})
@@ -75,6 +79,14 @@ class Tokenizer:
     def word_ids(self, word: str) -> list[int]:
         """Ids of a word or phrase, without start, end and padding."""
         return self._ids([word])[0]
+
+    def own_ids(self, word: str) -> list[int]:
+        """Ids of a word as the model itself reads it, learned or not."""
+        return self.backend(word, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def knows(self, token: str) -> bool:
+        """Whether the model's own tokenizer has a token of this very name, such as a word learned earlier."""
+        return token in self.backend.get_added_vocab() or f"{token}</w>" in self.backend.get_vocab()
 
     def ids_to_words(self, ids: Sequence[int]) -> list[str]:
         """What each id says, for people to read: a word, the start of one with "-", or a placeholder's name."""
@@ -120,6 +132,13 @@ class Tokenizer:
         known = dict(zip(plain, encoded, strict=True))
         known |= {token: self.placeholder_ids(token) for token in self.rows_per_token}
         return [[i for piece in text for i in known[piece]] for text in pieces]
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer, in either of its forms."""
+    return any(
+        all((folder / name).is_file() for name in form) for form in (("vocab.json", "merges.txt"), ("tokenizer.json",))
+    )
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from reversion_jax.weights.layout import weight_files
 from reversion_jax.weights.stored import read_json
 
 _NAMED_AS = "text_encoder"  # the weight files, which are transformers' there as well
-_BESIDES = re.compile(r"config\.json|(pre)?processor_config\.json|tokenizer_config\.json|vocab\.json|merges\.txt")
+_BESIDES = re.compile(r"config\.json|(pre)?processor_config\.json|tokenizer(_config)?\.json|vocab\.json|merges\.txt")
 
 
 def resolve(model: str) -> Path:
@@ -57,10 +57,9 @@ def load(folder: Path) -> tuple[CLIPConfig, dict[str, Any]]:
     """
     config = load_config(folder)
     stored = network.open_folder(Path(folder), _NAMED_AS)
-    found, wrong = network.match(stored, parameter_shapes(config))
-    if wrong:
-        raise ValueError("\n".join([f"the weights in {folder} do not fit its config:", *(f"  {w}" for w in wrong)]))
-    return config, network.place(found, stored, jnp.float32)
+    matched = network.match(stored, parameter_shapes(config))
+    network.check(Path(folder), {"": matched})
+    return config, network.place(matched.found, stored, jnp.float32)
 
 
 @functools.cache

@@ -18,7 +18,9 @@ _PREFIXES = {
     "vae": "first_stage_model.",
 }
 # Averages beside the weights they are averages of, and the noise schedule's tables.
-_NOT_PARAMETERS = re.compile(r"model_ema\..*|(alphas|betas|log|posterior|sqrt)\w*|lvlb_weights|scale_factor")
+_NOT_PARAMETERS = re.compile(
+    r"model_ema\..*|(alphas|betas|log|posterior|sqrt)\w*|lvlb_weights|scale_factor|v_pred|ztsnr"
+)
 _UNET = {
     "conv_in.": "input_blocks.0.0.",
     "time_embedding.linear_1.": "time_embed.0.",
@@ -57,11 +59,28 @@ _VAE = {
 def compvis_names(part: str, path: str, config: ModelConfig) -> tuple[str, ...]:
     """A checkpoint's names for one of our paths, such as "unet" and "mid_block/resnets_0/conv1/kernel"."""
     candidates = names.torch_names(path)
+    if part == "vae":
+        return vae_names(path, config.vae)
     if part == "unet":
         candidates = (_unet_name(candidates[0], config.unet),)
-    elif part == "vae":
-        candidates = (_vae_name(candidates[0], config.vae),)
     return tuple(_PREFIXES[part] + name for name in candidates)
+
+
+def vae_names(path: str, config: VAEConfig) -> tuple[str, ...]:
+    """A checkpoint's names for one of the VAE's paths."""
+    return (_PREFIXES["vae"] + _vae_name(names.torch_names(path)[0], config),)
+
+
+def averaged(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors with the UNet's replaced by the running averages beside them; ValueError if there are none."""
+    prefix = _PREFIXES["unet"]
+    averages = {}
+    for name in (name for name in stored if name.startswith(prefix)):
+        average = f"model_ema.{name.removeprefix('model.').replace('.', '')}"
+        if average not in stored:
+            raise ValueError(f"it keeps no running average (EMA) of {name}: leave ema out")
+        averages[name] = stored[average]
+    return {**stored, **averages}
 
 
 def split(stored: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:

@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
 
 from reversion_jax.inversion import prompts
 from reversion_jax.runtime import files
-from reversion_jax.weights import torch_file
+from reversion_jax.runtime.errors import warn
+from reversion_jax.weights import hub, torch_file
+from reversion_jax.weights.floats import FLOATS, all_finite
+
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, **FLOATS}
 
 
 def write(words: Mapping[str, Any], relation: str, folder: epath.PathLike) -> list[epath.Path]:
@@ -49,28 +53,57 @@ def write(words: Mapping[str, Any], relation: str, folder: epath.PathLike) -> li
     return [folder / name for name in contents]
 
 
+_SUFFIXES = (".safetensors", ".pt", ".bin")
+
+
+def find(name: str) -> list[epath.Path]:
+    """The embedding files that a name means: a file, all those in a folder, or that of a hub id such as owner/name.
+
+    ValueError if there are none; a file need not be there.
+    """
+    path = files.place(name)
+    if path.is_dir():
+        inside = sorted(child for child in path.iterdir() if child.suffix in _SUFFIXES)
+        if not inside:
+            raise ValueError(f"{path} holds no embedding: want files in {', '.join(_SUFFIXES)}")
+        # ReVersion's copy of a word that lies there under its own name as well
+        named = [child for child in inside if child.name != "learned_embeds.bin"]
+        return named or inside
+    hub_id = hub.parse_id(name)
+    if path.exists() or not hub_id or path.suffix in _SUFFIXES:
+        return [path]
+
+    def choose(present: list[str]) -> list[str]:
+        own = [n for suffix in _SUFFIXES for n in sorted(present) if "/" not in n and n.endswith(suffix)]
+        usual = [n for n in own if n.startswith("learned_embeds")] or own
+        if not usual:
+            raise ValueError(f"{name} holds no embedding: want a file in {', '.join(_SUFFIXES)}")
+        return usual[:1]
+
+    folder = epath.Path(hub.fetch(*hub_id, choose))
+    (found,) = choose([child.name for child in folder.iterdir()])
+    return [folder / found]
+
+
 def read(path: epath.PathLike) -> dict[str, np.ndarray]:
     """The tokens of an embedding file, each float32 [S, D]: what this project, diffusers, ReVersion and A1111 write.
 
-    .safetensors, or PyTorch's .pt and .bin, whose pickles are read without running their code. A1111's files name
-    no token: theirs is the embedding's name, or the file's. ValueError if it is anything else; OSError.
+    .safetensors of any float type, or PyTorch's .pt and .bin, whose pickles are read without running their code.
+    A1111's and OneTrainer's files name no token: theirs is the embedding's name, or the file's. ValueError if it is
+    anything else, which it says by name, or holds NaN; OSError.
     """
     path = epath.Path(path)
-    if not path.is_file():
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give one of the embedding files in it")
+    if not files.is_file(path):
         raise FileNotFoundError(f"no embedding at {path}")
-    tokens: object
-    if path.suffix == ".safetensors":
-        try:
-            tokens = dict(sorted(load(path.read_bytes()).items()))  # whose own order changes from call to call
-        except (SafetensorError, AttributeError, TypeError) as error:  # the latter for types that NumPy lacks
-            raise ValueError(f"cannot read {path}: {error}") from error
-    else:
-        tokens = torch_file.read(path)
-        if isinstance(tokens, dict) and "string_to_param" in tokens:
-            vectors = tokens["string_to_param"]
-            tokens = {str(tokens.get("name") or path.stem): vectors.get("*") if isinstance(vectors, dict) else vectors}
-    if isinstance(tokens, dict) and list(tokens) == ["emb_params"]:  # A1111's and kohya's .safetensors
-        tokens = {path.stem: tokens["emb_params"]}
+    content = path.read_bytes()
+    if content.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a Git LFS pointer, not the file it stands for: fetch it by git lfs pull")
+    tokens: object = _read_safetensors(path, content) if path.suffix == ".safetensors" else torch_file.read(path)
+    if isinstance(tokens, dict):
+        _refuse_others(path, tokens)
+        tokens = _named(path, tokens)
     if not isinstance(tokens, dict) or not tokens:
         raise ValueError(f"{path} is not an embedding: expected vectors by the names of their tokens")
     for token, array in tokens.items():
@@ -79,7 +112,59 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
         if not isinstance(array, np.ndarray) or array.ndim not in (1, 2):
             said = f"has shape {array.shape}" if isinstance(array, np.ndarray) else f"is a {type(array).__name__}"
             raise ValueError(f"{path} is not an embedding: {token} {said}, expected [S, D]")
-    return {token: np.atleast_2d(array.astype(np.float32)) for token, array in tokens.items()}
+    found = {token: np.atleast_2d(array.astype(np.float32)) for token, array in tokens.items()}
+    for token, rows in found.items():
+        if not rows.size:
+            raise ValueError(f"{path}: {token} is empty, of shape {list(rows.shape)}")
+        if not all_finite(rows):
+            raise ValueError(f"{path}: {token} holds NaN or infinity, so every picture would be black: train it again")
+    return found
+
+
+def _read_safetensors(path: epath.Path, content: bytes) -> dict[str, np.ndarray]:
+    """The tensors of a file by name, in the order of their names: the file's own order changes from call to call."""
+    try:
+        found = {}
+        for name, tensor in deserialize(content):
+            dtype = _FLOATS.get(tensor["dtype"])
+            if dtype is None:
+                raise ValueError(f"{path}: {name} is stored as {tensor['dtype']}, not as floats")
+            found[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+        return dict(sorted(found.items()))
+    except SafetensorError as error:
+        raise ValueError(f"cannot read {path}: it is damaged, or no .safetensors file ({error})") from error
+
+
+def _refuse_others(path: epath.Path, tensors: Mapping[Any, Any]) -> None:
+    """ValueError, by its right name, for a file that is taken for an embedding and is something else."""
+    names = [str(name) for name in tensors]
+    if isinstance(tensors.get("state_dict"), Mapping):
+        names += [str(name) for name in tensors["state_dict"]]
+    kinds = {
+        "a LoRA: it changes the networks' weights": r".*(lora_(up|down|A|B|unet|te)|\.lora\.|hada_w|lokr_w).*",
+        "a whole Stable Diffusion checkpoint: give it by --model": r"(model\.diffusion_model|cond_stage_model)\..*",
+        "a VAE: give it by --vae": r"(first_stage_model\.)?(encoder|decoder|quant_conv|post_quant_conv)\..*",
+        "a hypernetwork": r"(768|320|640|1280)",
+        "an embedding for Stable Diffusion XL": r"clip_[gl]",
+        "a network's weights": r".*\.(weight|bias)",
+    }
+    for kind, pattern in kinds.items():
+        if any(re.fullmatch(pattern, name) for name in names):
+            raise ValueError(f"{path} is {kind}, and no embedding of Stable Diffusion 1.x")
+
+
+def _named(path: epath.Path, tensors: dict[Any, Any]) -> dict[Any, Any]:
+    """The tensors by their tokens' names, where the file's layout names them otherwise."""
+    if "string_to_param" in tensors:  # A1111's .pt
+        vectors = tensors["string_to_param"]
+        vector = vectors.get("*", next(iter(vectors.values()), None)) if isinstance(vectors, dict) else vectors
+        return {str(tensors.get("name") or path.stem): vector}
+    for name in ("emb_params", "emp_params"):  # the .safetensors of A1111 and kohya; OneTrainer's
+        if name in tensors:
+            if others := sorted(set(map(str, tensors)) - {name}):
+                warn(f"{path}: only {name} is used; left out {', '.join(others)}")
+            return {path.stem: tensors[name]}
+    return tensors
 
 
 def _torch_zip(token: str, array: np.ndarray) -> bytes:

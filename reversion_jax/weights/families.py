@@ -20,16 +20,17 @@ def check_folder(folder: Path) -> None:
         _refuse(folder, _V2)
 
 
-def check_single_file(path: Path, names: Collection[str]) -> None:
+def check_single_file(path: Path, names: Collection[str], *, needs_vae: bool = True) -> None:
     """ValueError if the tensors' names in a single file are another family's, or no whole checkpoint's."""
     for prefix, family in (("conditioner.embedders.", _XL), ("cond_stage_model.model.", _V2)):
         if any(name.startswith(prefix) for name in names):
             _refuse(path, family)
-    for prefix in ("model.diffusion_model.", "first_stage_model.", "cond_stage_model."):
-        if not any(name.startswith(prefix) for name in names):
+    for prefix in ("model.diffusion_model.", "cond_stage_model.", "first_stage_model."):
+        if not any(name.startswith(prefix) for name in names) and (needs_vae or prefix != "first_stage_model."):
+            remedy = "; give a VAE by --vae, in training --config.vae" if prefix == "first_stage_model." else ""
             raise ValueError(
                 f"{path} is no whole Stable Diffusion 1.x checkpoint: no tensor's name starts with {prefix} "
-                f"(the first is {min(names, default='missing')})"
+                f"(the first is {min(names, default='missing')}){remedy}"
             )
 
 

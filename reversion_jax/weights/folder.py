@@ -1,5 +1,6 @@
 """Model files <-> parameter trees: diffusers' folders both ways, single files; strict, without PyTorch."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -19,10 +20,12 @@ from reversion_jax.models.clip import TOKEN_TABLE, CLIPTextConfig, CLIPTextEncod
 from reversion_jax.models.presets import SD15, ModelConfig
 from reversion_jax.models.unet import UNet, UNetConfig
 from reversion_jax.models.vae import VAE, VAEConfig
-from reversion_jax.weights import compvis, families, names, network
+from reversion_jax.runtime.errors import warn
+from reversion_jax.weights import compvis, families, names, network, vae_file
 from reversion_jax.weights.hub import clip_tokenizer
 from reversion_jax.weights.layout import WEIGHT_FILES, check_file
 from reversion_jax.weights.stored import Stored, open_safetensors, read_json
+from reversion_jax.weights.variant import Variant, single_files_prediction
 
 Params = dict[str, Any]
 
@@ -59,39 +62,65 @@ def load(
     dtype: DTypeLike = jnp.float32,
     config: ModelConfig = SD15,
     put: Callable[[Params], Params] = jax.device_put,
+    variant: Variant = Variant(),  # noqa: B008 (it is frozen)
 ) -> StableDiffusion:
     """Reads a diffusers folder or a single-file checkpoint of any float type, tensor by tensor, onto the device.
 
     A folder's weights are safetensors, whole or sharded, full or "fp16", or the msgpack of diffusers' former Flax
     classes. dtype: that of text encoder and UNet on the device, see StableDiffusion. config: a single file's, which
     says nothing of it; its tokenizer is in tokenizer/ beside it or CLIP's from the hub. put: lays trees of arrays on
-    devices, by default on JAX's first.
+    devices, by default on JAX's first. variant: see `Variant`; its VAE is a folder or file of this machine.
 
-    ValueError if a file is missing or damaged, a config is not Stable Diffusion 1.x's, or weights are missing, left
-    over or of the wrong shape; the last error names all such weights of all three networks.
+    ValueError if a file is missing or damaged, a config is not Stable Diffusion 1.x's, or weights are missing, of the
+    wrong shape or not finite; an error of the first two kinds names all such weights of all three networks.
     """
     path = Path(path)
     if path.is_dir():
+        if variant.ema:
+            raise ValueError(f"ema: {path} is a folder, whose weights are one kind only: leave ema out")
         config = load_config(path)
-        schedule = Schedule.from_json(_read_config(path / "scheduler" / "scheduler_config.json"))
-        tokenizer_folder = path / "tokenizer"
-        parts = {part: network.open_folder(path / part, part) for part in WEIGHT_FILES}
+        schedule, tokenizer_folder = _read_schedule(path), path / "tokenizer"
+        parts = {
+            part: network.open_folder(path / part, part) for part in WEIGHT_FILES if not (part == "vae" and variant.vae)
+        }
     else:
-        parts = _open_single_file(path, config)
-        schedule, tokenizer_folder = Schedule(), clip_tokenizer(path)
+        parts, predicts = _open_single_file(path, config, variant)
+        schedule, tokenizer_folder = Schedule(prediction_type=predicts), clip_tokenizer(path)
+    if variant.vae:
+        of_vae, parts["vae"] = vae_file.open_vae(Path(variant.vae), config.vae)
+        config = dataclasses.replace(config, vae=of_vae)
+    if variant.prediction_type:
+        schedule = dataclasses.replace(schedule, prediction_type=variant.prediction_type)
     shapes = parameter_shapes(config)
-    found, complaints = {}, []
-    for name, part in parts.items():
-        found[name], wrong = network.match(part, shapes.get(name, {}))
-        complaints += [f"  {name}: {complaint}" for complaint in wrong]
-    if complaints:
-        raise ValueError("\n".join([f"the weights in {path} do not fit their configs:", *complaints]))
+    matched = {name: network.match(part, shapes.get(name, {})) for name, part in parts.items()}
+    network.check(path, matched)
+    config = _skipping(config, variant.clip_skip)
+    kept = parameter_shapes(config)
     params = {}
     for name in shapes:
         # Never in less than float32: rows are compared with the table's, and pictures show the VAE's errors.
-        kept = {TOKEN_TABLE: jnp.float32}
-        params[name] = network.place(found[name], parts[name], jnp.float32 if name == "vae" else dtype, kept, put)
+        exact = {TOKEN_TABLE: jnp.float32}
+        used = {path: tensor for path, tensor in matched[name].found.items() if path in kept[name]}
+        params[name] = network.place(used, parts[name], jnp.float32 if name == "vae" else dtype, exact, put)
     return StableDiffusion(config, schedule, params, tokenizer_folder)
+
+
+def _skipping(config: ModelConfig, clip_skip: int) -> ModelConfig:
+    """The config without the text encoder's last `clip_skip` layers; its last normalisation stays. ValueError."""
+    layers = config.text.num_hidden_layers - clip_skip
+    if clip_skip < 0 or layers < 1:
+        raise ValueError(f"clip_skip={clip_skip}: the text encoder has {config.text.num_hidden_layers} layers")
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, num_hidden_layers=layers))
+
+
+def _read_schedule(folder: Path) -> Schedule:
+    """A folder's schedule, with what diffusers' StableDiffusionPipeline corrects in old files; a word says so."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    values = _read_config(path)
+    corrected = {"steps_offset": 1, "clip_sample": False}
+    if told := [f"{key} {values[key]} as {new}" for key, new in corrected.items() if values.get(key, new) != new]:
+        warn(f"{path}: {', '.join(told)}, as Stable Diffusion's pipeline takes it")
+    return Schedule.from_json(values | corrected)
 
 
 def load_config(path: str | Path, config: ModelConfig = SD15) -> ModelConfig:
@@ -161,14 +190,22 @@ def parameter_shapes(config: ModelConfig) -> dict[str, dict[str, tuple[int, ...]
     }
 
 
-def _open_single_file(path: Path, config: ModelConfig) -> dict[str, network.Network]:
+def _open_single_file(path: Path, config: ModelConfig, variant: Variant) -> tuple[dict[str, network.Network], str]:
+    """The networks of a single file, and what its UNet predicts."""
     stored = _open_file(path)
-    families.check_single_file(path, stored)
+    families.check_single_file(path, stored, needs_vae=not variant.vae)
+    predicts = single_files_prediction(path, stored)
+    if variant.ema:
+        try:
+            stored = compvis.averaged(stored)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     parts = {}
     for part, tensors in compvis.split(stored).items():
-        called = functools.partial(compvis.compvis_names, part, config=config)
-        parts[part] = network.Network(tensors, called, names.from_torch, names.to_torch)
-    return parts
+        if tensors or part != "vae":
+            called = functools.partial(compvis.compvis_names, part, config=config)
+            parts[part] = network.Network(path, tensors, called, names.from_torch, names.to_torch)
+    return parts, predicts
 
 
 def _open_file(path: Path) -> dict[str, Stored]:

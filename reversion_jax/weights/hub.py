@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reversion_jax.models.tokenizer import has_tokenizer
+
 _CLIP = "openai/clip-vit-large-patch14"  # the text encoder of every Stable Diffusion 1.x, so its tokenizer
 _CLIP_FILES = ("vocab.json", "merges.txt")
 
@@ -64,7 +66,7 @@ def fetch(
 def clip_tokenizer(beside: Path) -> Path:
     """The folder of a tokenizer for a single-file checkpoint: tokenizer/ beside it, or else CLIP's from the hub."""
     folder = beside.parent / "tokenizer"
-    if all((folder / name).is_file() for name in _CLIP_FILES):
+    if has_tokenizer(folder):
         return folder
     wanted = [*_CLIP_FILES, "tokenizer_config.json", "special_tokens_map.json"]
 

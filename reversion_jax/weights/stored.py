@@ -11,6 +11,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
 
+from reversion_jax.weights.floats import FLOATS
+
 _DAMAGED = "it is damaged, incomplete or a Git LFS pointer, so fetch it again"
 _NDARRAY = 1  # flax.serialization's number for it
 
@@ -23,17 +25,21 @@ class Stored(NamedTuple):
 
 
 def open_safetensors(path: Path) -> dict[str, Stored]:
-    """The tensors of a file by name; ValueError if it is none or not whole."""
+    """The tensors of a file by name, of whatever float type; ValueError if it is none or not whole."""
 
     def read(name: str) -> np.ndarray:
         # Opened for each: of an open file, all that was read of it stays in memory.
         with safe_open(path, framework="numpy") as file:
-            try:
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in FLOATS:
                 return file.get_tensor(name)
-            except (AttributeError, TypeError) as error:  # float8 and the like
-                raise ValueError(
-                    f"cannot read {name} in {path} ({error}): take a copy of the model in float32, float16 or bfloat16"
-                ) from error
+        # The file's header was checked when it was opened.
+        with path.open("rb") as raw:
+            size = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(size))[name]
+            start, end = header["data_offsets"]
+            raw.seek(8 + size + start)
+            return np.frombuffer(raw.read(end - start), FLOATS[dtype]).reshape(header["shape"])
 
     try:
         with safe_open(path, framework="numpy") as file:
@@ -68,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's values by their keys; ValueError if it cannot be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"cannot read {path}: expected keys and values")

@@ -4,6 +4,7 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from typing import IO, Any, NoReturn
@@ -74,7 +75,14 @@ class _Tensors(pickle.Unpickler):
     """Finds nothing but tensors' parts. `numbers` gives the bytes of a storage by its key; without it, all are 0."""
 
     def __init__(self, pickled: bytes | IO[bytes], numbers: Callable[[str], bytes] | None = None) -> None:
-        super().__init__(io.BytesIO(pickled) if isinstance(pickled, bytes) else pickled)
+        stream = io.BytesIO(pickled) if isinstance(pickled, bytes) else pickled
+        start = stream.tell()
+        # Python makes room for as many remembered objects as the highest index says, however short the file.
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            if "PUT" in opcode.name and int(argument or 0) > count:
+                raise Refused("it asks for more memory than it can fill")
+        stream.seek(start)
+        super().__init__(stream)
         self._numbers = numbers
         self.types: dict[str, np.dtype] = {}
 
@@ -85,7 +93,9 @@ class _Tensors(pickle.Unpickler):
             raise Refused(f"it holds more than tensors ({module}.{name}), and a pickle can run code")
         return _KNOWN[module, name]
 
-    def persistent_load(self, reference: tuple) -> np.ndarray:
+    def persistent_load(self, reference: tuple) -> Any:
+        if reference[0] == "module":  # the old form keeps a class's source text beside it, which nobody reads
+            return reference[1]
         _, storage, key, _, count, *_ = reference
         dtype = self.types[key] = np.dtype(_STORAGES[storage])
         if self._numbers is None:
@@ -111,6 +121,16 @@ class _Fixed:
     __setstate__ = __setattr__
 
 
+class _ParameterDict(dict):
+    """torch.nn.ParameterDict, of which only the parameters are kept."""
+
+    def __setstate__(self, state: Any) -> None:
+        found = state.get("_parameters") if isinstance(state, dict) else None
+        if not isinstance(found, dict):
+            raise ValueError
+        self.update(found)
+
+
 def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object) -> np.ndarray:
     """A contiguous tensor; others are refused, as strides could reach beyond the storage."""
     dense = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
@@ -125,4 +145,6 @@ _KNOWN = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Fixed(_tensor),
     ("torch._utils", "_rebuild_parameter"): _Fixed(lambda data, *_: data),
+    ("torch.nn.modules.container", "ParameterDict"): _ParameterDict,
+    ("__builtin__", "set"): _Fixed(set),
 }

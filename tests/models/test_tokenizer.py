@@ -41,6 +41,29 @@ def test_plain_text_as_transformers_pads_it(text, path, tokenizer):
     assert found.tolist() == [wanted]
 
 
+def test_as_transformers_5_saves_it(path, tokenizer, tmp_path):
+    """One file for vocabulary and merges."""
+    from transformers import CLIPTokenizer
+
+    CLIPTokenizer.from_pretrained(path).save_pretrained(tmp_path)
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+    assert (tmp_path / "tokenizer.json").is_file()
+    found = Tokenizer.load(tmp_path, {"<R>": 2, "<R-inv>": 1}, vocab_size=V, length=77)
+    texts = ["", "photo of Cat", "a cat's dog, 12 on-top of <R-inv> <R>!", "cat " * 30]
+    assert found(texts).tolist() == tokenizer(texts).tolist()
+    assert found.special_ids == tokenizer.special_ids
+    assert found.ids_to_words(range(190, 200)) == tokenizer.ids_to_words(range(190, 200))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": "1.0"}', '{"model": {"type": "BPE"}}'])
+def test_a_damaged_tokenizer_is_named(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"cannot read the tokenizer in {tmp_path}") as error:
+        Tokenizer.load(tmp_path, vocab_size=V, length=77)
+    assert "\n" not in str(error.value)
+
+
 def test_length_is_the_shorter_of_both(path):
     assert Tokenizer.load(path, vocab_size=V, length=77).length == tiny.LENGTH
     assert Tokenizer.load(path, vocab_size=V, length=5)("cat dog cat dog").shape == (1, 5)

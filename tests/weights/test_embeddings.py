@@ -12,6 +12,7 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from etils import epath
 from places import ROOT, SHARED
 from safetensors.numpy import load_file, save_file
@@ -20,7 +21,8 @@ from reversion_jax import config as settings
 from reversion_jax.drawing import generate
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runs import export, folder
-from reversion_jax.weights import embeddings
+from reversion_jax.runtime.errors import Caution
+from reversion_jax.weights import embeddings, floats
 
 D = 32  # of the model of recorded/
 PROMPTS = ["photo of cat <R> dog", "dog <R-inv> <R> cat", "<R>", "cat on top of dog"]
@@ -242,6 +244,85 @@ def test_read_takes_reversions_own_row():
 def test_read_names_what_a1111_does_not(tmp_path):
     save_file({"emb_params": some_rows(2)}, tmp_path / "hug.safetensors")
     assert list(embeddings.read(tmp_path / "hug.safetensors")) == ["hug"]
+
+
+@pytest.mark.parametrize("name", sorted(floats.FLOATS))
+def test_read_takes_every_float_type(tmp_path, name):
+    rows = np.abs(some_rows(2)).astype(floats.FLOATS[name])
+    (tmp_path / "hug.safetensors").write_bytes(tiny.safetensors({"emb_params": (name, rows)}))
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "hug.safetensors")["hug"], rows.astype(np.float32))
+
+
+def test_read_takes_one_trainers_words(tmp_path):
+    rows = some_rows(3)
+    save_file({"emp_params": rows[:2]}, tmp_path / "hug.safetensors")
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "hug.safetensors")["hug"], rows[:2])
+    save_file({"emp_params": rows[:2], "emp_params_out": rows[2:]}, tmp_path / "hug.safetensors")
+    with pytest.warns(Caution, match=r"hug\.safetensors: only emp_params is used; left out emp_params_out"):
+        np.testing.assert_array_equal(embeddings.read(tmp_path / "hug.safetensors")["hug"], rows[:2])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["hug.safetensors", "learned_embeds.bin"])
+def test_read_refuses_numbers_that_are_none(tmp_path, name, value):
+    words = some_words(1)
+    words["<R>"][0, 3] = value
+    embeddings.write(words, "hug", tmp_path)
+    with pytest.raises(ValueError, match=rf"{name}: <R> holds NaN or infinity, so every picture would be black"):
+        embeddings.read(tmp_path / name)
+
+
+OTHERS = {
+    "a LoRA": "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight",
+    "a LoRA:": "unet.up_blocks.0.attentions.1.processor.to_q.lora_A.weight",
+    "a whole Stable Diffusion checkpoint": "model.diffusion_model.out.2.bias",
+    "a VAE": "encoder.conv_in.weight",
+    "an embedding for Stable Diffusion XL": "clip_g",
+    "a network's weights": "conv_in.weight",
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), OTHERS.items(), ids=OTHERS)
+def test_read_calls_other_files_by_their_names(tmp_path, kind, name):
+    save_file({name: some_rows(4)}, tmp_path / "x.safetensors")
+    with pytest.raises(
+        ValueError, match=rf"x\.safetensors is {kind}.*, and no embedding of Stable Diffusion 1\.x"
+    ) as error:
+        embeddings.read(tmp_path / "x.safetensors")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "x.bin"])
+def test_read_knows_a_git_lfs_pointer(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3819\n")
+    with pytest.raises(ValueError, match=rf"{name} is a Git LFS pointer, not the file .*: fetch it by git lfs pull"):
+        embeddings.read(tmp_path / name)
+
+
+def test_a_folder_of_embeddings(tmp_path):
+    first = embeddings.write(some_words(1), "hug", tmp_path)
+    assert embeddings.find(str(tmp_path)) == sorted(first[:2])
+    assert embeddings.find(str(first[0])) == [first[0]]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="none holds no embedding: want files in"):
+        embeddings.find(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "names", [["learned_embeds.bin", "a.bin"], ["learned_embeds.bin", "learned_embeds.safetensors"]]
+)
+def test_an_embedding_of_the_hub(tmp_path, monkeypatch, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    asked = []
+
+    def fetch(repository, revision, choose, *_):
+        asked.append((repository, revision, choose(["README.md", "concept_images/0.bin", *names])))
+        return tmp_path
+
+    monkeypatch.setattr(embeddings.hub, "fetch", fetch)
+    assert embeddings.find("sd-concepts-library/hug@main") == [tmp_path / max(names)]
+    assert asked == [("sd-concepts-library/hug", "main", [max(names)])]
 
 
 def test_read_refuses_what_is_no_embedding(tmp_path):

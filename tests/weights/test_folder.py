@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
-from reversion_jax.weights import folder, names
+from reversion_jax.drawing import generate
+from reversion_jax.runtime.errors import Caution
+from reversion_jax.weights import compvis, floats, folder, names, vae_file
+from reversion_jax.weights.variant import Variant
 
 
 @pytest.fixture
@@ -148,8 +152,14 @@ def test_all_that_does_not_fit_is_in_one_error(copy):
         "  text_encoder: missing text_model.encoder.layers.1.mlp.fc1.weight",
         "  unet: misshaped conv_in.weight: (32, 3, 3, 3), expected (32, 4, 3, 3)",
         "  unet: missing conv_out.bias",
-        "  vae: unexpected loss.logvar",
     ]
+
+
+def test_tensors_that_are_nobodys_are_counted(recorded, copy):
+    rewrite(copy, "vae", lambda w: {**w, "loss.logvar": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)})
+    with pytest.warns(Caution, match=r"2 tensors are of no use here and left out, such as (loss.logvar|b)"):
+        model = folder.load(copy)
+    tiny.assert_same_params(model.params, recorded.model.params)
 
 
 @pytest.mark.parametrize(
@@ -246,3 +256,110 @@ def test_layouts_are_inverse():
 )
 def test_names(path, wanted):
     assert names.torch_names(path) == wanted
+
+
+@pytest.mark.parametrize("part", folder.WEIGHT_FILES)
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (np.inf, "float16"), (-np.inf, "bfloat16")])
+def test_numbers_that_are_none_are_refused(copy, part, value, dtype):
+    def spoil(weights):
+        weights = {name: array.astype(dtype) for name, array in weights.items()}
+        weights[max(weights)].flat[-1] = value
+        return weights
+
+    rewrite(copy, part, spoil)
+    with pytest.raises(ValueError, match=rf"model/{part}: .* holds NaN or infinity, so every picture would be black"):
+        folder.load(copy)
+
+
+def test_large_numbers_are_numbers(copy):
+    rewrite(copy, "unet", lambda weights: {**weights, "conv_out.bias": np.full(4, 1e30, np.float32)})
+    assert (np.asarray(folder.load(copy).params["unet"]["conv_out"]["bias"]) == np.float32(1e30)).all()
+
+
+@pytest.mark.parametrize("name", ["F8_E4M3", "F8_E5M2"])
+def test_eight_bit_floats_become_float32(recorded, copy, name):
+    dtype = floats.FLOATS[name]
+    arrays = {key: (name, array.astype(dtype)) for key, array in load_file(tiny.weight_file(copy, "unet")).items()}
+    tiny.weight_file(copy, "unet").write_bytes(tiny.safetensors(arrays))
+    wanted = jax.tree.map(lambda x: np.asarray(x).astype(dtype).astype(np.float32), recorded.model.params["unet"])
+    tiny.assert_same_params(folder.load(copy).params["unet"], wanted)
+
+
+def test_the_schedule_is_what_stable_diffusions_pipeline_makes_of_it(recorded, copy):
+    path = copy / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"clip_sample": True, "steps_offset": 0}))
+    with pytest.warns(Caution, match="steps_offset 0 as 1, clip_sample True as False, as Stable Diffusion's pipeline"):
+        assert folder.load(copy).schedule == recorded.model.schedule
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_diffusers_corrects_the_schedule_as_we_do(copy):
+    diffusers = pytest.importorskip("diffusers")
+    diffusers.utils.logging.set_verbosity_error()
+    path = copy / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"clip_sample": True, "steps_offset": 0}))
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(copy, local_files_only=True).scheduler.config
+    with pytest.warns(Caution):
+        ours = folder.load(copy).schedule
+    assert (ours.clip_sample, ours.steps_offset) == (theirs["clip_sample"], theirs["steps_offset"]) == (False, 1)
+
+
+def test_clip_skip_leaves_out_last_layers(recorded, copy):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    theirs = transformers.CLIPTextModel.from_pretrained(copy / "text_encoder")
+    ids = tiny.inputs(0)["ids"]
+    with torch.no_grad():
+        states = theirs(torch.from_numpy(ids).long(), output_hidden_states=True).hidden_states
+        norm = next(module for name, module in theirs.named_modules() if name.endswith("final_layer_norm"))
+        wanted = norm(states[-2]).numpy()  # as diffusers' clip_skip=1
+    model = folder.load(copy, variant=Variant(clip_skip=1))
+    found = generate.encode_text(model.params, model.config, ids, np.zeros((0, 32), np.float32))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.abs(wanted - states[-1].numpy()).max() > 0.1
+    for skip in (-1, 2):
+        with pytest.raises(ValueError, match=f"clip_skip={skip}: the text encoder has 2 layers"):
+            folder.load(copy, variant=Variant(clip_skip=skip))
+
+
+def test_prediction_type_is_the_users(copy):
+    assert folder.load(copy).schedule.prediction_type == "epsilon"
+    chosen = folder.load(copy, variant=Variant(prediction_type="v_prediction"))
+    assert chosen.schedule.prediction_type == "v_prediction"
+
+
+def test_a_folder_has_one_kind_of_weights(copy):
+    with pytest.raises(ValueError, match="is a folder, whose weights are one kind only: leave ema out"):
+        folder.load(copy, variant=Variant(ema=True))
+
+
+@pytest.fixture(params=["its folder", "a model's folder", "a file", "a file of a whole checkpoint"])
+def vae(request, recorded, tmp_path):
+    """Another VAE in a form that it comes in: where it lies, and its weights in our names."""
+    place = shutil.copytree(recorded.folder, tmp_path / "other")
+    shifted = jax.tree.map(lambda x: np.asarray(x) + np.float32(0.01), recorded.model.params["vae"])
+    folder.save(place, recorded.model._replace(params={**recorded.model.params, "vae": shifted}), np.float32)
+    if "folder" in request.param:
+        return (place / "vae" if request.param == "its folder" else place), shifted
+    prefix = "" if request.param == "a file" else "first_stage_model."
+    flat = flatten_dict(shifted, sep="/")
+    named = {compvis.vae_names(path, tiny.CONFIG.vae)[0]: names.to_torch(path, array) for path, array in flat.items()}
+    file = tmp_path / "vae.safetensors"
+    save_file({name.replace("first_stage_model.", prefix): np.ascontiguousarray(a) for name, a in named.items()}, file)
+    return file, shifted
+
+
+def test_another_vae(recorded, copy, vae):
+    where, weights = vae
+    model = folder.load(copy, variant=Variant(vae=str(vae_file.resolve(str(where)))))
+    tiny.assert_same_params(model.params["vae"], weights)
+    tiny.assert_same_params(model.params["unet"], recorded.model.params["unet"])
+
+
+def test_what_is_no_vae(recorded, copy, tmp_path):
+    with pytest.raises(ValueError, match="is no VAE"):
+        folder.load(copy, variant=Variant(vae=str(copy / "unet")))
+    with pytest.raises(ValueError, match=r"vae 'nowhere' is neither a folder, nor a \.safetensors file, nor a hub id"):
+        vae_file.resolve("nowhere")
+    (tmp_path / "vae.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="a pickle, which can run code"):
+        vae_file.resolve(str(tmp_path / "vae.pt"))

@@ -3,6 +3,7 @@
 import math
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -10,9 +11,11 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from reversion_jax.models.presets import SD15
+from reversion_jax.runtime.errors import Caution
 from reversion_jax.weights import folder, hub, names
 from reversion_jax.weights.compvis import compvis_names
 from reversion_jax.weights.resolve import resolve
+from reversion_jax.weights.variant import Variant
 
 
 def blank(shape):
@@ -61,19 +64,24 @@ def test_text_encoder_without_its_prefix(recorded, checkpoint):
     tiny.assert_same_params(folder.load(checkpoint, config=tiny.CONFIG).params, recorded.model.params)
 
 
-def test_strict_both_ways(checkpoint):
+def test_what_is_missing_is_named(checkpoint):
     def spoil(weights):
         del weights["model.diffusion_model.out.2.bias"]
-        return {**weights, "model.diffusion_model.extra": np.zeros(1), "embedding_manager.x": np.zeros(1)}
+        return weights
 
     rewrite(checkpoint, spoil)
     with pytest.raises(ValueError, match="do not fit") as raised:
         folder.load(checkpoint, config=tiny.CONFIG)
     assert raised.value.args[0].splitlines()[1:] == [
         "  unet: missing model.diffusion_model.out.2.bias",
-        "  unet: unexpected model.diffusion_model.extra",
-        "  other: unexpected embedding_manager.x",
     ]
+
+
+def test_tensors_that_are_nobodys_are_counted(checkpoint):
+    left = {"model.diffusion_model.extra": np.zeros(1), "embedding_manager.x": np.zeros(1)}
+    rewrite(checkpoint, lambda weights: {**weights, **left})
+    with pytest.warns(Caution, match="2 tensors are of no use here and left out, such as model.diffusion_model.extra"):
+        folder.load(checkpoint, config=tiny.CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -201,3 +209,62 @@ def test_number_of_sd15s_tensors():
     ]
     assert len(set(found)) == len(found) == 686 + 248 + 196
     assert math.prod(folder.parameter_shapes(SD15)["unet"]["conv_in/kernel"]) == 9 * 4 * 320
+
+
+YAML = "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    parameterization: {}\n"
+
+
+@pytest.mark.parametrize(("said", "wanted"), [("v", "v_prediction"), ("eps", "epsilon")])
+def test_the_yaml_beside_it_says_what_it_predicts(checkpoint, said, wanted):
+    checkpoint.with_suffix(".yaml").write_text(YAML.format(f'"{said}"'))
+    assert folder.load(checkpoint, config=tiny.CONFIG).schedule.prediction_type == wanted
+    chosen = folder.load(checkpoint, config=tiny.CONFIG, variant=Variant(prediction_type="epsilon"))
+    assert chosen.schedule.prediction_type == "epsilon"
+
+
+def test_a_mark_among_its_tensors_says_what_it_predicts(checkpoint):
+    rewrite(checkpoint, lambda weights: {**weights, "v_pred": np.zeros(0, np.float32)})
+    assert folder.load(checkpoint, config=tiny.CONFIG).schedule.prediction_type == "v_prediction"
+    rewrite(checkpoint, lambda weights: {**weights, "ztsnr": np.zeros(0, np.float32)})
+    with pytest.warns(Caution, match="ends in pure noise"):
+        folder.load(checkpoint, config=tiny.CONFIG)
+
+
+@pytest.mark.parametrize("text", ["model: [", "- 1", "model: 3", YAML.format("x0"), "!!python/object:os.system {}"])
+def test_a_yaml_that_cannot_be_used_is_named(checkpoint, text):
+    checkpoint.with_suffix(".yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"tiny-sd\.yaml") as error:
+        folder.load(checkpoint, config=tiny.CONFIG)
+    assert "\n" not in str(error.value)
+
+
+def test_running_averages_are_used_if_asked_for(recorded, checkpoint):
+    with pytest.raises(ValueError, match=r"tiny-sd\.safetensors: it keeps no running average \(EMA\) of .*: leave ema"):
+        folder.load(checkpoint, config=tiny.CONFIG, variant=Variant(ema=True))
+
+    def average(weights):
+        of_unet = [name for name in weights if name.startswith("model.diffusion_model.")]
+        # As CompVis' LitEma names them.
+        averages = {f"model_ema.{name[6:].replace('.', '')}": weights[name] + np.float32(1) for name in of_unet}
+        return {**{k: v for k, v in weights.items() if not k.startswith("model_ema.")}, **averages}
+
+    rewrite(checkpoint, average)
+    plain = folder.load(checkpoint, config=tiny.CONFIG)
+    averaged = folder.load(checkpoint, config=tiny.CONFIG, variant=Variant(ema=True))
+    tiny.assert_same_params(plain.params, recorded.model.params)
+    wanted = jax.tree.map(lambda x: np.asarray(x) + np.float32(1), recorded.model.params["unet"])
+    tiny.assert_same_params(averaged.params, {**recorded.model.params, "unet": wanted})
+
+
+def test_a_checkpoint_without_a_vae_takes_another(recorded, checkpoint):
+    rewrite(checkpoint, lambda weights: {k: v for k, v in weights.items() if not k.startswith("first_stage_model.")})
+    with pytest.raises(ValueError, match=r"no tensor's name starts with first_stage_model\. .*; give a VAE by --vae"):
+        folder.load(checkpoint, config=tiny.CONFIG)
+    model = folder.load(checkpoint, config=tiny.CONFIG, variant=Variant(vae=str(recorded.folder / "vae")))
+    tiny.assert_same_params(model.params, recorded.model.params)
+
+
+def test_numbers_that_are_none_are_refused(checkpoint):
+    rewrite(checkpoint, lambda w: {**w, "model.diffusion_model.out.2.bias": np.full(4, np.nan, np.float32)})
+    with pytest.raises(ValueError, match=r"tiny-sd\.safetensors: conv_out/bias holds NaN or infinity"):
+        folder.load(checkpoint, config=tiny.CONFIG)

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import resource
 import zipfile
 from pathlib import Path
 
@@ -37,6 +38,26 @@ def test_a1111(torch, tmp_path, zipped):
     ((token, rows),) = embeddings.read(tmp_path / "other.pt").items()
     assert token == "hug"
     np.testing.assert_array_equal(rows, vectors)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a1111s_parameter_dict(torch, tmp_path, zipped):
+    """As its first versions kept the vectors: a module of PyTorch's, of which nothing is executed."""
+    vectors = torch.nn.Parameter(torch.randn(2, 8))
+    saved = {"string_to_token": {"*": 265}, "string_to_param": torch.nn.ParameterDict({"*": vectors}), "name": "hug"}
+    torch.save(saved, tmp_path / "other.pt", _use_new_zipfile_serialization=zipped)
+    ((token, rows),) = embeddings.read(tmp_path / "other.pt").items()
+    assert token == "hug"
+    np.testing.assert_array_equal(rows, vectors.detach())
+
+
+@pytest.mark.parametrize("opcode", [b"r\x00\x00\x00\x10", b"p268435456\n"], ids=["LONG_BINPUT", "PUT"])
+def test_memory_that_a_file_cannot_fill(tmp_path, opcode):
+    (tmp_path / "x.bin").write_bytes(zipped(b"\x80\x02}" + opcode + b"."))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="it asks for more memory than it can fill"):
+        torch_file.read(tmp_path / "x.bin")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_not_contiguous(torch, tmp_path):
