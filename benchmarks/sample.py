@@ -76,7 +76,7 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
     sampling = generate.Sampling(steps, GUIDANCE, resolution, batch_size=1)
     tokenizer = _Tokenizer()
     no_rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
-    noise = generate.initial_noise([0], sd.config, resolution)
+    noise = generate.initial_noise([0], sd.config, (resolution, resolution))
     decode = jax.jit(generate.decode, static_argnums=1)
 
     def ends():

@@ -31,7 +31,7 @@ if __name__ == "__main__":
     _WORKDIR = text("workdir", None, "Folder of a training run, whose words and settings are used.")
     _STEP = whole("step", None, "An earlier checkpoint of the run, by its step; by default the newest.", 0)
     _MODEL = text("model", None, "A diffusers folder, a .safetensors checkpoint, a hub id or miniature; or the run's.")
-    _EMBEDDING = texts("embedding", None, "A file of learned words, or TOKEN=FILE to choose their name; repeatable.")
+    _EMBEDDING = texts("embedding", None, "Learned words: file, folder or hub id; TOKEN=FILE names one; repeatable.")
     _PROMPT = texts("prompt", None, 'Such as "cat <R> teapot"; repeatable.')
     _PROMPTS_FILE = text("prompts_file", None, "A text file with one prompt a line.")
     _NUM_IMAGES = whole("num_images", 4, "Images of each prompt.", 1)
@@ -45,6 +45,13 @@ if __name__ == "__main__":
         "guidance_scale": flags.DEFINE_float("guidance_scale", None, "1 is none; the run's, or 7.5 (miniature: 3)."),
         "negative_prompt": text("negative_prompt", None, "What to steer away from; the run's, or none."),
         "resolution": whole("resolution", None, "Pixels, both sides; the run's, or 512 (miniature: 64).", 8),
+        **{side: whole(side, None, "Pixels, where pictures are not square.", 8) for side in ("height", "width")},
+        "vae": text("vae", None, "Another VAE: a folder, a .safetensors file or a hub id."),
+        "ema": flags.DEFINE_bool("ema", None, "Of a single file that keeps both, the weights' running average."),
+        "prediction_type": flags.DEFINE_enum(
+            "prediction_type", None, ["epsilon", "v_prediction"], "Where the model's files do not say."
+        ),
+        "clip_skip": whole("clip_skip", None, "Last layers of the text encoder left out; A1111's number less 1.", 0),
         "precision": flags.DEFINE_enum("precision", None, ["float32", "bfloat16"], "Of text encoder and UNet."),
         "sample_batch": whole("batch_size", None, "Images drawn at once; the run's, or 4 (miniature: 16).", 1),
         "devices": whole("devices", None, "Maximum number of devices; the run's, or all (0).", 0),

@@ -37,6 +37,13 @@ class Sampling:
     sampler: str = "ddim"  # see diffusion/samplers.py for the others
     negative_prompt: str = ""
     batch_size: int = 4  # images drawn at once
+    height: int = 0  # px, where pictures are not square; 0: the resolution
+    width: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, px."""
+        return self.height or self.resolution, self.width or self.resolution
 
     @classmethod
     def of(cls, settings: Settings, at_most: int | None = None) -> "Sampling":
@@ -45,6 +52,8 @@ class Sampling:
             num_steps=settings.sample_steps,
             guidance_scale=settings.guidance_scale,
             resolution=settings.resolution,
+            height=settings.height,
+            width=settings.width,
             sampler=settings.sampler,
             negative_prompt=settings.negative_prompt,
             batch_size=min(settings.sample_batch, at_most or settings.sample_batch),
@@ -65,14 +74,14 @@ def decode(params: Any, config: VAEConfig, latents: jax.Array) -> jax.Array:
     return jax.lax.map(one, latents, batch_size=max(1, _DECODED_PIXELS // pixels))
 
 
-def initial_noise(seeds: Sequence[int] | jax.Array, model: ModelConfig, resolution: int) -> jax.Array:
-    """One image's latent noise a seed, [N, H/8, W/8, C]; it depends on nothing but the seed and the size."""
-    side = resolution // model.vae.downscale
-    draw = lambda seed: jax.random.normal(jax.random.key(seed), (side, side, model.vae.latent_channels))
+def initial_noise(seeds: Sequence[int] | jax.Array, model: ModelConfig, size: tuple[int, int]) -> jax.Array:
+    """One image's latent noise a seed, [N, H/8, W/8, C]; it depends on nothing but the seed and the size H, W."""
+    shape = (*(side // model.vae.downscale for side in size), model.vae.latent_channels)
+    draw = lambda seed: jax.random.normal(jax.random.key(seed), shape)
     return jax.vmap(draw)(jnp.asarray(seeds, jnp.uint32))
 
 
-@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "resolution", "mesh"))
+@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "size", "mesh"))
 def _draw_batch(
     params: Any,
     unconditional: jax.Array,
@@ -84,15 +93,15 @@ def _draw_batch(
     schedule: Schedule,
     sampler: str,
     num_steps: int,
-    resolution: int,
+    size: tuple[int, int],
     mesh: Mesh,
 ) -> jax.Array:
-    """Text states [1, L, D] and [N, L, D], seeds uint32 [N] -> images [N, resolution, resolution, 3]."""
+    """Text states [1, L, D] and [N, L, D], seeds uint32 [N] -> images [N, H, W, 3] of that size."""
 
     def draw(
         params: Any, unconditional: jax.Array, conditional: jax.Array, seeds: jax.Array, scales: jax.Array
     ) -> jax.Array:
-        noise = initial_noise(seeds, model, resolution)
+        noise = initial_noise(seeds, model, size)
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
         predict = partial(networks.predict, params, model)
         denoiser = guided_denoiser(predict, unconditional, conditional, scales[:, None, None, None])
@@ -102,6 +111,17 @@ def _draw_batch(
     scales = jnp.broadcast_to(guidance_scale, len(seeds))
     images = over_samples(draw, mesh)(params, unconditional, conditional, seeds, scales)
     return whole(images, mesh)
+
+
+def _check(sampling: Sampling, model: ModelConfig) -> None:
+    """ValueError for an unknown sampler, for a size that the model cannot have, and for guidance that is no number."""
+    samplers.get(sampling.sampler)
+    multiple = model.vae.downscale
+    for name, pixels in zip(("height", "width"), sampling.size, strict=True):
+        if pixels < multiple or pixels % multiple:
+            raise ValueError(f"{name} or resolution={pixels}: this model draws multiples of {multiple} pixels")
+    if not np.isfinite(sampling.guidance_scale):
+        raise ValueError(f"guidance_scale={sampling.guidance_scale}: must be a number, and finite")
 
 
 def draw_batches(
@@ -114,23 +134,17 @@ def draw_batches(
     sampling: Sampling,
     progress: str | None = None,
 ) -> Iterator[np.ndarray]:
-    """One image a prompt and seed, in batches of float32 [n, resolution, resolution, 3] in [-1, 1], as they are drawn.
+    """One image a prompt and seed, in batches of float32 [n, H, W, 3] in [-1, 1], as they are drawn.
 
     It runs on the devices that hold the weights. `rows` [P, D] are the learned ones, without which prompts must
     hold no placeholder. The last batch is filled up by repetition, so that one compiled program serves any number of
-    images. `progress` labels a bar. ValueError for an unknown sampler, a resolution that the model cannot have, a
-    placeholder without a row, and unless there is a seed for each prompt.
+    images. `progress` labels a bar. ValueError for an unknown sampler, a size that the model cannot have, a
+    placeholder without a row, and unless there is a seed for each prompt. FloatingPointError for pictures of NaN.
     """
-    samplers.get(sampling.sampler)
-    multiple = sd.config.vae.downscale
-    if sampling.resolution < multiple or sampling.resolution % multiple:
-        raise ValueError(f"resolution={sampling.resolution}: this model draws multiples of {multiple} pixels")
+    _check(sampling, sd.config)
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: each image needs one")
-    if rows is None:
-        rows = np.zeros((0, sd.config.text.hidden_size), np.float32)
-    rows = jnp.asarray(rows)
-
+    rows = jnp.asarray(np.zeros((0, sd.config.text.hidden_size), np.float32) if rows is None else rows)
     mesh = mesh_of(sd.params)
     batch_size = sampling.batch_size + -sampling.batch_size % mesh.size
     texts, number = np.unique([sampling.negative_prompt, *prompts], return_inverse=True)
@@ -158,10 +172,16 @@ def draw_batches(
             schedule=sd.schedule,
             sampler=sampling.sampler,
             num_steps=sampling.num_steps,
-            resolution=sampling.resolution,
+            size=sampling.size,
             mesh=mesh,
         )
-        yield np.clip(np.asarray(batch)[: count - start], -1, 1)
+        images = np.asarray(batch)[: count - start]
+        if not np.isfinite(images).all():
+            raise FloatingPointError(
+                "the model drew pictures of NaN, although its weights are finite: try float32 (--precision, "
+                "--config.precision), a smaller guidance_scale, or another VAE"
+            )
+        yield np.clip(images, -1, 1)
 
 
 def draw(
@@ -174,7 +194,7 @@ def draw(
     sampling: Sampling,
     progress: str | None = None,
 ) -> np.ndarray:
-    """All of `draw_batches`'s images, [N, resolution, resolution, 3]."""
+    """All of `draw_batches`'s images, [N, H, W, 3]."""
     return np.concatenate(list(draw_batches(sd, tokenizer, prompts, seeds, rows, sampling=sampling, progress=progress)))
 
 

@@ -1,22 +1,26 @@
 """Draws pictures of prompts into a folder: a PNG each, which says how it was made, and a grid of them."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
-import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
+from reversion_jax.config import Settings, check
 from reversion_jax.diffusion import samplers
 from reversion_jax.drawing import generate, pictures, words
 from reversion_jax.drawing.words import Words
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runtime import files, parallel
+from reversion_jax.runtime.errors import warn
 from reversion_jax.weights.load import load_model
+from reversion_jax.weights.variant import Variant
 
 _MAX_ON_GRID = 100
 
@@ -24,6 +28,8 @@ _MAX_ON_GRID = 100
 def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
     """The prompts of the command line, then those of a file, one a line; ValueError if there is none."""
     try:
+        if file and not files.is_file(files.place(file)):
+            raise FileNotFoundError(f"no file of prompts at {file}")
         lines = files.place(file).read_bytes().decode("utf-8-sig").splitlines() if file else []
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8: save it as such") from error
@@ -47,7 +53,10 @@ def sample(source: Source, prompts: Sequence[str], out: str | None, *, num_image
     """Draws into the folder `out`, by default a new one beside the run; returns the grid's path. See `draw_into`."""
     workdir = files.place(source.workdir) if source.workdir else None
     found = words.read(workdir, source.model, source.embeddings, source.step)
-    found = found._replace(settings=dataclasses.replace(found.settings, **source.settings))
+    # A size that is given replaces the run's own, whatever its shape.
+    square = {"height": 0, "width": 0} if "resolution" in source.settings else {}
+    found = found._replace(settings=dataclasses.replace(found.settings, **{**square, **source.settings}))
+    check(found.settings)
     folder = files.place(out) if out else free_folder((workdir or epath.Path()) / "samples")
     grid = draw_into(found, prompts, folder, num_images=num_images, seed=seed)
     print(f"pictures: {folder}, up to {_MAX_ON_GRID} of them on {grid}")
@@ -61,19 +70,21 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
     """
     settings = found.settings
     samplers.get(settings.sampler)  # before a model is fetched
+    if any(re.search("[\ud800-\udfff]", text) for text in (*prompts, settings.negative_prompt)):
+        raise ValueError("a prompt holds half a character (a lone surrogate): write it anew")
     if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
         raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
     out.mkdir(parents=True, exist_ok=True)
     rows_per_token = {name: len(rows) for name, rows in found.tokens.items()}
     mesh = parallel.make_mesh(settings.devices or jax.device_count(), settings.devices, settings.weight_shards)
-    sd, tokenizer, _ = load_model(settings.model, rows_per_token, settings.precision, mesh)
+    sd, tokenizer, _ = load_model(settings.model, rows_per_token, settings.precision, mesh, Variant.of(settings))
     width = sd.config.text.hidden_size
     for name, rows in found.tokens.items():
         if rows.shape[1] != width:
             wanted = f"{settings.model} has {width}"
             raise ValueError(f"{name} is {rows.shape[1]} numbers wide, made for another model: {wanted}")
-    for warning in complaints(prompts, settings.negative_prompt, tokenizer):
-        print(f"warning: {warning}", file=sys.stderr)
+    for complaint in complaints(prompts, settings.negative_prompt, tokenizer):
+        warn(complaint)
     print(f"{settings.model}: {found.origin}")
     texts = [prompt for prompt in prompts for _ in range(num_images)]
     seeds = [seed + i for i in range(num_images)] * len(prompts)
@@ -90,7 +101,8 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
     shown: list[np.ndarray] = []
     for n, image in enumerate(generate.to_uint8(image) for batch in batches for image in batch):
         path = out / f"{n // num_images:03d}-{_file_name(texts[n])}-{seeds[n]}.png"
-        pictures.save_png(path, image, {"prompt": texts[n], "seed": str(seeds[n]), **about})
+        own = {"prompt": texts[n], "seed": str(seeds[n]), **about}
+        pictures.save_png(path, image, own | {"parameters": parameters(texts[n], seeds[n], settings)})
         if len(shown) < _MAX_ON_GRID:
             shown.append(image)
     of_all = {"prompts": "\n".join(prompts), "seed": str(seed), **about}
@@ -106,10 +118,48 @@ def _metadata(found: Words) -> dict[str, str]:
         "sampler": settings.sampler,
         "steps": str(settings.sample_steps),
         "guidance_scale": str(settings.guidance_scale),
-        "resolution": str(settings.resolution),
+        "height": str(settings.size[0]),
+        "width": str(settings.size[1]),
         "negative_prompt": settings.negative_prompt,
         "words": found.origin,
     }
+
+
+# A1111's names of samplers.
+_A1111 = {
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+}
+
+
+def parameters(prompt: str, seed: int, settings: Settings) -> str:
+    """How a picture was made, as A1111 writes it and other tools read it."""
+    height, width = settings.size
+    values = {
+        "Steps": settings.sample_steps,
+        "Sampler": _A1111.get(settings.sampler, settings.sampler.upper()),
+        "CFG scale": f"{settings.guidance_scale:g}",
+        "Seed": seed,
+        "Size": f"{width}x{height}",
+        "Model": Path(settings.model).stem,
+        **({"Clip skip": settings.clip_skip + 1} if settings.clip_skip else {}),
+    }
+    negative = [f"Negative prompt: {settings.negative_prompt}"] if settings.negative_prompt else []
+    return "\n".join([prompt, *negative, ", ".join(f"{key}: {value}" for key, value in values.items())])
+
+
+# What other tools' prompts can say, and this one cannot.
+_GRAMMAR = {
+    "weights": r"\([^()]*:\s*[\d.]+\s*\)",
+    "attention brackets": r"\(\([^()]+\)\)|\[\[[^\[\]]+\]\]",
+    "ComfyUI's way to name an embedding": r"\bembedding:\S+",
+    "A1111's way to name a LoRA or hypernetwork": r"<(lora|lyco|hypernet):[^>]*>",
+    "prompt editing": r"\[[^\[\]]*:[^\[\]]*:\s*[\d.]+\s*\]",
+    "chunks of A1111": r"\b(BREAK|AND)\b",
+    "compel's weights": r"\w[+]{2,}|\w-{2,}(?=\s|$)",
+}
 
 
 def complaints(prompts: Sequence[str], negative_prompt: str, tokenizer: Tokenizer) -> list[str]:
@@ -122,16 +172,34 @@ def complaints(prompts: Sequence[str], negative_prompt: str, tokenizer: Tokenize
             found.append(f"none of {', '.join(learned)} in {prompt!r}: what was learned has no part in it")
     for prompt in (*prompts, negative_prompt):
         for name in re.findall(r"<[\w-]+>", prompt):
-            if name not in learned:
+            if name not in learned and not tokenizer.knows(name):
                 found.append(f"{name} in {prompt!r} is no learned word here, and is read letter by letter")
+        for kind, pattern in _GRAMMAR.items():
+            if said := re.search(pattern, prompt):
+                found.append(f"{said[0]!r} in {prompt!r} is read letter by letter: {kind} are not understood here")
         if cut := tokenizer.truncated(prompt):
             found.append(f"{prompt!r} is too long; left out: {cut!r}")
+    for name in learned:
+        if not name.startswith("<") and len(tokenizer.own_ids(name)) == 1:
+            found.append(f"the learned word {name} replaces the model's own word {name!r} in every prompt")
     return found
 
 
 def free_folder(parent: epath.Path) -> epath.Path:
-    """The first of parent/000, parent/001, … that is not there yet."""
-    return next(path for path in (parent / f"{n:03d}" for n in itertools.count()) if not path.exists())
+    """Makes the first of parent/000, parent/001, … that is not there yet: no other command gets the same one."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = itertools.count()
+    while (path := parent / f"{next(number):03d}").exists() or not _is_made(path):
+        pass
+    return path
+
+
+def _is_made(path: epath.Path) -> bool:
+    """Makes a folder; False if another command was faster."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        return True
+    return False
 
 
 def _file_name(prompt: str) -> str:

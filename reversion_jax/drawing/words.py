@@ -11,7 +11,6 @@ from etils import epath
 from reversion_jax import config
 from reversion_jax.config import Settings
 from reversion_jax.runs import folder
-from reversion_jax.runtime import files
 from reversion_jax.weights import embeddings, own_settings
 
 
@@ -26,8 +25,9 @@ class Words(NamedTuple):
 def read(
     workdir: epath.Path | None, model: str | None, embedding_files: Sequence[str] = (), step: int | None = None
 ) -> Words:
-    """The words of a training run (if any) and of embedding files, each "FILE" or "TOKEN=FILE". ValueError, OSError.
+    """The words of a training run (if any) and of embeddings, each "FILE" or "TOKEN=FILE". ValueError, OSError.
 
+    Instead of a file, a folder of them or a hub id may be given, see `embeddings.find`.
     `step` names an earlier checkpoint of the run; by default its newest rows are read.
     """
     if not workdir and not model:
@@ -42,16 +42,17 @@ def read(
         settings = Settings(model=model or "")
         settings = config.settle(settings, own_settings.read(settings.model))
     settings = dataclasses.replace(settings, model=model or settings.model)
-    for file in embedding_files:
-        token, path = ("", file) if Path(file).is_file() or "=" not in file else file.split("=", 1)
-        found = embeddings.read(files.place(path).expanduser())
-        if token:
-            if len(found) != 1:
-                raise ValueError(f"{path} holds {len(found)} tokens ({', '.join(found)}): give it without {token}=")
-            found = dict(zip([token], found.values(), strict=True))
-        for name, rows in found.items():
-            if name in tokens:
-                raise ValueError(f"{name} is given twice, also by {path}: name one anew, --embedding=TOKEN=FILE")
-            tokens[name] = rows
-        origins.append(f"{', '.join(found)} from {path}")
+    for given in embedding_files:
+        token, name = ("", given) if Path(given).exists() or "=" not in given else given.split("=", 1)
+        for path in embeddings.find(name):
+            found = embeddings.read(path)
+            if token:
+                if len(found) != 1:
+                    raise ValueError(f"{path} holds {len(found)} tokens ({', '.join(found)}): give it without {token}=")
+                found = dict(zip([token], found.values(), strict=True))
+            for word, rows in found.items():
+                if word in tokens:
+                    raise ValueError(f"{word} is given twice, also by {path}: name one anew, --embedding=TOKEN=FILE")
+                tokens[word] = rows
+            origins.append(f"{', '.join(found)} from {path}")
     return Words(settings, tokens, "; ".join(origins) or "no learned words")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from reversion_jax.evaluation.cells import DREAMBOOTH, PHRASE, WORD, Asked, best
 from reversion_jax.inversion.prompts import PLACEHOLDERS
 from reversion_jax.miniature import scenes
 from reversion_jax.runs import folder
+from reversion_jax.runs.owner import owned
 from reversion_jax.runtime import files
 from reversion_jax.training import loop
 from reversion_jax.training.prepare import settle
@@ -130,13 +132,18 @@ def evaluate(config: ConfigDict, workdir: str, *, quick: bool = False) -> str:
     to_train = settle(training(config, plan))
     if to_train.exemplars != settings.DRAWN:
         raise ValueError(f"config.exemplars={to_train.exemplars!r}: the judge knows drawn scenes only, so say 'drawn'")
-    place = Path(workdir)
+    place = Path(workdir).expanduser()
     described = json.dumps({"plan": plan, "training": dataclasses.asdict(to_train)}, indent=1) + "\n"
     path = place / "evaluation.json"
-    if path.is_file() and path.read_text() != described:
-        raise ValueError(f"{workdir} holds another evaluation: give a new --workdir, or delete that one")
-    place.mkdir(parents=True, exist_ok=True)
-    files.write(path, described)
+    with owned(epath.Path(place)):
+        if path.is_file() and path.read_text() != described:
+            raise ValueError(f"{workdir} holds another evaluation: give a new --workdir, or delete that one")
+        files.write(path, described)
+        return _evaluate(to_train, plan, place)
+
+
+def _evaluate(to_train: Settings, plan: Mapping, place: Path) -> str:
+    """`evaluate` in a folder that is this evaluation's."""
     rows = trained_rows(to_train, place / "training")
     runs = list(settings.each_run(to_train).values())
     model = load_model(to_train.model, dict.fromkeys(PLACEHOLDERS, to_train.rows_per_token))

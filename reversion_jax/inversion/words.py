@@ -17,7 +17,7 @@ def load(name_or_path: str | os.PathLike) -> tuple[str, ...]:
     """
     if name_or_path in NAMES:
         return packaged(str(name_or_path))
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"word list {str(path)!r}: no such file, and not one of {', '.join(NAMES)}")
     try:

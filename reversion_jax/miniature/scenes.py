@@ -184,10 +184,10 @@ def exemplars(relation: str, count: int, seed: int, hatched: bool = False) -> tu
     return np.stack(pictures), templates
 
 
-def as_exemplars(relation: str, count: int, seed: int, resolution: int, *, hatched: bool = False) -> Exemplars:
+def as_exemplars(relation: str, count: int, seed: int, size: tuple[int, int], *, hatched: bool = False) -> Exemplars:
     """`exemplars` as an exemplar folder of them would be read."""
     drawn, templates = exemplars(relation, count, seed, hatched)
-    images = np.stack([resized(Image.fromarray(picture), resolution) for picture in drawn])
+    images = np.stack([resized(Image.fromarray(picture), size) for picture in drawn])
     parsed = tuple(tuple(parse(template) for template in own) for own in templates)
     return Exemplars(images, parsed, tuple(f"{i}.png" for i in range(count)))
 

@@ -22,6 +22,7 @@ from reversion_jax import config
 from reversion_jax.config import Settings
 from reversion_jax.inversion.prompts import INVERSE, PLACEHOLDERS
 from reversion_jax.runtime import files
+from reversion_jax.runtime.errors import warn
 
 CONFIG, NEWEST, CHECKPOINTS = "config.json", "rows.safetensors", "checkpoints"
 _ORIGIN = "origin"
@@ -77,44 +78,78 @@ def rows_file(folder: epath.Path, step: int) -> epath.Path:
     return folder / "rows" / f"step_{step:06d}.safetensors"
 
 
-def write_rows(folder: epath.Path, rows: np.ndarray, step: int) -> None:
-    """Writes rows [P, D] as those of checkpoint `step`, and as the newest."""
+def write_rows(folder: epath.Path, rows: np.ndarray, step: int, checkpoint: str = "") -> None:
+    """Writes rows [P, D] as those of checkpoint `step`, whose hash it also keeps, and as the newest."""
     of_tokens = np.split(np.ascontiguousarray(rows, "<f4"), len(PLACEHOLDERS))
-    content = save(dict(zip(PLACEHOLDERS, of_tokens, strict=True)), {"step": str(step)})
+    content = save(dict(zip(PLACEHOLDERS, of_tokens, strict=True)), {"step": str(step), "checkpoint": checkpoint})
     path = rows_file(folder, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, content)
     files.write(folder / NEWEST, content)
 
 
-def read_rows(path: epath.Path) -> tuple[np.ndarray, int]:
-    """Rows [P, D] and their step. ValueError, which names the file."""
+class Rows(NamedTuple):
+    """What a file of rows holds."""
+
+    rows: np.ndarray  # float32 [P, D]
+    step: int
+    checkpoint: str  # the hash of the checkpoint of that step; "" in files before version 0.3
+
+
+def read_rows(path: epath.Path) -> Rows:
+    """The rows in a file of a run. ValueError, which names the file; FileNotFoundError."""
     try:
         content = path.read_bytes()
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         found = load(content)
-        return np.concatenate([found[token] for token in PLACEHOLDERS]), int(header["__metadata__"]["step"])
-    except (SafetensorError, ValueError, KeyError) as error:
+        rows = np.concatenate([found[token] for token in PLACEHOLDERS])
+        if rows.dtype != np.float32 or rows.ndim != 2 or not np.isfinite(rows).all():
+            raise ValueError("not all of its numbers are finite")
+        return Rows(rows, int(header["step"]), header.get("checkpoint", ""))
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} holds no rows of a run, or is damaged: {error}") from error
+
+
+def kept_steps(folder: epath.Path) -> list[int]:
+    """The steps of which a run kept its rows, ascending."""
+    names = [path.stem.removeprefix("step_") for path in rows_file(folder, 0).parent.glob("step_*.safetensors")]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def read(folder: epath.Path, step: int | None = None) -> LearnedRun:
     """A run by its folder: its settings and newest rows, or those of checkpoint `step`. ValueError, OSError.
 
-    A folder that older versions wrote has checkpoints alone, from which its newest rows are taken.
+    What is damaged is stepped around with a warning: the newest whole rows are read, or those of a checkpoint, where a
+    folder that older versions wrote has all of them.
     """
     if not (folder / CONFIG).is_file():
         return _read_old(folder, step)
     settings, _ = read_settings(folder)
     if settings.runs:
         _refuse_job(folder, list(config.each_run(settings)))
-    path = folder / NEWEST if step is None else rows_file(folder, step)
-    if path.is_file():
-        return LearnedRun(settings, *read_rows(path))
-    kept = sorted(int(p.stem[5:]) for p in rows_file(folder, 0).parent.glob("step_*.safetensors"))
-    if step is not None and kept:
+    kept = kept_steps(folder)
+    if step is not None and kept and step not in kept:
         raise ValueError(f"{folder} kept no rows of step {step}: there are those of {', '.join(map(str, kept))}")
-    return _read_old(folder, step)
+    older = [rows_file(folder, number) for number in reversed(kept)]
+    damaged = []
+    for path in [folder / NEWEST, *older] if step is None else [rows_file(folder, step)]:
+        try:
+            found = read_rows(path)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            warn(f"{damaged[0]}. The rows of step {found.step} are taken, from {path}")
+        return LearnedRun(settings, found.rows, found.step)
+    try:
+        run = _read_old(folder, step)
+    except ValueError as error:
+        raise ValueError(damaged[0] if damaged else str(error)) from error
+    if damaged:
+        warn(f"{damaged[0]}. The rows of step {run.step} are taken, from a checkpoint")
+    return run
 
 
 def _refuse_job(folder: epath.Path, names: list[str]) -> NoReturn:
@@ -122,7 +157,10 @@ def _refuse_job(folder: epath.Path, names: list[str]) -> NoReturn:
 
 
 def _read_old(folder: epath.Path, step: int | None) -> LearnedRun:
-    """Reads the newest rows from checkpoints, as runs before version 0.2 left them: in `folder`, or in its parent."""
+    """Reads rows from the newest whole checkpoint, or that of `step`: in `folder`, or in its parent.
+
+    Runs before version 0.2 left nothing else.
+    """
     for place, name in ((folder, ""), (folder.parent, folder.name)):
         if not (place / CONFIG).is_file() or not (place / CHECKPOINTS).is_dir():
             continue
@@ -133,8 +171,18 @@ def _read_old(folder: epath.Path, step: int | None) -> LearnedRun:
             _refuse_job(place, list(runs))
         from reversion_jax.runs import checkpoints  # imports Orbax and JAX, which take seconds
 
-        rows, found = checkpoints.read_rows(place / CHECKPOINTS)
-        if step not in (None, found):
-            raise ValueError(f"{folder} kept only the rows of step {found}")
-        return LearnedRun(runs[name], rows[list(runs).index(name)], found)
+        kept = checkpoints.steps(place / CHECKPOINTS)
+        if step is not None and step not in kept:
+            raise ValueError(f"{folder} kept only the rows of step {', '.join(map(str, kept))}")
+        damaged: list[ValueError] = []
+        for number in reversed(kept if step is None else [step]):
+            try:
+                rows = checkpoints.read_rows(place / CHECKPOINTS, number)
+            except ValueError as error:
+                damaged.append(error)
+                continue
+            if damaged:
+                warn(f"{damaged[0]}: that of step {number} is taken")
+            return LearnedRun(runs[name], rows[list(runs).index(name)], number)
+        raise damaged[0] if damaged else ValueError(f"{place / CHECKPOINTS} holds no checkpoint")
     raise ValueError(f"no training run in {folder}: train one by python -m reversion_jax.train --workdir {folder}")

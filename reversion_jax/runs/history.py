@@ -7,18 +7,25 @@ from typing import Any
 from etils import epath
 
 from reversion_jax.runtime import files
+from reversion_jax.runtime.errors import warn
 
 NAME = "metrics.jsonl"
 
 
 def read(path: epath.Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a line cut short by a crash ends them."""
-    records = []
-    for line in path.read_text().splitlines():
+    """The records of a metrics.jsonl. A damaged line is left out with a warning; a last one cut short, without."""
+    records, damaged = [], []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line's end was never finished
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+            if not isinstance(record.get("step"), int):
+                raise ValueError("no step")
+            records.append(record)
+        except (ValueError, AttributeError, RecursionError):
+            damaged.append(number)
+    if damaged:
+        warn(f"{path}: left out what is damaged, line {', '.join(map(str, damaged[:10]))}{' …' * (len(damaged) > 10)}")
     return records
 
 

@@ -26,12 +26,14 @@ from reversion_jax.drawing import generate
 from reversion_jax.inversion import losses
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.unet import UNet, UNetConfig
+from reversion_jax.runs.owner import owned
 from reversion_jax.runtime import files
 from reversion_jax.training import inputs
 from reversion_jax.training.fit import check_recipe, fit, gradient_step
 from reversion_jax.training.prepare import load_exemplars, settle
 from reversion_jax.weights import folder, own_settings
 from reversion_jax.weights.load import load_model
+from reversion_jax.weights.variant import Variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +160,11 @@ def make_model(config: ConfigDict, workdir: epath.PathLike | None, **own: Any) -
         raise ValueError(f"--workdir={workdir}: a model is written to a folder of this machine")
     c = settle(config)
     recipe = dataclasses.replace(Recipe(), **own_settings.read_dreambooth(c.model) | own)
-    place = Path(workdir or f"runs/{c.relation}-dreambooth")
-    shown = load_exemplars(c)
-    sd, tokenizer, _ = load_model(c.model)
-    unet = train(c, recipe, sd, tokenizer, shown, place)
-    folder.save(place / "model", sd._replace(params={**sd.params, "unet": unet}), dtype=np.float32)
+    place = Path(workdir or f"runs/{c.relation}-dreambooth").expanduser()
+    with owned(epath.Path(place)):
+        shown = load_exemplars(c)
+        sd, tokenizer, _ = load_model(c.model, variant=Variant.of(c))
+        unet = train(c, recipe, sd, tokenizer, shown, place)
+        folder.save(place / "model", sd._replace(params={**sd.params, "unet": unet}), dtype=np.float32)
     how = f"--resolution {c.resolution} --steps {c.sample_steps} --guidance_scale {c.guidance_scale}"
     return f'draw with it: python -m reversion_jax.sample --model {place / "model"} {how} --prompt "A {recipe.word} B"'

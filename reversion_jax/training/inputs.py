@@ -15,6 +15,7 @@ from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.inversion.suppressor import gaussian_blur
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE, VAEConfig
+from reversion_jax.runtime.errors import warn
 
 _ENCODE_BATCH = 4  # pictures through the VAE at once: bounds memory at 512 px
 
@@ -34,17 +35,21 @@ def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: 
     return mean, std
 
 
-def prompt_ids(prompts: Sequence[RelationPrompt], tokenizer: Tokenizer, *, inverse: bool) -> np.ndarray:
+def prompt_ids(
+    prompts: Sequence[RelationPrompt], tokenizer: Tokenizer, *, inverse: bool, where: str = "a prompt"
+) -> np.ndarray:
     """Token ids of each template's direct and inverse prompt, int32 [K, 2, L].
 
     Without `inverse` templates need not be invertible, and the second prompt repeats the first. ValueError for
-    a prompt so long that a placeholder is cut off.
+    a prompt so long that a placeholder is cut off; a warning, with `where` it stands, if other words are.
     """
     pairs = [(p.direct(), p.inverse() if inverse else p.direct()) for p in prompts]
     for prompt in (prompt for pair in pairs for prompt in pair):
         cut = tokenizer.truncated(prompt)
         if cut and any(token in cut for token in tokenizer.rows_per_token):
-            raise ValueError(f"prompt too long, {cut!r} is cut off: {prompt!r}; shorten the template")
+            raise ValueError(f"{where}: prompt too long, {cut!r} is cut off: {prompt!r}; shorten the template")
+        if cut:
+            warn(f"{where}: only {tokenizer.length} tokens of {prompt!r} are read; left out: {cut!r}")
     return tokenizer([prompt for pair in pairs for prompt in pair]).reshape(len(pairs), 2, -1)
 
 
@@ -83,7 +88,15 @@ def prepare_run(
     If the run does not steer towards verbs, they count as negatives.
     """
     mean, std = posterior(vae_params, vae_config, exemplars.images, sigma_px)
-    per_image = [prompt_ids(templates, tokenizer, inverse=inverse) for templates in exemplars.templates]
+    if not (jnp.isfinite(mean).all() and jnp.isfinite(std).all()):
+        raise ValueError(
+            "the VAE makes NaN of the exemplars, although its weights are finite: take another by config.vae"
+        )
+    names = exemplars.names or [f"exemplar {i}" for i in range(len(exemplars.templates))]
+    per_image = [
+        prompt_ids(templates, tokenizer, inverse=inverse, where=name)
+        for name, templates in zip(names, exemplars.templates, strict=True)
+    ]
     counts = np.array([len(ids) for ids in per_image], np.int32)
     ids = np.stack([np.resize(ids, (counts.max(), *ids.shape[1:])) for ids in per_image])
     neutral = neutral_ids(tokenizer, prepositions, verbs if steers_to_verbs else (), stop_words)

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -19,10 +19,11 @@ from reversion_jax.drawing import pictures
 from reversion_jax.inversion import step
 from reversion_jax.runs import folder
 from reversion_jax.runs.checkpoints import Checkpoints
+from reversion_jax.runs.owner import owned
 from reversion_jax.runtime.parallel import any_process, is_first
 from reversion_jax.training.prepare import Job, advance, prepare, settle
 from reversion_jax.training.report import describe, draw, report
-from reversion_jax.training.resume import take_up
+from reversion_jax.training.resume import check, state_hash, take_up
 from reversion_jax.training.watch import Progress, Watcher
 from reversion_jax.weights import own_settings
 
@@ -76,12 +77,13 @@ class _Previews:
                 pictures.save_png(path, pictures.grid(images))
 
 
-def _write_rows(job: Job, workdir: epath.Path, rows: jax.Array, at: int) -> None:
+def _write_rows(job: Job, workdir: epath.Path, state: step.State) -> None:
     """Writes each run's rows, of [R, P, D], into its folder."""
-    values = np.asarray(rows)
+    values = np.asarray(state.rows)
     if is_first():
+        of_checkpoint = state_hash(state)
         for run, own in zip(job.runs, values, strict=True):
-            folder.write_rows(workdir / run.name, own, at)
+            folder.write_rows(workdir / run.name, own, int(state.step), of_checkpoint)
 
 
 def _next_stop(config: Settings, done: int) -> int:
@@ -97,6 +99,7 @@ def _train_steps(
     checkpoints: Checkpoints,
     previews: _Previews,
     stopped: Callable[[], bool],
+    still_ours: Callable[[], None],
     on_progress: OnProgress | None,
 ) -> tuple[step.State, int]:
     """Trains until the last step, or until `stopped` says so; writes metrics, checkpoints and previews."""
@@ -106,13 +109,15 @@ def _train_steps(
 
     def keep(state: step.State) -> None:
         watcher.flush()
+        still_ours()
         checkpoints.save(done, state)
-        _write_rows(job, workdir, state.rows, done)
+        _write_rows(job, workdir, state)
 
     with watcher.bar:
         while done < config.steps and not stopped():
             count = _next_stop(config, done)
             state, metrics = advance(job, state, count, config.steps_per_dispatch)
+            still_ours()
             # A copy: the state's own buffers are given to the next dispatch.
             watcher.push(done, count, metrics, jnp.copy(state.rows))
             done += count
@@ -122,6 +127,8 @@ def _train_steps(
                 watcher.flush()
                 previews.draw(state.rows, done)
         keep(state)
+    if done == config.steps and is_first():
+        watcher.warn_of_rest(np.asarray(state.rows))
     return state, done
 
 
@@ -136,28 +143,44 @@ def train(
 
     One run's results lie in `workdir`, those of several in a folder of each. A stopped job goes on, bit for bit, as if
     it had not been stopped. `on_progress` is called after each dispatch. `should_stop` is asked between dispatches; if
-    it says yes, a checkpoint is written, and the rows so far are returned. ValueError, OSError: bad input;
+    it says yes, a checkpoint is written, and the rows so far are returned. ValueError, OSError: bad input, or a folder
+    that belongs to another job;
     FloatingPointError: diverged; KeyboardInterrupt: stopped by a signal, after a checkpoint.
     """
-    started = time.time()
     own = own_settings.read(config.model)
     given, config = config, settings.settle(config, own)
+    with owned(workdir) as still_ours:
+        check(config, workdir)
+        return _train(
+            config, {key for key in own if getattr(given, key) is None}, workdir, still_ours, on_progress, should_stop
+        )
+
+
+def _train(
+    config: Settings,
+    from_model: Collection[str],
+    workdir: epath.Path,
+    still_ours: Callable[[], None],
+    on_progress: OnProgress | None,
+    should_stop: Callable[[], bool],
+) -> np.ndarray:
+    """`train` in a folder that is this job's. `from_model`: the settings that the model's own folder decided."""
+    started = time.time()
     job = prepare(config)
     say = print if is_first() else lambda *_, **__: None
-    say(describe(job, {key for key in own if getattr(given, key) is None}), flush=True)
+    say(describe(job, from_model), flush=True)
     say(f"loaded in   {time.time() - started:.0f} s; results go to {workdir}", flush=True)
-    workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / folder.CHECKPOINTS)
     state = take_up(job, workdir, checkpoints)
     previews = _Previews(job, workdir)
     if int(state.step):
         say(f"taken up at step {int(state.step)} of {config.steps}")
-        _write_rows(job, workdir, state.rows, int(state.step))
+        _write_rows(job, workdir, state)
     else:
         previews.draw(state.rows, 0)
     with _stop_on_signal() as signalled:
         stopped = lambda: any_process(signalled() or should_stop())
-        state, done = _train_steps(job, state, workdir, checkpoints, previews, stopped, on_progress)
+        state, done = _train_steps(job, state, workdir, checkpoints, previews, stopped, still_ours, on_progress)
     checkpoints.close()
     if done < config.steps:
         if any_process(signalled()):
@@ -166,11 +189,8 @@ def train(
     for number, run in enumerate(job.runs):
         report(job, number, workdir / run.name, state.rows, previews.drawn[number])
     names = "contact_sheet.png, training.png, previews"
-    say(
-        f"pictures: {names} in {workdir}"
-        if len(job.runs) == 1
-        else f"pictures: {names} in each run's folder in {workdir}"
-    )
+    where = workdir if len(job.runs) == 1 else f"each run's folder in {workdir}"
+    say(f"pictures: {names} in {where}")
     return np.asarray(state.rows)
 
 

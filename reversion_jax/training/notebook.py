@@ -55,5 +55,5 @@ def upload_exemplars(folder: Path, captions: Mapping[str, Sequence[Template]]) -
         if captions:
             text = json.dumps(dict(captions), indent=2, ensure_ascii=False) + "\n"
             (draft / exemplars.CAPTIONS).write_text(text, encoding="utf-8")
-        exemplars.read_folder(draft, resolution=64)  # its errors come before anything is kept
+        exemplars.read_folder(draft, size=64)  # its errors come before anything is kept
     return folder

@@ -4,10 +4,12 @@ import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -24,10 +26,11 @@ from reversion_jax.models.clip import token_table
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runtime import files, parallel
 from reversion_jax.training import inputs
-from reversion_jax.weights import folder, own_settings
+from reversion_jax.weights import embeddings, folder, own_settings
 from reversion_jax.weights.fingerprint import fingerprint
 from reversion_jax.weights.load import load_model
 from reversion_jax.weights.resolve import resolve
+from reversion_jax.weights.variant import Variant
 
 _PREVIEWS = 8  # of a model without preview prompts of its own
 _PACKAGES = ("reversion_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -66,14 +69,15 @@ def load_exemplars(config: Settings) -> exemplars.Exemplars:
     """The exemplar folder's pictures, or drawn scenes of `config.relation`. ValueError, OSError."""
     if config.exemplars == settings.DRAWN:
         return scenes.as_exemplars(
-            config.relation, config.num_exemplars, config.seed, config.resolution, hatched=config.hatched
+            config.relation, config.num_exemplars, config.seed, config.size, hatched=config.hatched
         )
-    if not files.place(config.exemplars).is_dir():
+    folder = files.place(config.exemplars)
+    if not folder.is_dir():
         raise ValueError(
             f"no folder of exemplars at {config.exemplars!r}: put 4-10 pictures and a text.json there, your own or "
             "the ReVersion Benchmark's (README.md says how), or give a folder by --config.exemplars=FOLDER"
         )
-    return exemplars.read_folder(config.exemplars, config.resolution, invertible=config.inverse_share > 0)
+    return exemplars.read_folder(folder, config.size, invertible=config.inverse_share > 0, resize=config.resize)
 
 
 def preview_prompts(config: Settings, shown: exemplars.Exemplars) -> tuple[str, ...]:
@@ -93,12 +97,13 @@ def prepare(config: Settings) -> Job:
     samplers.get(config.sampler)
     runs = tuple(_load_run(name, own) for name, own in settings.each_run(config).items())
     lists = {name: words.load(getattr(config, name)) for name in ("prepositions", "verbs", "stop_words")}
+    given = {run.config.initialiser: _learned(run.config.initialiser) for run in runs}
     at_once = -(-len(runs) // -(-len(runs) // (config.runs_at_once or len(runs))))  # groups of much the same size
     mesh = parallel.make_mesh(at_once * config.batch_size, config.devices, config.weight_shards)
     placeholders = dict.fromkeys(PLACEHOLDERS, config.rows_per_token)
-    sd, tokenizer, _ = load_model(config.model, placeholders, config.precision, mesh)
+    sd, tokenizer, _ = load_model(config.model, placeholders, config.precision, mesh, Variant.of(config))
     _check_sizes(config, sd, lists)
-    prepared = [_inputs(run, sd, tokenizer, lists) for run in runs]
+    prepared = [_inputs(run, sd, tokenizer, lists, given[run.config.initialiser]) for run in runs]
     data, hypers, first_rows = zip(*prepared, strict=True)
     static = StepConfig(
         batch_size=config.batch_size,
@@ -131,8 +136,10 @@ def _load_run(name: str, config: Settings) -> Run:
 
 def _check_sizes(config: Settings, sd: folder.StableDiffusion, lists: Mapping[str, Sequence[str]]) -> None:
     downscale = sd.config.vae.downscale * 2 ** (len(sd.config.unet.block_out_channels) - 1)
-    if config.resolution % downscale:
-        raise ValueError(f"config.resolution={config.resolution}: must be a multiple of {downscale} for this model")
+    for name, pixels in zip(("height", "width"), config.size, strict=True):
+        if pixels % downscale:
+            name = name if getattr(config, name) else "resolution"
+            raise ValueError(f"config.{name}={pixels}: must be a multiple of {downscale} for this model")
     for name in ("prepositions", "verbs"):
         if len(lists[name]) < config.positives_per_sample:
             raise ValueError(
@@ -141,10 +148,41 @@ def _check_sizes(config: Settings, sd: folder.StableDiffusion, lists: Mapping[st
             )
 
 
+def _learned(initialiser: str) -> Mapping[str, np.ndarray] | None:
+    """The words of an embedding file that a run goes on from; None for a word. ValueError, OSError."""
+    if Path(initialiser).suffix not in (".safetensors", ".pt", ".bin"):
+        return None
+    found = embeddings.read(files.place(initialiser))
+    if RELATION in found:
+        return found
+    if len(found) > 1:
+        raise ValueError(f"{initialiser} holds {', '.join(found)}: give a file with one word, or with {RELATION}")
+    return {RELATION: next(iter(found.values()))}
+
+
+def _first_rows(config: Settings, given: Mapping[str, np.ndarray] | None, sd: Any, tokenizer: Tokenizer) -> jax.Array:
+    """The rows [P, D] that a run starts from: the initialiser's of each token, or a file's. ValueError."""
+    table = token_table(sd.params)
+    if given is None:
+        return rows.init(table, [tokenizer.word_ids(config.initialiser)] * len(PLACEHOLDERS), config.rows_per_token)
+    each = [given.get(token, given[RELATION]) for token in PLACEHOLDERS]
+    wanted = (config.rows_per_token, table.shape[1])
+    if any(own.shape != wanted for own in each):
+        raise ValueError(
+            f"config.initialiser={config.initialiser!r} has rows of shape {list(each[0].shape)}, where config."
+            f"rows_per_token={wanted[0]} and the model want {list(wanted)}"
+        )
+    return jnp.concatenate([jnp.asarray(own) for own in each])
+
+
 def _inputs(
-    run: Run, sd: folder.StableDiffusion, tokenizer: Tokenizer, lists: Mapping[str, Sequence[str]]
+    run: Run,
+    sd: folder.StableDiffusion,
+    tokenizer: Tokenizer,
+    lists: Mapping[str, Sequence[str]],
+    given: Mapping[str, np.ndarray] | None,
 ) -> tuple[Data, dict[str, float], jax.Array]:
-    """A run's data (R = 1), hyperparameters and first rows [P, D]."""
+    """A run's data (R = 1), hyperparameters and first rows [P, D]; `given`: those that it goes on from."""
     config = run.config
     in_pixels = config.suppressor_target == "pixels"
     try:
@@ -158,8 +196,7 @@ def _inputs(
             steers_to_verbs=config.verb_weight > 0,
             sigma_px=config.suppressor_sigma_px if in_pixels else 0.0,
         )
-        initialiser = tokenizer.word_ids(config.initialiser)
-        first_rows = rows.init(token_table(sd.params), [initialiser] * len(PLACEHOLDERS), config.rows_per_token)
+        first_rows = _first_rows(config, given, sd, tokenizer)
     except ValueError as error:
         raise ValueError(f"{run.name}: {error}" if run.name else error) from error
     hyper = {name: getattr(config, name) for name in Hyperparameters._fields if hasattr(config, name)}

@@ -1,30 +1,62 @@
 """Takes a stopped job up where its newest checkpoint is, if it is the same job."""
 
 import dataclasses
+import hashlib
 import json
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
+from reversion_jax import config as settings
 from reversion_jax.config import FREE, Settings
 from reversion_jax.inversion import step
-from reversion_jax.runs import folder, history
+from reversion_jax.runs import checkpoints, folder, history
 from reversion_jax.runs.checkpoints import Checkpoints
 from reversion_jax.runtime.parallel import is_first
 from reversion_jax.training.prepare import Job, first_state, origin
 
+_REMEDY = "give a new --workdir, or delete that one"
+
+
+def check(config: Settings, workdir: epath.Path) -> None:
+    """ValueError if the folder holds another run, by its settings, or one that cannot go on. Loads nothing large."""
+    kept = checkpoints.steps(workdir / folder.CHECKPOINTS)
+    if not kept:
+        runs = [workdir / name for name in settings.each_run(config)]
+        if learned := [place for place in runs if (place / folder.NEWEST).exists()]:
+            raise ValueError(f"{learned[0]} holds learned rows, but no checkpoint to go on from: {_REMEDY}")
+        return
+    if not (workdir / folder.CONFIG).exists():
+        raise ValueError(f"{workdir} holds checkpoints but no {folder.CONFIG}: {_REMEDY}")
+    theirs, _ = folder.read_settings(workdir)
+    values, other = _plain(config), _plain(theirs)
+    if changed := sorted(key for key in values if key not in FREE and values[key] != other[key]):
+        raise ValueError(f"{workdir} holds a run with another {', '.join(changed)}: {_REMEDY}")
+    if kept[-1] > config.steps:
+        raise ValueError(
+            f"{workdir} is at step {kept[-1]} already, beyond config.steps={config.steps}: "
+            "give more steps, or a new --workdir"
+        )
+
 
 def take_up(job: Job, workdir: epath.Path, checkpoints: Checkpoints) -> step.State:
-    """The newest checkpoint's state, or the first; the metrics beyond it are dropped.
+    """The newest whole checkpoint's state, or the first; the metrics beyond it are dropped.
 
-    ValueError if the folder holds another run, by its settings or by its base model.
+    ValueError if the folder holds a run on another base model.
     """
     state = first_state(job)
     mine = origin(job)
-    newest = checkpoints.latest()
-    if newest is not None:
-        _check_same(job, mine, workdir, newest)
-        state = checkpoints.restore(state)
+    if checkpoints.latest() is not None:
+        _, theirs = folder.read_settings(workdir)
+        if theirs.get("model_hash", mine["model_hash"]) != mine["model_hash"]:
+            raise ValueError(f"{workdir} holds a run on another model than {job.config.model} is now: {_REMEDY}")
+
+        def is_whole(at: int, tree: step.State) -> bool:
+            return _kept_hash(folder.rows_file(workdir / job.runs[0].name, at)) in ("", state_hash(tree))
+
+        state = checkpoints.restore(state, is_whole)
     if is_first():
         folder.write_settings(workdir, job.config, mine)
         for run in job.runs:
@@ -34,21 +66,20 @@ def take_up(job: Job, workdir: epath.Path, checkpoints: Checkpoints) -> step.Sta
     return state
 
 
-def _check_same(job: Job, mine: dict[str, Any], workdir: epath.Path, newest: int) -> None:
-    remedy = "give a new --workdir, or delete that one"
-    if not (workdir / folder.CONFIG).exists():
-        raise ValueError(f"{workdir} holds checkpoints but no {folder.CONFIG}: {remedy}")
-    theirs, their_origin = folder.read_settings(workdir)
-    values, other = _plain(job.config), _plain(theirs)
-    if changed := sorted(key for key in values if key not in FREE and values[key] != other[key]):
-        raise ValueError(f"{workdir} holds a run with another {', '.join(changed)}: {remedy}")
-    if their_origin.get("model_hash", mine["model_hash"]) != mine["model_hash"]:
-        raise ValueError(f"{workdir} holds a run on another model than {job.config.model} is now: {remedy}")
-    if newest > job.config.steps:
-        raise ValueError(
-            f"{workdir} is at step {newest} already, beyond config.steps={job.config.steps}: "
-            "give more steps, or a new --workdir"
-        )
+def state_hash(state: step.State) -> str:
+    """16 hex digits of a state's numbers, which the files of rows keep: Orbax does not notice one that is changed."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _kept_hash(path: epath.Path) -> str:
+    """The hash of the checkpoint that a file of rows belongs to; "" if that file says nothing."""
+    try:
+        return folder.read_rows(path).checkpoint
+    except (OSError, ValueError):
+        return ""
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

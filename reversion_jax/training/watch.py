@@ -9,10 +9,17 @@ from etils import epath
 from tqdm import tqdm
 
 from reversion_jax.inversion import step
+from reversion_jax.models.clip import token_table
 from reversion_jax.runs import history
+from reversion_jax.runtime.errors import warn
 from reversion_jax.runtime.parallel import is_first
-from reversion_jax.training.prepare import Job
+from reversion_jax.training.prepare import Job, Run
 from reversion_jax.training.report import look
+
+# Rows this many times as long as a usual word's have run away: at sound rates they stay below 5 times.
+RUNAWAY = 20.0
+# A row that has moved by less of its own length still says what it started from.
+REST = 0.01
 
 
 class Progress(NamedTuple):
@@ -30,6 +37,9 @@ class Watcher:
         self._job, self._workdir, self._on_progress = job, workdir, on_progress
         self._pending: tuple[int, int, step.Metrics, jax.Array] | None = None
         steps = job.config.steps
+        table = np.asarray(token_table(job.sd.params), np.float32)
+        starts = np.linalg.norm(np.asarray(job.first_rows), axis=-1).max(axis=-1)
+        self._usual = np.maximum(np.median(np.linalg.norm(table, axis=-1)), starts)  # [R]
         self.bar = tqdm(
             total=steps, initial=first, desc="training", mininterval=0.5, unit="step", disable=not is_first()
         )
@@ -48,6 +58,7 @@ class Watcher:
         losses = {name: np.asarray(values)[:count] for name, values in metrics._asdict().items()}
         self._check(losses, np.asarray(learned), first, count)
         seen = look(self._job, learned)
+        self._check_norms(np.asarray(learned), first + count)
         newest = {}
         for number, run in enumerate(self._job.runs):
             of_run = {name: values[:, number].tolist() for name, values in losses.items()}
@@ -68,11 +79,44 @@ class Watcher:
             of_run = f" of {run.name}" if run.name else ""
             for name, values in losses.items():
                 if not np.isfinite(values[:, number]).all():
-                    at = int(np.argmin(np.isfinite(values[:, number])))
-                    value = f"{values[at, number]} at step {first + at + 1}"
-                    raise FloatingPointError(f"the {name} loss{of_run} is {value}: lower the rate")
+                    at = first + int(np.argmin(np.isfinite(values[:, number]))) + 1
+                    value = values[at - first - 1, number]
+                    raise FloatingPointError(f"the {name} loss{of_run} is {value} at step {at}: {self._cause(run, at)}")
             if not finite[number]:
-                raise FloatingPointError(f"the rows{of_run} are not finite at step {first + count}: lower the rate")
+                cause = self._cause(run, first + count)
+                raise FloatingPointError(f"the rows{of_run} are not finite at step {first + count}: {cause}")
+
+    def _cause(self, run: Run, at: int) -> str:
+        """Why numbers are not finite at a step: at the first one the rows are still the initialiser's."""
+        if at > 1:
+            return f"lower config.learning_rate, which is {run.config.learning_rate:g}"
+        if self._job.config.precision != "float32":
+            return f"{self._job.config.precision} is too narrow for this model: set config.precision to float32"
+        return "the model itself makes them of the exemplars, before anything is learned: try another copy of it"
+
+    def _check_norms(self, learned: np.ndarray, at: int) -> None:
+        """FloatingPointError if rows [R, P, D] have grown beyond what the text encoder can make sense of."""
+        norms = np.linalg.norm(learned, axis=-1).max(axis=-1)
+        for run, norm, usual in zip(self._job.runs, norms, self._usual, strict=True):
+            if norm > RUNAWAY * usual:
+                of_run = f" of {run.name}" if run.name else ""
+                raise FloatingPointError(
+                    f"the rows{of_run} ran away: at step {at} their norm is {norm:.3g}, where the model's words have "
+                    f"{usual:.2g}: lower config.learning_rate, which is {run.config.learning_rate:g}"
+                )
+
+    def warn_of_rest(self, learned: np.ndarray) -> None:
+        """Warns of a run whose row of <R> has hardly moved, of rows [R, P, D]."""
+        first = np.asarray(self._job.first_rows)[:, 0]
+        moved = np.linalg.norm(learned[:, 0] - first, axis=-1) / np.maximum(np.linalg.norm(first, axis=-1), 1e-12)
+        for run, share in zip(self._job.runs, moved, strict=True):
+            if share < REST:
+                of_run = f" of {run.name}" if run.name else ""
+                warn(
+                    f"<R>{of_run} has moved by {share:.2%} of its length only, so it still says "
+                    f"{run.config.initialiser!r}: raise config.steps, or config.learning_rate, which is "
+                    f"{run.config.learning_rate:g}"
+                )
 
     def _show(self, losses: Mapping[str, np.ndarray], seen: list[dict[str, Any]], count: int) -> None:
         """Moves the bar; beside it the losses' means over steps and runs."""

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ from places import SHARED
 
 from reversion_jax.data import exemplars
 from reversion_jax.inversion import prompts
+from reversion_jax.runtime.errors import Caution
 
 EXEMPLARS = SHARED / "exemplars"
 TEMPLATES = [
@@ -132,6 +134,86 @@ def test_only_malformed_templates_are_refused_where_none_is_turned_round(tmp_pat
     (folder / "text.json").write_text(json.dumps({"0.png": ["cat {} stone", "cat stone"]}))
     with pytest.raises(ValueError, match=r"text.json, 0.png\[1\]: 0 {} in 'cat stone'"):
         exemplars.read_folder(folder, 12)
+
+
+def test_names_that_look_alike_are_found(tmp_path):
+    """Cameras write .JPG; an accent has two forms."""
+    folder = _folder(tmp_path, {"0.png": ["cat {} stone"], "caf\u00e9.png": ["cat {} tree"]}, **{"0": _pictures(1)[0]})
+    (folder / "0.png").rename(folder / "0.PNG")
+    Image.fromarray(_pictures(1)[0]).save(folder / "cafe\u0301.png")
+    assert exemplars.read_folder(folder, 12).names == ("0.PNG", "cafe\u0301.png")
+    (folder / "text.json").write_text(json.dumps({"0.png": ["cat {} stone"], "0.PNG": ["cat {} stone"]}))
+    with pytest.raises(ValueError, match="two of its names mean the same file"):
+        exemplars.read_folder(folder, 12)
+    (folder / "text.json").write_text(json.dumps({"00.png": ["cat {} stone"]}))
+    with pytest.raises(FileNotFoundError, match=r"00\.png: missing, although text\.json names it; there is 0\.PNG"):
+        exemplars.read_folder(folder, 12)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "heic", "tiff", "avif"])
+def test_any_picture_that_is_left_out_is_told(tmp_path, suffix):
+    folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
+    (folder / f"1.{suffix}").write_bytes(b"")
+    with pytest.warns(Caution, match=rf"left out, not in text\.json: 1\.{suffix}"):
+        exemplars.read_folder(folder, 12)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_no_picture(tmp_path):
+    folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
+    (folder / "0.png").unlink()
+    os.mkfifo(folder / "0.png")
+    with pytest.raises(ValueError, match=r"0\.png: no file, but a folder, a pipe or a device"):
+        exemplars.read_folder(folder, 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"0.png": ["cat {} \\ud800 stone"]}', r"0\.png\[0\]: .* holds half a character"),
+        ('{"0.png": [{"text": "{subject} {} {object}", "subject": "\\udfff", "object": "b"}]}', "half a character"),
+        ('{"0.png": ' + "[" * 200_000 + "]" * 200_000 + "}", r"text\.json: lists within lists without end"),
+    ],
+    ids=["string", "explicit", "deep"],
+)
+def test_text_that_is_none(tmp_path, text, message):
+    folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
+    (folder / "text.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        exemplars.read_folder(folder, 12)
+    assert "\n" not in str(error.value)
+
+
+def test_bent_pictures_are_warned_of_and_can_be_cut_or_padded(tmp_path):
+    wide = np.zeros((10, 60, 3), np.uint8)
+    wide[:, 25:35] = 255
+    folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": wide})
+    with pytest.warns(Caution, match=r"0\.png is 60 x 10 px, and squashed to 12 x 12: .* to 'crop' or 'pad'"):
+        (squashed,) = exemplars.read_folder(folder, 12).images
+    with pytest.warns(Caution, match="and cut to 12 x 12"):
+        (cropped,) = exemplars.read_folder(folder, 12, resize="crop").images
+    (padded,) = exemplars.read_folder(folder, 12, resize="pad").images
+    assert squashed.shape == cropped.shape == padded.shape == (12, 12, 3)
+    assert squashed[6, 0].max() == -1
+    assert squashed[6, 6].min() > 0.5
+    np.testing.assert_allclose(cropped, 1, atol=0.2)  # its middle is white
+    np.testing.assert_allclose(padded[:4], 1)
+    np.testing.assert_allclose(padded[6, 0], -1)
+    assert exemplars.read_folder(folder, (5, 30)).images.shape == (1, 5, 30, 3)  # its own shape: nothing to warn of
+
+
+def test_apples_pictures_need_a_package(tmp_path):
+    folder = _folder(tmp_path, {"0.heic": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
+    (folder / "0.png").rename(folder / "0.heic")
+    (folder / "0.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(ValueError, match=r"0\.heic: unreadable picture"):
+        exemplars.read_folder(folder, 12)
+    heif = pytest.importorskip("pillow_heif", reason="reading them needs it")
+    heif.register_heif_opener()
+    shown = np.full((16, 16, 3), 200, np.uint8)
+    Image.fromarray(shown).save(folder / "0.heic", "HEIF")
+    (read,) = exemplars.read_folder(folder, 12).images
+    np.testing.assert_allclose(read, 200 / 127.5 - 1, atol=0.05)
 
 
 def test_missing_folder_and_missing_text_json(tmp_path):

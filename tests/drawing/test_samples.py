@@ -1,13 +1,17 @@
 """Pictures in a folder: what they are drawn with, what they say of themselves, and what is refused."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from reversion_jax.drawing import samples
+from reversion_jax.drawing import generate, samples
 from reversion_jax.drawing.pictures import read_metadata
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runs import export
+from reversion_jax.runtime.errors import Caution
 from reversion_jax.weights import embeddings
 
 # How the pictures here are drawn, whatever the run's settings are.
@@ -29,10 +33,12 @@ def test_drawing_needs_no_training_run(small, finished, tmp_path, capsys):
     files = [tmp_path / "learned_embeds.bin", f"hug={tmp_path}/on.safetensors"]
     prompts = samples.read_prompts([], str(tmp_path / "prompts.txt"))
     by_files = source(model=small, files=files, **HOW)
-    samples.sample(by_files, prompts, str(tmp_path / "files"), num_images=1, seed=0)
+    with (
+        pytest.warns(Caution, match="is too long; left out: "),
+        pytest.warns(Caution, match="none of <R>, hug in 'dogs hugging"),
+    ):
+        samples.sample(by_files, prompts, str(tmp_path / "files"), num_images=1, seed=0)
     said = capsys.readouterr()
-    assert "is too long; left out: " in said.err
-    assert "none of <R>, hug in 'dogs hugging" in said.err
     assert f"pictures: {tmp_path}/files, up to 100 of them on {tmp_path}/files/grid.png" in said.out
     names = sorted(path.name for path in (tmp_path / "files").glob("00*.png"))
     assert [name[:3] for name in names] == ["000", "001", "002"]
@@ -65,7 +71,7 @@ def test_half_precision(small, tmp_path):
 
 def test_pictures_go_where_there_are_none(tmp_path):
     assert samples.free_folder(tmp_path / "samples") == tmp_path / "samples" / "000"
-    (tmp_path / "samples" / "000").mkdir(parents=True)
+    assert (tmp_path / "samples" / "000").is_dir()  # taken, before another command can have it
     assert samples.free_folder(tmp_path / "samples") == tmp_path / "samples" / "001"
 
 
@@ -77,6 +83,87 @@ def test_prompts(tmp_path):
     (tmp_path / "prompts.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"prompts\.txt is no text in UTF-8"):
         samples.read_prompts(["owl"], str(tmp_path / "prompts.txt"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "grammar"),
+    [
+        ("(cat:1.3) <R> dog", "(cat:1.3)"),
+        ("((cat)) <R> dog", "((cat))"),
+        ("[[cat]] <R> dog", "[[cat]]"),
+        ("cat embedding:hug <R> dog", "embedding:hug"),
+        ("cat <R> dog <lora:thing:0.8>", "<lora:thing:0.8>"),
+        ("cat <R> dog <hypernet:x:1>", "<hypernet:x:1>"),
+        ("[cat:dog:0.5] <R> dog", "[cat:dog:0.5]"),
+        ("cat BREAK <R> dog", "BREAK"),
+        ("cat++ <R> dog", "t++"),
+    ],
+)
+def test_other_tools_grammar_is_warned_of(recorded, prompt, grammar):
+    tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=77)
+    said = [text for text in samples.complaints([prompt], "", tokenizer) if "letter by letter" in text]
+    assert any(text.startswith(f"{grammar!r} in {prompt!r} is read letter by letter") for text in said), said
+
+
+@pytest.mark.parametrize("prompt", ["cat (a pet) <R> dog, 4:3", "a [red] cat <R> dog", "cat <R> dog - at night"])
+def test_plain_prompts_are_not_warned_of(recorded, prompt):
+    tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=77)
+    tokenizer = dataclasses.replace(tokenizer, length=77)  # the tiny one's own is 12
+    assert samples.complaints([prompt], "", tokenizer) == []
+
+
+def test_words_of_the_models_own(recorded):
+    """A learned word that takes the place of a usual one is warned of; one that the tokenizer has is none."""
+    load = functools.partial(Tokenizer.load, recorded.model.tokenizer_folder, vocab_size=600, length=12)
+    assert samples.complaints(["cat on dog"], "", load({"on": 1})) == [
+        "the learned word on replaces the model's own word 'on' in every prompt"
+    ]
+    assert samples.complaints(["cat hug dog"], "", load({"hug": 1})) == []
+    tokenizer = load({})
+    assert samples.complaints(["cat <mine> dog"], "", tokenizer)
+    tokenizer.backend.add_tokens("<mine>")
+    assert samples.complaints(["cat <mine> dog"], "", tokenizer) == []
+
+
+def test_pictures_of_another_shape_say_how_they_were_made(finished, tmp_path):
+    how = HOW | {"height": 16, "width": 24, "clip_skip": 0, "negative_prompt": "photo"}
+    samples.sample(source(finished[0], **how), ["cat <R> dog"], str(tmp_path / "out"), num_images=1, seed=7)
+    file = tmp_path / "out" / "000-cat-r-dog-7.png"
+    assert picture(file).shape == (16, 24, 3)
+    said = read_metadata(file)["parameters"].splitlines()
+    assert said[:2] == ["cat <R> dog", "Negative prompt: photo"]
+    assert said[2].startswith("Steps: 3, Sampler: DPM++ 2M Karras, CFG scale: ")
+    assert ", Seed: 7, Size: 24x16, Model: " in said[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan: must be a number, and finite"),
+        ({"guidance_scale": float("inf")}, "guidance_scale=inf: must be a number"),
+        ({"width": 17}, "width or resolution=17: this model draws multiples of 2"),
+        ({"clip_skip": 9}, "clip_skip=9: the text encoder has 1 layers"),
+        ({"vae": "nowhere"}, "vae 'nowhere' is neither a folder"),
+    ],
+)
+def test_bad_settings_are_one_line(finished, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        samples.sample(source(finished[0], **HOW | settings), ["<R>"], str(tmp_path / "out"), num_images=1, seed=0)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path).rglob("*.png"))
+
+
+def test_half_a_character_is_refused(finished, tmp_path):
+    with pytest.raises(ValueError, match="a prompt holds half a character"):
+        samples.sample(source(finished[0], **HOW), ["<R> \ud800"], str(tmp_path / "out"), num_images=1, seed=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_nan_are_no_pictures(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "_draw_batch", lambda *_, **__: np.full((1, 16, 16, 3), np.nan, np.float32))
+    with pytest.raises(FloatingPointError, match="the model drew pictures of NaN, although its weights are finite"):
+        samples.sample(source(finished[0], **HOW), ["<R>"], str(tmp_path / "out"), num_images=1, seed=0)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_complaints(recorded):

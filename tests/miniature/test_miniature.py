@@ -58,7 +58,7 @@ def test_pytorch_draws_the_same_pictures(task):
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(MINIATURE_FOLDER, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     prompts, seeds = ["a photo of red circle on blue star", "green heart tied below pink square"], [0, 1]
-    noise = np.array(generate.initial_noise(seeds, task.sd.config, 64))
+    noise = np.array(generate.initial_noise(seeds, task.sd.config, (64, 64)))
     theirs = pipe(
         prompts,
         num_inference_steps=20,

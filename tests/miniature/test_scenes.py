@@ -124,6 +124,9 @@ def test_exemplars_can_be_inverted_and_an_unknown_relation_is_named():
 @pytest.mark.parametrize("hatched", [False, True])
 def test_drawn_exemplars_are_what_a_folder_of_them_would_be(tmp_path, hatched):
     exemplars.write_folder(tmp_path / "hug", *scenes.exemplars("hug", 3, 5, hatched))
-    read, drawn = exemplars.read_folder(tmp_path / "hug", 32), scenes.as_exemplars("hug", 3, 5, 32, hatched=hatched)
+    read, drawn = (
+        exemplars.read_folder(tmp_path / "hug", 32),
+        scenes.as_exemplars("hug", 3, 5, (32, 32), hatched=hatched),
+    )
     np.testing.assert_array_equal(drawn.images, read.images)
     assert (drawn.templates, drawn.names) == (read.templates, read.names)

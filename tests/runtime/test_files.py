@@ -13,10 +13,12 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 from PIL import Image
+from places import ROOT
 
 from reversion_jax import config as settings
 from reversion_jax.data import exemplars
 from reversion_jax.drawing import pictures, plots
+from reversion_jax.inversion import words
 from reversion_jax.runs import export, history
 from reversion_jax.runs import folder as runs
 from reversion_jax.runtime import files
@@ -188,3 +190,28 @@ def test_a_run_in_a_bucket_equals_a_local_one(small, tmp_path):
     assert earlier[0] == 2
     assert earlier[1] != newest[1]
     assert there == here
+
+
+def test_home_is_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "words.txt").write_text("on\nin\n")
+    assert files.place("~/runs/x") == epath.Path(tmp_path / "runs" / "x")
+    assert words.load("~/words.txt") == ("on", "in")
+    assert embeddings.find("~/hug.safetensors") == [epath.Path(tmp_path / "hug.safetensors")]
+    for program in ("sample", "export"):
+        given = ["--workdir=~/nothing", "--out=~/out"]
+        line = [sys.executable, "-m", f"reversion_jax.{program}", *given]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+        assert done.returncode == 2
+        assert str(tmp_path / "nothing") in done.stderr or program == "sample"
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "x.safetensors")
+    assert not files.is_file(tmp_path / "x.safetensors")
+    assert files.is_file(Path(__file__))
+    with pytest.raises(FileNotFoundError):
+        embeddings.read(tmp_path / "x.safetensors")

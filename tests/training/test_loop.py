@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from places import SHARED
+from safetensors.numpy import save_file
 from tiny_run import changed
 
 from reversion_jax.data import exemplars
 from reversion_jax.drawing import generate, pictures
 from reversion_jax.inversion.prompts import PLACEHOLDERS
 from reversion_jax.runs import folder, history
+from reversion_jax.runtime.errors import Caution
 from reversion_jax.training import loop, prepare, report
+from reversion_jax.weights import embeddings
 from reversion_jax.weights.load import load_model
 
 
@@ -152,8 +155,61 @@ def test_noisy_latents_are_blurred_in_their_own_pixels(config):
 
 
 def test_divergence_stops_with_the_steps_number(config, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"(loss is nan|rows are not finite) at step [1-6]"):
+    with pytest.raises(FloatingPointError, match=r"(loss is nan|rows are not finite) at step [1-6]: lower config"):
         loop.train(changed(config, learning_rate=1e30, preview_prompts=()), tmp_path / "run")
+
+
+@pytest.mark.parametrize("rate", [3.0, 30.0])
+def test_a_run_that_runs_away_is_stopped(config, tmp_path, rate):
+    """Its losses stay finite."""
+    said = r"ran away: at step [1-6] their norm is .*, where the model's words have .*: lower config.learning_rate"
+    with pytest.raises(FloatingPointError, match=said):
+        loop.train(changed(config, learning_rate=rate, preview_prompts=()), tmp_path / "run")
+    assert not (tmp_path / "run" / "contact_sheet.png").exists()
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-5])
+def test_a_run_that_learns_nothing_is_warned_of(config, tmp_path, rate):
+    with pytest.warns(Caution, match=r"<R> has moved by 0.0.% of its length only, so it still says 'on': raise"):
+        loop.train(changed(config, learning_rate=rate, preview_prompts=()), tmp_path / "run")
+
+
+def test_a_run_goes_on_from_an_embedding(config, finished, tmp_path):
+    """From the file of a word, and from one with both."""
+    (run,) = loop.learn(changed(config, steps=1), tmp_path / "first")
+    words = run.words()
+    embeddings.write(words, "on", tmp_path / "out")
+    mine = changed(config, initialiser=str(tmp_path / "out" / "on.safetensors"))
+    first = prepare.prepare(prepare.settle(mine)).first_rows[0]
+    np.testing.assert_array_equal(first, np.concatenate([words["<R>"]] * 2))
+    save_file(words, tmp_path / "both.safetensors")
+    first = prepare.prepare(prepare.settle(changed(mine, initialiser=str(tmp_path / "both.safetensors")))).first_rows[0]
+    np.testing.assert_array_equal(first, run.rows)
+    narrow, none = np.zeros((1, 31)), np.full((1, 32), np.nan)
+    for rows, message in ((narrow, r"rows of shape \[1, 31\], where"), (none, "holds NaN")):
+        save_file({"<R>": rows.astype(np.float32)}, tmp_path / "bad.safetensors")
+        with pytest.raises(ValueError, match=message):
+            prepare.prepare(prepare.settle(changed(mine, initialiser=str(tmp_path / "bad.safetensors"))))
+
+
+def test_pictures_need_not_be_square(config, tmp_path):
+    mine = changed(config, height=16, width=24, steps=1, preview_every_steps=1)
+    (run,) = loop.learn(mine, tmp_path / "run")
+    assert run.settings.size == (16, 24)
+    prepared = prepare.prepare(prepare.settle(mine))
+    assert prepared.data.mean.shape[2:4] == (8, 12)
+    with Image.open(tmp_path / "run" / "previews" / "step_000001.png") as preview:
+        assert preview.size == (2 * 24 + 2, 2 * 16 + 2)
+    with pytest.raises(ValueError, match=r"config\.width=25: must be a multiple of 2"):
+        prepare.prepare(prepare.settle(changed(mine, width=25)))
+
+
+def test_captions_that_are_cut_are_warned_of(config, tmp_path):
+    shown = np.zeros((1, 16, 16, 3), np.uint8)
+    exemplars.write_folder(tmp_path / "exemplars", shown, [["cat {} dog, on top of photo of cat on dog"]])
+    mine = changed(config, exemplars=str(tmp_path / "exemplars"), method="reversion")
+    with pytest.warns(Caution, match=r"0\.png: only 12 tokens of 'cat <R> dog, on .* are read; left out: '.*dog'"):
+        prepare.prepare(prepare.settle(mine))
 
 
 def test_previews_are_what_sample_draws(finished):

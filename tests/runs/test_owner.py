@@ -1,0 +1,151 @@
+"""A workdir belongs to one job at a time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from etils import epath
+from places import ROOT
+
+from reversion_jax.runs import owner
+
+HOLD = """if True:
+    import sys, time
+    from etils import epath
+    from reversion_jax.runs import owner
+    with owner.owned(epath.Path(sys.argv[1])):
+        print("owned", flush=True)
+        time.sleep(100)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds a folder."""
+    command = [sys.executable, "-c", HOLD, tmp_path / "run"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "owned\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Tenths of seconds in place of many seconds."""
+    monkeypatch.setattr(owner, "BEAT_S", 0.1)
+    monkeypatch.setattr(owner, "EXPIRY_S", 0.6)
+    monkeypatch.setattr(owner, "_SETTLE_S", 0.05)
+
+
+def take(folder: Path) -> None:
+    with owner.owned(epath.Path(folder)) as check:
+        check()
+
+
+def record(folder: Path, **changes) -> None:
+    """An owner.json of this process, changed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = owner._this_process() | {"since": "yesterday", "token": "another", "beat": time.time()} | changes
+    (folder / owner.NAME).write_text(json.dumps(values))
+
+
+def test_a_free_folder_is_taken_and_given_back(tmp_path):
+    place = tmp_path / "a" / "run"
+    with owner.owned(epath.Path(place)) as check:
+        check()
+        assert json.loads((place / owner.NAME).read_text())["pid"] == os.getpid()
+        with pytest.raises(ValueError, match=rf"belongs to process {os.getpid()} on .* since .*: wait for it, stop it"):
+            take(place)
+        check()
+    assert not list(tmp_path.iterdir())  # what was made for nothing is gone
+
+
+def test_what_was_written_stays(tmp_path):
+    with owner.owned(epath.Path(tmp_path / "run")):
+        (tmp_path / "run" / "metrics.jsonl").write_text("")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
+
+
+def test_another_process_of_this_machine_is_refused_until_it_ends(holder, tmp_path):
+    before = json.loads((tmp_path / "run" / owner.NAME).read_text())
+    with pytest.raises(ValueError, match=rf"{tmp_path}/run belongs to process {holder.pid} on ") as error:
+        take(tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert json.loads((tmp_path / "run" / owner.NAME).read_text())["token"] == before["token"]
+    holder.kill()
+    holder.wait()
+    take(tmp_path / "run")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
+def test_a_killed_process_that_nobody_has_waited_for_is_gone(holder, tmp_path):
+    holder.kill()
+    time.sleep(0.2)
+    take(tmp_path / "run")
+
+
+def test_a_stopped_process_is_not_robbed(holder, tmp_path, quick):
+    holder.send_signal(signal.SIGSTOP)
+    time.sleep(1)
+    with pytest.raises(ValueError, match="belongs to process"):
+        take(tmp_path / "run")
+    holder.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
+def test_another_process_that_has_the_same_number_is_not_the_owner(tmp_path):
+    record(tmp_path / "run", started="1")
+    take(tmp_path / "run")
+
+
+def test_another_machines_owner_is_refused_while_it_renews(tmp_path, quick, capsys, monkeypatch):
+    elsewhere = {"machine": "elsewhere", "host": "elsewhere"}
+    record(tmp_path / "run", **elsewhere)
+    monkeypatch.setattr(owner.time, "sleep", lambda _: record(tmp_path / "run", **elsewhere, beat=time.time() + 1))
+    with pytest.raises(ValueError, match=r"belongs to process .* on elsewhere since yesterday: wait for it"):
+        take(tmp_path / "run")
+    assert "on elsewhere since yesterday: waiting up to 1 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("there", ["silent", "hours ago", "damaged", "empty"])
+def test_an_owner_that_is_silent_is_gone(tmp_path, quick, there):
+    """A machine that comes back under another name takes its own run over."""
+    record(tmp_path / "run", machine="elsewhere", beat=time.time() - 7200 * (there == "hours ago"))
+    if there in ("damaged", "empty"):
+        (tmp_path / "run" / owner.NAME).write_text('{"pid' * (there == "damaged"))
+    started = time.monotonic()
+    take(tmp_path / "run")
+    assert (time.monotonic() - started < 0.5) == (there == "hours ago")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_who_was_robbed_writes_nothing_more(tmp_path):
+    with owner.owned(epath.Path(tmp_path / "run")) as check:
+        record(tmp_path / "run", token="of another")
+        with pytest.raises(OSError, match=r"another job has taken .*run over while this one stood still: nothing more"):
+            check()
+    assert json.loads((tmp_path / "run" / owner.NAME).read_text())["token"] == "of another"
+
+
+def test_the_owner_renews_its_file(tmp_path, quick):
+    with owner.owned(epath.Path(tmp_path / "run")) as check:
+        first = (tmp_path / "run" / owner.NAME).read_text()
+        (tmp_path / "run" / owner.NAME).unlink()
+        time.sleep(0.5)
+        assert (tmp_path / "run" / owner.NAME).read_text() != first
+        check()
+
+
+@pytest.mark.parametrize("below", ["file", "file/run"])
+def test_a_file_is_no_folder(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=r"is a file, or lies below one: give another --workdir"):
+        take(tmp_path / below)
+    assert (tmp_path / "file").read_text() == "mine"
