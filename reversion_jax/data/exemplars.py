@@ -12,7 +12,6 @@ import difflib
 import importlib
 import json
 import os
-import re
 import unicodedata
 import warnings
 import zipfile
@@ -24,6 +23,7 @@ from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reversion_jax.inversion.prompts import RelationPrompt, Template, parse
+from reversion_jax.models.tokenizer import check_text
 from reversion_jax.runtime import files
 from reversion_jax.runtime.errors import warn
 
@@ -86,8 +86,8 @@ def _parsed(folder: epath.Path, name: str, index: int, template: object, inverti
         if not isinstance(template, str | dict):
             raise ValueError(f"template {template!r} is neither a string nor an object")
         texts = template.values() if isinstance(template, dict) else [template]
-        if any(isinstance(text, str) and re.search("[\ud800-\udfff]", text) for text in texts):
-            raise ValueError(f"{template!r} holds half a character (a lone surrogate): write it anew")
+        for text in texts:
+            check_text(str(text))
         parsed = parse(template)
         if invertible:
             parsed.inverse()

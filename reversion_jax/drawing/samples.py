@@ -16,7 +16,7 @@ from reversion_jax.config import Settings, check
 from reversion_jax.diffusion import samplers
 from reversion_jax.drawing import generate, pictures, words
 from reversion_jax.drawing.words import Words
-from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.models.tokenizer import Tokenizer, check_text
 from reversion_jax.runtime import files, parallel
 from reversion_jax.runtime.errors import warn
 from reversion_jax.weights.load import load_model
@@ -70,8 +70,8 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
     """
     settings = found.settings
     samplers.get(settings.sampler)  # before a model is fetched
-    if any(re.search("[\ud800-\udfff]", text) for text in (*prompts, settings.negative_prompt)):
-        raise ValueError("a prompt holds half a character (a lone surrogate): write it anew")
+    for text in (*prompts, settings.negative_prompt):
+        check_text(text)
     if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
         raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
     out.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ from reversion_jax.runtime import files
 from reversion_jax.training import loop
 from reversion_jax.training.prepare import settle
 from reversion_jax.weights.load import load_model
+from reversion_jax.weights.variant import Variant
 
 _SHOWN = 8  # pictures of each method on a contact sheet
 
@@ -146,7 +147,9 @@ def _evaluate(to_train: Settings, plan: Mapping, place: Path) -> str:
     """`evaluate` in a folder that is this evaluation's."""
     rows = trained_rows(to_train, place / "training")
     runs = list(settings.each_run(to_train).values())
-    model = load_model(to_train.model, dict.fromkeys(PLACEHOLDERS, to_train.rows_per_token))
+    model = load_model(
+        to_train.model, dict.fromkeys(PLACEHOLDERS, to_train.rows_per_token), variant=Variant.of(to_train)
+    )
     single_words = best_words(model, to_train, plan, place / "words.json")
     asked = list(cells(plan, runs, rows, single_words))
     seen = [judge_cell(model, to_train, plan, cell, place) for cell in tqdm(asked, "cells", smoothing=0)]

@@ -125,6 +125,8 @@ class Tokenizer:
             start += len(piece)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        for text in texts:
+            check_text(text)
         pieces = [[piece for _, piece in self._pieces(text)] for text in texts]
         plain = sorted({piece for text in pieces for piece in text if piece not in self.rows_per_token})
         # One call for all: its overhead is a hundred prompts' work. Verbose would warn of the length.
@@ -132,6 +134,12 @@ class Tokenizer:
         known = dict(zip(plain, encoded, strict=True))
         known |= {token: self.placeholder_ids(token) for token in self.rows_per_token}
         return [[i for piece in text for i in known[piece]] for text in pieces]
+
+
+def check_text(text: str) -> None:
+    """ValueError for half a character, a lone surrogate, which no encoding has."""
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"{text!r} holds half a character (a lone surrogate): write it anew")
 
 
 def has_tokenizer(folder: Path) -> bool:

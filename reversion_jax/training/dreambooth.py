@@ -117,7 +117,10 @@ def train(
     ValueError where that is a run of other settings; FloatingPointError if it diverges.
     """
     of_config = ("model", "relation", "exemplars", "num_exemplars", "hatched", "seed", "resolution", "initialiser")
-    check_recipe(workdir, dataclasses.asdict(recipe) | {name: getattr(config, name) for name in of_config})
+    # Settings that runs before version 0.3 did not have count only where they are used.
+    newer = ("vae", "ema", "prediction_type", "clip_skip", "height", "width", "resize")
+    used = [name for name in newer if getattr(config, name) != getattr(Settings, name)]
+    check_recipe(workdir, dataclasses.asdict(recipe) | {name: getattr(config, name) for name in (*of_config, *used)})
     sources = [(shown, recipe.word)]
     if recipe.prior_weight:
         sources.append((_own_pictures(sd, tokenizer, shown, config.initialiser, config), config.initialiser))

@@ -19,7 +19,7 @@ from reversion_jax import config as settings
 from reversion_jax.data import exemplars
 from reversion_jax.drawing import pictures, plots
 from reversion_jax.inversion import words
-from reversion_jax.runs import export, history
+from reversion_jax.runs import export, history, owner
 from reversion_jax.runs import folder as runs
 from reversion_jax.runtime import files
 from reversion_jax.weights import embeddings
@@ -215,3 +215,19 @@ def test_a_pipe_is_no_file(tmp_path):
     assert files.is_file(Path(__file__))
     with pytest.raises(FileNotFoundError):
         embeddings.read(tmp_path / "x.safetensors")
+
+
+def test_a_bucket_has_one_owner(bucket, monkeypatch):
+    monkeypatch.setattr(owner, "_SETTLE_S", 0.0)
+    with owner.owned(bucket) as check:
+        check()
+        with (
+            pytest.raises(ValueError, match=r"gs://bucket/run belongs to process \d+ on .*: wait"),
+            owner.owned(bucket),
+        ):
+            pass
+        (bucket / owner.NAME).write_text(json.dumps({"token": "of another"}))
+        monkeypatch.setattr(owner, "BEAT_S", -1.0)
+        with pytest.raises(OSError, match="another job has taken gs://bucket/run over"):
+            check()
+    assert json.loads((bucket / owner.NAME).read_text())["token"] == "of another"

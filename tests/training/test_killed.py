@@ -1,0 +1,83 @@
+"""A run that is killed again and again ends with the same bits."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from places import ROOT
+
+from reversion_jax.data import exemplars
+from reversion_jax.runs import export, folder
+
+pytestmark = pytest.mark.long
+KILLS, IN_CHECKPOINTS, AFTER_FIRST_STEP = 20, 5, 10
+
+
+@pytest.fixture(scope="module")
+def command(small, tmp_path_factory):
+    """A run of some seconds with a checkpoint every other step, without --workdir."""
+    place = tmp_path_factory.mktemp("killed")
+    shown = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
+    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * 3)
+    (place / "words.txt").write_text("on\ntop\nof\n")
+    settings = {"model": small, "exemplars": place / "exemplars", "relation": "on", "initialiser": "on"}
+    settings |= {"prepositions": place / "words.txt", "verbs": place / "words.txt", "resolution": 16, "batch_size": 2}
+    settings |= {"accumulation": 1, "positives_per_sample": 2, "sample_steps": 2, "sample_batch": 2, "steps": 400}
+    settings |= {"steps_per_dispatch": 2, "checkpoint_every_steps": 2, "preview_every_steps": 200}
+    config = ["--config", str(ROOT / "configs" / "hug.py"), *(f"--config.{k}={v}" for k, v in settings.items())]
+    return [sys.executable, "-m", "reversion_jax.train", *config]
+
+
+def start(command: list[str], workdir: Path) -> subprocess.Popen:
+    line = [*command, "--workdir", str(workdir)]
+    return subprocess.Popen(
+        line, cwd=ROOT, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def writes_checkpoint(workdir: Path) -> bool:
+    """Whether a checkpoint is being written: Orbax renames its folder when it is whole."""
+    try:
+        return any("orbax-checkpoint-tmp" in path.name for path in (workdir / "checkpoints").iterdir())
+    except OSError:
+        return False
+
+
+def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bits(command, tmp_path):
+    whole, workdir, rng = tmp_path / "whole", tmp_path / "killed", random.Random(0)
+    assert start(command, whole).wait() == 0
+    in_checkpoints = after_first_step = 0
+    for number in range(KILLS):
+        process = start(command, workdir)
+        history = workdir / "metrics.jsonl"
+        size = history.stat().st_size if history.exists() else 0
+        # A quarter at any moment, start-up included; the others once it trains, half of them in a checkpoint's write.
+        if number % 4:
+            while process.poll() is None and (not history.exists() or history.stat().st_size <= size):
+                time.sleep(0.002)
+            ends = time.time() + rng.uniform(0, 0.5)
+            while process.poll() is None and (time.time() < ends or (number % 2 and not writes_checkpoint(workdir))):
+                time.sleep(0.0002)
+            after_first_step += 1
+        else:
+            time.sleep(rng.uniform(0.5, 8))
+        in_checkpoints += writes_checkpoint(workdir)
+        assert process.poll() is None  # the run is long enough, and goes on each time
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(command, workdir).wait() == 0
+    print(f"{KILLS} kills, {in_checkpoints} while a checkpoint was written, {after_first_step} after the first step")
+    assert in_checkpoints >= IN_CHECKPOINTS
+    assert after_first_step >= AFTER_FIRST_STEP
+    for place in (whole, workdir):
+        export.export(folder.epath.Path(place), folder.epath.Path(tmp_path / f"{place.name}-out"))
+    for path in (tmp_path / "whole-out").iterdir():
+        assert path.read_bytes() == (tmp_path / "killed-out" / path.name).read_bytes()
+    assert sorted(os.listdir(whole)) == sorted(os.listdir(workdir))
