@@ -152,13 +152,13 @@ def parameters(prompt: str, seed: int, settings: Settings) -> str:
 
 # What other tools' prompts can say, and this one cannot.
 _GRAMMAR = {
-    "weights": r"\([^()]*:\s*[\d.]+\s*\)",
+    "a weight": r"\([^()]*:\s*[\d.]+\s*\)",
     "attention brackets": r"\(\([^()]+\)\)|\[\[[^\[\]]+\]\]",
-    "ComfyUI's way to name an embedding": r"\bembedding:\S+",
-    "A1111's way to name a LoRA or hypernetwork": r"<(lora|lyco|hypernet):[^>]*>",
+    "ComfyUI's name of an embedding": r"\bembedding:\S+",
+    "A1111's name of a LoRA or hypernetwork": r"<(lora|lyco|hypernet):[^>]*>",
     "prompt editing": r"\[[^\[\]]*:[^\[\]]*:\s*[\d.]+\s*\]",
-    "chunks of A1111": r"\b(BREAK|AND)\b",
-    "compel's weights": r"\w[+]{2,}|\w-{2,}(?=\s|$)",
+    "A1111's word between chunks": r"\b(BREAK|AND)\b",
+    "compel's weight": r"\w[+]{2,}|\w-{2,}(?=\s|$)",
 }
 
 
@@ -176,7 +176,7 @@ def complaints(prompts: Sequence[str], negative_prompt: str, tokenizer: Tokenize
                 found.append(f"{name} in {prompt!r} is no learned word here, and is read letter by letter")
         for kind, pattern in _GRAMMAR.items():
             if said := re.search(pattern, prompt):
-                found.append(f"{said[0]!r} in {prompt!r} is read letter by letter: {kind} are not understood here")
+                found.append(f"{said[0]!r} in {prompt!r} is read letter by letter, not as {kind}")
         if cut := tokenizer.truncated(prompt):
             found.append(f"{prompt!r} is too long; left out: {cut!r}")
     for name in learned:
