@@ -19,7 +19,9 @@ from reversion_jax.drawing.words import Words
 from reversion_jax.models.tokenizer import Tokenizer, check_text
 from reversion_jax.runtime import files, parallel
 from reversion_jax.runtime.errors import warn
+from reversion_jax.weights.folder import load_config
 from reversion_jax.weights.load import load_model
+from reversion_jax.weights.resolve import resolve
 from reversion_jax.weights.variant import Variant
 
 _MAX_ON_GRID = 100
@@ -58,7 +60,13 @@ def sample(source: Source, prompts: Sequence[str], out: str | None, *, num_image
     found = found._replace(settings=dataclasses.replace(found.settings, **{**square, **source.settings}))
     check(found.settings)
     folder = files.place(out) if out else free_folder((workdir or epath.Path()) / "samples")
-    grid = draw_into(found, prompts, folder, num_images=num_images, seed=seed)
+    try:
+        grid = draw_into(found, prompts, folder, num_images=num_images, seed=seed)
+    except BaseException:
+        with contextlib.suppress(OSError, ValueError):  # a folder that holds something stays
+            for made in () if out else (folder, folder.parent):
+                made.rmdir()
+        raise
     print(f"pictures: {folder}, up to {_MAX_ON_GRID} of them on {grid}")
     return grid
 
@@ -74,15 +82,15 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
         check_text(text)
     if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
         raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
-    out.mkdir(parents=True, exist_ok=True)
-    rows_per_token = {name: len(rows) for name, rows in found.tokens.items()}
-    mesh = parallel.make_mesh(settings.devices or jax.device_count(), settings.devices, settings.weight_shards)
-    sd, tokenizer, _ = load_model(settings.model, rows_per_token, settings.precision, mesh, Variant.of(settings))
-    width = sd.config.text.hidden_size
+    width = load_config(resolve(settings.model)).text.hidden_size  # before the weights are read
     for name, rows in found.tokens.items():
         if rows.shape[1] != width:
             wanted = f"{settings.model} has {width}"
             raise ValueError(f"{name} is {rows.shape[1]} numbers wide, made for another model: {wanted}")
+    out.mkdir(parents=True, exist_ok=True)
+    rows_per_token = {name: len(rows) for name, rows in found.tokens.items()}
+    mesh = parallel.make_mesh(settings.devices or jax.device_count(), settings.devices, settings.weight_shards)
+    sd, tokenizer, _ = load_model(settings.model, rows_per_token, settings.precision, mesh, Variant.of(settings))
     for complaint in complaints(prompts, settings.negative_prompt, tokenizer):
         warn(complaint)
     print(f"{settings.model}: {found.origin}")

@@ -186,6 +186,7 @@ def _train(
         if any_process(signalled()):
             raise KeyboardInterrupt(f"stopped at step {done}, checkpoint written; the same command goes on from there")
         return np.asarray(state.rows)
+    still_ours()
     for number, run in enumerate(job.runs):
         report(job, number, workdir / run.name, state.rows, previews.drawn[number])
     names = "contact_sheet.png, training.png, previews"

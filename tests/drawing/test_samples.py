@@ -194,4 +194,7 @@ def test_bad_input_is_one_clear_line(finished, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="--num_images=2 --seed=4294967295: at least 1 image, seeds from 0 to"):
         draw(source(finished[0]), seed=2**32 - 1)
+    with pytest.raises(ValueError, match="resolution=15"):
+        samples.sample(source(finished[0], resolution=15), ["<R>"], None, num_images=1, seed=0)
+    assert not (finished[0] / "samples").exists()
     assert not list(tmp_path.glob("out/*"))

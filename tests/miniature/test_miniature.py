@@ -25,8 +25,8 @@ def test_it_is_small_enough_to_ship():
 def test_each_config_trains_on_the_miniature(name, tmp_path):
     c = load(name)
     c.model, c.steps, c.sample_steps, c.judged_prompts = settings.MINIATURE, 3, 4, 4
-    if name != RELATIONS[0]:  # one of them draws its previews, too
-        c.preview_every_steps = 0
+    if name != RELATIONS[0]:  # one of them draws its previews and is judged, too
+        c.preview_every_steps = c.judged_prompts = 0
     (rows,) = loop.train(c, tmp_path)
     first = prepare.prepare(prepare.settle(c)).first_rows[0]
     assert rows.shape == (2, 128)
