@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_run
 from PIL import Image
 from places import ROOT
 from safetensors.numpy import load_file
 
 from reversion_jax.__main__ import COMMANDS
-from reversion_jax.data import exemplars
 
 
 def run(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
@@ -26,22 +26,7 @@ def run(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Completed
 def workdir(small, tmp_path_factory) -> Path:
     """A run of two steps on the tiny model, by a config that comes with the package."""
     place = tmp_path_factory.mktemp("commands")
-    shown = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
-    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog"]] * 2)
-    (place / "words.txt").write_text("on\ntop\nof\n")
-    settings = {
-        "model": small,
-        "exemplars": place / "exemplars",
-        "prepositions": place / "words.txt",
-        "verbs": place / "words.txt",
-        "initialiser": "on",
-        "resolution": 16,
-        "steps": 2,
-        "accumulation": 1,
-        "checkpoint_every_steps": 1,
-        "positives_per_sample": 2,
-        "sample_steps": 2,
-    }
+    settings = tiny_run.inputs(place, small, count=2) | {"relation": "hug", "steps": 2, "checkpoint_every_steps": 1}
     overrides = [f"--config.{key}={value}" for key, value in settings.items()]
     done = run("train", "--config", "configs/hug.py", "--workdir", "run", *overrides, cwd=place)
     assert done.returncode == 0, done.stderr

@@ -1,27 +1,42 @@
 """A finished training run of seconds on the tiny model, for all tests that read one. Fixtures; see conftest.py."""
 
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import pytest
+from places import ROOT
 
 from reversion_jax import config as settings
 from reversion_jax.data import exemplars
 from reversion_jax.training import loop
 
 
+def inputs(place: Path, model: Path, count: int = 3) -> dict[str, object]:
+    """Writes exemplars and a word list into a folder; the settings of a run of seconds with them."""
+    shown = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3)).astype(np.uint8)[:count]
+    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * count)
+    (place / "words.txt").write_text("on\ntop\nof\n")
+    of_data = {"model": str(model), "exemplars": str(place / "exemplars"), "relation": "on", "initialiser": "on"}
+    of_words = dict.fromkeys(("prepositions", "verbs"), str(place / "words.txt"))
+    of_step = {"resolution": 16, "batch_size": 2, "accumulation": 1, "positives_per_sample": 2, "steps_per_dispatch": 2}
+    return {**of_data, **of_words, **of_step, "sample_steps": 2, "sample_batch": 2}
+
+
+def command(settings: Mapping[str, object]) -> list[str]:
+    """The command line of a run with these settings, without --workdir."""
+    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
+    return [sys.executable, "-m", "reversion_jax.train", "--config", str(ROOT / "configs" / "hug.py"), *overrides]
+
+
 @pytest.fixture(scope="session")
 def config(small, tmp_path_factory):
     """A run of seconds on the tiny model: six steps, previews, checkpoints."""
-    place = tmp_path_factory.mktemp("inputs")
-    shown = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3)).astype(np.uint8)
-    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * 3)
-    (place / "words.txt").write_text("on\ntop\nof\n")
     c = settings.get_config()
-    c.model, c.exemplars, c.relation = str(small), str(place / "exemplars"), "on"
-    c.prepositions = c.verbs = str(place / "words.txt")
-    c.resolution, c.steps, c.batch_size, c.accumulation, c.positives_per_sample = 16, 6, 2, 1, 2
-    c.initialiser, c.learning_rate, c.steps_per_dispatch = "on", 0.01, 2
-    c.checkpoint_every_steps, c.preview_every_steps = 2, 3
-    c.sample_steps, c.sample_batch, c.preview_prompts = 2, 2, ("cat <R> dog", "dog <R> cat", "dog <R-inv> <R> cat")
+    c.update(inputs(tmp_path_factory.mktemp("inputs"), small))
+    c.steps, c.learning_rate, c.checkpoint_every_steps, c.preview_every_steps = 6, 0.01, 2, 3
+    c.preview_prompts = ("cat <R> dog", "dog <R> cat", "dog <R-inv> <R> cat")
     return c
 
 

@@ -196,10 +196,8 @@ def complaints(prompts: Sequence[str], negative_prompt: str, tokenizer: Tokenize
 def free_folder(parent: epath.Path) -> epath.Path:
     """Makes the first of parent/000, parent/001, … that is not there yet: no other command gets the same one."""
     parent.mkdir(parents=True, exist_ok=True)
-    number = itertools.count()
-    while (path := parent / f"{next(number):03d}").exists() or not _is_made(path):
-        pass
-    return path
+    paths = (parent / f"{number:03d}" for number in itertools.count())
+    return next(path for path in paths if not path.exists() and _is_made(path))
 
 
 def _is_made(path: epath.Path) -> bool:

@@ -47,6 +47,11 @@ def nearest(rows: jax.Array, table: jax.Array, k: int) -> tuple[jax.Array, jax.A
     return ids, cosines
 
 
+def median_norm(table: jax.Array) -> jax.Array:
+    """How long the tokens of table [V, D] usually are, []."""
+    return jnp.median(jnp.linalg.norm(table.astype(jnp.float32), axis=-1))
+
+
 class Diagnosis(NamedTuple):
     """What rows [P, D] are like beside the table, without a picture drawn; see `diagnose`."""
 
@@ -70,8 +75,7 @@ def diagnose(rows: jax.Array, first: jax.Array, table: jax.Array, k: int = 5) ->
     ours = unit(rows)
     between = jnp.einsum("pd,qd->pq", ours, ours, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.linalg.norm(rows.astype(jnp.float32), axis=-1)
-    median = jnp.median(jnp.linalg.norm(table.astype(jnp.float32), axis=-1))
-    return Diagnosis(norms, median, jnp.sum(ours * unit(first), axis=-1), between, ids, cosines)
+    return Diagnosis(norms, median_norm(table), jnp.sum(ours * unit(first), axis=-1), between, ids, cosines)
 
 
 def unit(vectors: np.ndarray | jax.Array) -> jax.Array:

@@ -49,7 +49,7 @@ class Checkpoints:
                 if not is_whole(step, tree):
                     raise ValueError("its numbers are not those that were written")
             except Exception as error:  # Orbax and its storage raise what they like
-                reasons.append((step, (str(error).strip() or type(error).__name__).splitlines()[0][:200]))
+                reasons.append((step, _reason(error)))
                 continue
             for damaged, reason in reasons:
                 warn(
@@ -65,7 +65,7 @@ class Checkpoints:
 
 
 def _remove_halves(folder: epath.Path) -> None:
-    """Removes checkpoints that lack everything, as a stop while an old one is deleted leaves them.
+    """Removes checkpoints without contents: a stop while an old one is deleted leaves them.
 
     Orbax's manager would take all for another kind of checkpoint.
     """
@@ -90,5 +90,9 @@ def read_rows(folder: epath.Path, step: int) -> np.ndarray:
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
         return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))["rows"]
     except Exception as error:  # as above
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ValueError(f"checkpoint {step} in {folder} is damaged ({reason})") from error
+        raise ValueError(f"checkpoint {step} in {folder} is damaged ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """The beginning of what an error says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

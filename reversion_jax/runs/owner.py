@@ -37,7 +37,7 @@ def owned(folder: epath.Path) -> Iterator[Callable[[], None]]:
     OSError if it cannot be written. A folder that was made for nothing goes again.
     """
     owner, error = None, None
-    made = [place for place in (folder, *folder.parents) if not files.is_remote(folder) and not place.exists()]
+    made = [] if files.is_remote(folder) else [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         if parallel.is_first():
             owner = _Owner(folder)

@@ -150,7 +150,7 @@ def _check_sizes(config: Settings, sd: folder.StableDiffusion, lists: Mapping[st
 
 def _learned(initialiser: str) -> Mapping[str, np.ndarray] | None:
     """The words of an embedding file that a run goes on from; None for a word. ValueError, OSError."""
-    if Path(initialiser).suffix not in (".safetensors", ".pt", ".bin"):
+    if Path(initialiser).suffix not in embeddings.SUFFIXES:
         return None
     found = embeddings.read(files.place(initialiser))
     if RELATION in found:

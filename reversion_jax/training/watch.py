@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from reversion_jax.inversion import step
+from reversion_jax.inversion import rows, step
 from reversion_jax.models.clip import token_table
 from reversion_jax.runs import history
 from reversion_jax.runtime.errors import warn
@@ -37,9 +37,8 @@ class Watcher:
         self._job, self._workdir, self._on_progress = job, workdir, on_progress
         self._pending: tuple[int, int, step.Metrics, jax.Array] | None = None
         steps = job.config.steps
-        table = np.asarray(token_table(job.sd.params), np.float32)
         starts = np.linalg.norm(np.asarray(job.first_rows), axis=-1).max(axis=-1)
-        self._usual = np.maximum(np.median(np.linalg.norm(table, axis=-1)), starts)  # [R]
+        self._usual = np.maximum(float(rows.median_norm(token_table(job.sd.params))), starts)  # [R]
         self.bar = tqdm(
             total=steps, initial=first, desc="training", mininterval=0.5, unit="step", disable=not is_first()
         )
@@ -76,15 +75,16 @@ class Watcher:
         """FloatingPointError if a loss [count, R] or a run's rows, of [R, P, D], are not finite."""
         finite = np.isfinite(learned).all(axis=(1, 2))
         for number, run in enumerate(self._job.runs):
-            of_run = f" of {run.name}" if run.name else ""
             for name, values in losses.items():
                 if not np.isfinite(values[:, number]).all():
                     at = first + int(np.argmin(np.isfinite(values[:, number]))) + 1
                     value = values[at - first - 1, number]
-                    raise FloatingPointError(f"the {name} loss{of_run} is {value} at step {at}: {self._cause(run, at)}")
+                    raise FloatingPointError(
+                        f"the {name} loss{_of(run)} is {value} at step {at}: {self._cause(run, at)}"
+                    )
             if not finite[number]:
                 cause = self._cause(run, first + count)
-                raise FloatingPointError(f"the rows{of_run} are not finite at step {first + count}: {cause}")
+                raise FloatingPointError(f"the rows{_of(run)} are not finite at step {first + count}: {cause}")
 
     def _cause(self, run: Run, at: int) -> str:
         """Why numbers are not finite at a step: at the first one the rows are still the initialiser's."""
@@ -99,9 +99,8 @@ class Watcher:
         norms = np.linalg.norm(learned, axis=-1).max(axis=-1)
         for run, norm, usual in zip(self._job.runs, norms, self._usual, strict=True):
             if norm > RUNAWAY * usual:
-                of_run = f" of {run.name}" if run.name else ""
                 raise FloatingPointError(
-                    f"the rows{of_run} ran away: at step {at} their norm is {norm:.3g}, where the model's words have "
+                    f"the rows{_of(run)} ran away: at step {at} their norm is {norm:.3g}, where the model's words have "
                     f"{usual:.2g}: lower config.learning_rate, which is {run.config.learning_rate:g}"
                 )
 
@@ -111,9 +110,8 @@ class Watcher:
         moved = np.linalg.norm(learned[:, 0] - first, axis=-1) / np.maximum(np.linalg.norm(first, axis=-1), 1e-12)
         for run, share in zip(self._job.runs, moved, strict=True):
             if share < REST:
-                of_run = f" of {run.name}" if run.name else ""
                 warn(
-                    f"<R>{of_run} has moved by {share:.2%} of its length only, so it still says "
+                    f"<R>{_of(run)} has moved by {share:.2%} of its length only, so it still says "
                     f"{run.config.initialiser!r}: raise config.steps, or config.learning_rate, which is "
                     f"{run.config.learning_rate:g}"
                 )
@@ -125,3 +123,8 @@ class Watcher:
         if len(seen) == 1:
             shown["nearest"] = " ".join(word for word, _ in seen[0]["nearest"][:3])
         self.bar.set_postfix(shown)
+
+
+def _of(run: Run) -> str:
+    """Which run is meant, where there are several."""
+    return f" of {run.name}" if run.name else ""

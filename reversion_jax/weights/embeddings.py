@@ -19,6 +19,7 @@ from reversion_jax.runtime.errors import warn
 from reversion_jax.weights import hub, torch_file
 from reversion_jax.weights.floats import FLOATS, all_finite
 
+SUFFIXES = (".safetensors", ".pt", ".bin")  # of embedding files
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, **FLOATS}
 
 
@@ -53,9 +54,6 @@ def write(words: Mapping[str, Any], relation: str, folder: epath.PathLike) -> li
     return [folder / name for name in contents]
 
 
-_SUFFIXES = (".safetensors", ".pt", ".bin")
-
-
 def find(name: str) -> list[epath.Path]:
     """The embedding files that a name means: a file, all those in a folder, or that of a hub id such as owner/name.
 
@@ -63,21 +61,21 @@ def find(name: str) -> list[epath.Path]:
     """
     path = files.place(name)
     if path.is_dir():
-        inside = sorted(child for child in path.iterdir() if child.suffix in _SUFFIXES)
+        inside = sorted(child for child in path.iterdir() if child.suffix in SUFFIXES)
         if not inside:
-            raise ValueError(f"{path} holds no embedding: want files in {', '.join(_SUFFIXES)}")
+            raise ValueError(f"{path} holds no embedding: want files in {', '.join(SUFFIXES)}")
         # ReVersion's copy of a word that lies there under its own name as well
         named = [child for child in inside if child.name != "learned_embeds.bin"]
         return named or inside
     hub_id = hub.parse_id(name)
-    if path.exists() or not hub_id or path.suffix in _SUFFIXES:
+    if path.exists() or not hub_id or path.suffix in SUFFIXES:
         return [path]
 
     def choose(present: list[str]) -> list[str]:
-        own = [n for suffix in _SUFFIXES for n in sorted(present) if "/" not in n and n.endswith(suffix)]
+        own = [n for suffix in SUFFIXES for n in sorted(present) if "/" not in n and n.endswith(suffix)]
         usual = [n for n in own if n.startswith("learned_embeds")] or own
         if not usual:
-            raise ValueError(f"{name} holds no embedding: want a file in {', '.join(_SUFFIXES)}")
+            raise ValueError(f"{name} holds no embedding: want a file in {', '.join(SUFFIXES)}")
         return usual[:1]
 
     folder = epath.Path(hub.fetch(*hub_id, choose))
@@ -97,10 +95,11 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is a folder: give one of the embedding files in it")
     if not files.is_file(path):
         raise FileNotFoundError(f"no embedding at {path}")
-    content = path.read_bytes()
-    if content.startswith(b"version https://git-lfs"):
+    with path.open("rb") as file:
+        is_pointer = file.read(64).startswith(b"version https://git-lfs")
+    if is_pointer:
         raise ValueError(f"{path} is a Git LFS pointer, not the file it stands for: fetch it by git lfs pull")
-    tokens: object = _read_safetensors(path, content) if path.suffix == ".safetensors" else torch_file.read(path)
+    tokens: object = _read_safetensors(path) if path.suffix == ".safetensors" else torch_file.read(path)
     if isinstance(tokens, dict):
         _refuse_others(path, tokens)
         tokens = _named(path, tokens)
@@ -121,11 +120,11 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
     return found
 
 
-def _read_safetensors(path: epath.Path, content: bytes) -> dict[str, np.ndarray]:
+def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name, in the order of their names: the file's own order changes from call to call."""
     try:
         found = {}
-        for name, tensor in deserialize(content):
+        for name, tensor in deserialize(path.read_bytes()):
             dtype = _FLOATS.get(tensor["dtype"])
             if dtype is None:
                 raise ValueError(f"{path}: {name} is stored as {tensor['dtype']}, not as floats")

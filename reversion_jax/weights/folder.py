@@ -127,7 +127,7 @@ def load_config(path: str | Path, config: ModelConfig = SD15) -> ModelConfig:
     """Reads only the networks' config.json files; `config` for a single file. ValueError as in `load`."""
     path = Path(path)
     if not path.is_dir():
-        families.check_single_file(path, _open_file(path))
+        families.check_single_file(path, _open_file(path), needs_vae=False)  # which may be another's
         return config
     families.check_folder(path)
     return ModelConfig(

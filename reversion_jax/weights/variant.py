@@ -10,8 +10,6 @@ import yaml
 
 from reversion_jax.runtime.errors import warn
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
-
 
 @dataclasses.dataclass(frozen=True)
 class Variant:

@@ -4,16 +4,14 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
+import tiny_run
 from places import ROOT
 
-from reversion_jax.data import exemplars
 from reversion_jax.runs import export, folder
 
 pytestmark = pytest.mark.long
@@ -23,16 +21,9 @@ KILLS, IN_CHECKPOINTS, AFTER_FIRST_STEP = 20, 5, 10
 @pytest.fixture(scope="module")
 def command(small, tmp_path_factory):
     """A run of some seconds with a checkpoint every other step, without --workdir."""
-    place = tmp_path_factory.mktemp("killed")
-    shown = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
-    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * 3)
-    (place / "words.txt").write_text("on\ntop\nof\n")
-    settings = {"model": small, "exemplars": place / "exemplars", "relation": "on", "initialiser": "on"}
-    settings |= {"prepositions": place / "words.txt", "verbs": place / "words.txt", "resolution": 16, "batch_size": 2}
-    settings |= {"accumulation": 1, "positives_per_sample": 2, "sample_steps": 2, "sample_batch": 2, "steps": 400}
-    settings |= {"steps_per_dispatch": 2, "checkpoint_every_steps": 2, "preview_every_steps": 200}
-    config = ["--config", str(ROOT / "configs" / "hug.py"), *(f"--config.{k}={v}" for k, v in settings.items())]
-    return [sys.executable, "-m", "reversion_jax.train", *config]
+    settings = tiny_run.inputs(tmp_path_factory.mktemp("killed"), small)
+    settings |= {"steps": 400, "checkpoint_every_steps": 2, "preview_every_steps": 200}
+    return tiny_run.command(settings)
 
 
 def start(command: list[str], workdir: Path) -> subprocess.Popen:

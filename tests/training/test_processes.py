@@ -12,38 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_run
 from places import ROOT
 
-from reversion_jax.data import exemplars
 from reversion_jax.runs import folder
 
 
 @pytest.fixture(scope="module")
 def command(small, tmp_path_factory):
     """The command line of a run of the tiny model, without --workdir."""
-    place = tmp_path_factory.mktemp("processes")
-    shown = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
-    exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * 3)
-    (place / "words.txt").write_text("on\ntop\nof\n")
-    settings = {
-        "model": small,
-        "exemplars": place / "exemplars",
-        "prepositions": place / "words.txt",
-        "verbs": place / "words.txt",
-        "initialiser": "on",
-        "resolution": 16,
-        "batch_size": 4,
-        "accumulation": 1,
-        "positives_per_sample": 2,
-        "sample_steps": 2,
-        "sample_batch": 2,
-        "steps": 24,
-        "steps_per_dispatch": 2,
-        "checkpoint_every_steps": 6,
-        "preview_every_steps": 0,
-    }
-    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
-    return [sys.executable, "-m", "reversion_jax.train", "--config", str(ROOT / "configs" / "hug.py"), *overrides]
+    settings = tiny_run.inputs(tmp_path_factory.mktemp("processes"), small)
+    settings |= {"batch_size": 4, "steps": 24, "checkpoint_every_steps": 6, "preview_every_steps": 0}
+    return tiny_run.command(settings)
 
 
 @pytest.fixture(scope="module")

@@ -260,6 +260,7 @@ def test_a_checkpoint_without_a_vae_takes_another(recorded, checkpoint):
     rewrite(checkpoint, lambda weights: {k: v for k, v in weights.items() if not k.startswith("first_stage_model.")})
     with pytest.raises(ValueError, match=r"no tensor's name starts with first_stage_model\. .*; give a VAE by --vae"):
         folder.load(checkpoint, config=tiny.CONFIG)
+    assert folder.load_config(checkpoint) == SD15
     model = folder.load(checkpoint, config=tiny.CONFIG, variant=Variant(vae=str(recorded.folder / "vae")))
     tiny.assert_same_params(model.params, recorded.model.params)
 
