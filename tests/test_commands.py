@@ -1,6 +1,7 @@
 """The commands as a user types them, each in a process of its own. Other tests show what else they refuse."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import tiny
 import tiny_run
+from etils import epath
 from PIL import Image
 from places import ROOT
 from safetensors.numpy import load_file
 
 from reversion_jax.__main__ import COMMANDS
+from reversion_jax.runs.owner import NAME, owned
 
 
 def run(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
@@ -23,11 +26,17 @@ def run(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Completed
 
 
 @pytest.fixture(scope="module")
-def workdir(small, tmp_path_factory) -> Path:
+def overrides(small, tmp_path_factory) -> list[str]:
+    """What makes a job of a few seconds of configs/hug.py."""
+    place = tmp_path_factory.mktemp("inputs")
+    settings = tiny_run.inputs(place, small, count=2) | {"relation": "hug", "steps": 2, "checkpoint_every_steps": 1}
+    return [f"--config.{key}={value}" for key, value in settings.items()]
+
+
+@pytest.fixture(scope="module")
+def workdir(overrides, tmp_path_factory) -> Path:
     """A run of two steps on the tiny model, by a config that comes with the package."""
     place = tmp_path_factory.mktemp("commands")
-    settings = tiny_run.inputs(place, small, count=2) | {"relation": "hug", "steps": 2, "checkpoint_every_steps": 1}
-    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
     done = run("train", "--config", "configs/hug.py", "--workdir", "run", *overrides, cwd=place)
     assert done.returncode == 0, done.stderr
     assert "2 exemplars at 16 px" in done.stdout
@@ -74,17 +83,27 @@ def test_score_looks_at_a_runs_words(workdir):
     assert next(iter(seen["<R>"]["nearest"])) == "on"
 
 
-def test_dreambooth(small, workdir, tmp_path):
+def test_dreambooth(overrides, tmp_path):
     """What it leaves is a model, which draws as it says."""
-    given = {"model": small, "exemplars": workdir.parent / "exemplars", "resolution": 16, "sample_steps": 2}
-    config = [f"--config.{key}={value}" for key, value in given.items()]
     own = ["--steps", "1", "--batch_size", "2", "--word", "on", "--workdir", str(tmp_path / "run")]
-    done = run("dreambooth", "--config", "configs/hug.py", *config, *own)
+    done = run("dreambooth", "--config", "configs/hug.py", *overrides, *own)
     assert done.returncode == 0, done.stderr
     said = shlex.split(done.stdout.splitlines()[-1].partition("python -m reversion_jax.sample ")[2])
     done = run("sample", *said, "--num_images", "1", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert np.asarray(Image.open(tmp_path / "out" / "000-a-on-b-0.png")).shape == (16, 16, 3)
+
+
+def test_a_second_job_in_a_folder_is_refused(workdir, overrides):
+    """And touches nothing of the first one's."""
+    read = lambda: {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != NAME}
+    before = read()
+    with owned(epath.Path(workdir)):
+        done = run("train", "--config", "configs/hug.py", "--workdir", str(workdir), *overrides, "--config.seed=1")
+    assert done.returncode == 2
+    assert f"error: {workdir} belongs to process {os.getpid()} on " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert read() == before
 
 
 @pytest.mark.parametrize(

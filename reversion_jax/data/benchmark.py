@@ -9,7 +9,6 @@ the user's copy, as downloaded (a folder or a .zip), or any folder laid out like
 """
 
 import ast
-import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ import numpy as np
 from reversion_jax.data.exemplars import CAPTIONS, read_captions, read_picture
 from reversion_jax.data.relations import RELATIONS
 from reversion_jax.inversion.prompts import Template
+from reversion_jax.runtime import files
 
 PROMPT_FILES = ("scenarios.json", "benchmark_scenarios.py")  # the second is the authors'
 
@@ -87,8 +87,8 @@ def read_prompts(path: str | os.PathLike | None = None) -> dict[str, tuple[str, 
         raise FileNotFoundError(f"{file}: no such file of prompts: give a {' or '.join(PROMPT_FILES)}")
     try:
         text = file.read_text(encoding="utf-8-sig")
-        found = _literal(text) if file.name.endswith(".py") else json.loads(text)
-    except (ValueError, SyntaxError) as error:
+        found = _literal(text) if file.name.endswith(".py") else files.from_json(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{file}: not readable as prompts: {error}") from error
     if not isinstance(found, dict) or not found:
         raise ValueError(f'{file}: want {{relation: {{"subjects": […], "objects": […]}}}}')

@@ -124,9 +124,7 @@ def read_captions(folder: Path | epath.Path | zipfile.Path) -> dict[str, list[Te
     if not files.is_file(file):
         raise FileNotFoundError(f"{file}: missing; it maps each picture's name to a list of templates")
     try:
-        captions = json.loads(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
-    except RecursionError as error:
-        raise ValueError(f"{file}: lists within lists without end") from error
+        captions = files.from_json(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except ValueError as error:
         raise ValueError(f"{file}: not readable as JSON: {error}") from error
     if not isinstance(captions, dict) or not captions:

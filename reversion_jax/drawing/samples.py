@@ -19,9 +19,9 @@ from reversion_jax.drawing.words import Words
 from reversion_jax.models.tokenizer import Tokenizer, check_text
 from reversion_jax.runtime import files, parallel
 from reversion_jax.runtime.errors import warn
-from reversion_jax.weights.folder import load_config
+from reversion_jax.weights import embeddings
 from reversion_jax.weights.load import load_model
-from reversion_jax.weights.resolve import resolve
+from reversion_jax.weights.resolve import read_config
 from reversion_jax.weights.variant import Variant
 
 _MAX_ON_GRID = 100
@@ -82,11 +82,8 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
         check_text(text)
     if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
         raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
-    width = load_config(resolve(settings.model)).text.hidden_size  # before the weights are read
-    for name, rows in found.tokens.items():
-        if rows.shape[1] != width:
-            wanted = f"{settings.model} has {width}"
-            raise ValueError(f"{name} is {rows.shape[1]} numbers wide, made for another model: {wanted}")
+    width = read_config(settings.model).text.hidden_size  # before the weights are fetched and read
+    embeddings.check_width(found.tokens, width, settings.model)
     out.mkdir(parents=True, exist_ok=True)
     rows_per_token = {name: len(rows) for name, rows in found.tokens.items()}
     mesh = parallel.make_mesh(settings.devices or jax.device_count(), settings.devices, settings.weight_shards)

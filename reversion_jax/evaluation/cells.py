@@ -20,6 +20,7 @@ from reversion_jax.runtime import files, parallel
 from reversion_jax.training import dreambooth
 from reversion_jax.training.prepare import load_exemplars
 from reversion_jax.weights.load import Model
+from reversion_jax.weights.stored import read_json
 
 WORD, PHRASE, DREAMBOOTH = "best single word", "describing phrase", "DreamBooth"
 _FIRST_SEED = 1000  # of the pictures: the i-th prompt's noise is the same for every method
@@ -79,7 +80,7 @@ def draw(model: Model, config: Settings, texts: Sequence[str], rows: np.ndarray 
 def best_words(model: Model, config: Settings, plan: Mapping, path: Path) -> dict[str, str]:
     """For each relation the word of the captions that shows it most often, on pairs of its own; kept in `path`."""
     if path.is_file():
-        return json.loads(path.read_text())
+        return read_json(path)
     vocabulary = sorted({*words.load(config.prepositions), *words.load(config.verbs), config.initialiser})
     # Only the pairs matter, which are the same for every relation.
     pairs = lambda count, seed: scenes.unseen_scenes("beside", count, seed)
@@ -101,7 +102,7 @@ def judge_cell(model: Model, config: Settings, plan: Mapping, asked: Asked, work
     """Draws a cell's prompts, keeps the pictures, and returns what the judge says of each; kept as a file."""
     path = workdir / "cells" / f"{asked.name}.json"
     if path.is_file():
-        return json.loads(path.read_text())
+        return read_json(path)
     shown = scenes.unseen_scenes(asked.relation, plan["prompts"], plan["prompt_seed"])
     pairs = [(s.object, s.subject) if asked.direction == "inverse" else (s.subject, s.object) for s in shown]
     if asked.fine_tuned_on is not None:

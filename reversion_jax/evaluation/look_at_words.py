@@ -12,6 +12,7 @@ from reversion_jax.runs import folder
 from reversion_jax.runtime import files
 from reversion_jax.weights import embeddings
 from reversion_jax.weights.load import load_model
+from reversion_jax.weights.resolve import read_config
 
 
 def look(workdir: epath.Path | None, model: str | None, file: str | None, initialiser: str) -> dict[str, dict]:
@@ -24,11 +25,10 @@ def look(workdir: epath.Path | None, model: str | None, file: str | None, initia
         raise ValueError("an embedding is looked at beside a model's words: give --model=FOLDER_OR_HUB_ID")
     else:
         tokens = embeddings.read(files.place(file or "").expanduser())
+    embeddings.check_width(tokens, read_config(model).text.hidden_size, model)
     sd, tokenizer, _ = load_model(model)
     table = token_table(sd.params)
     learned = jnp.concatenate([jnp.asarray(own) for own in tokens.values()])
-    if learned.shape[1] != table.shape[1]:
-        raise ValueError(f"the embedding is {learned.shape[1]} numbers wide, made for another model than {model}")
     start = tokenizer.word_ids(initialiser)
     first = jnp.concatenate([rows.init(table, [start], len(own)) for own in tokens.values()])
     seen = rows.diagnose(learned, first, table)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,13 +22,21 @@ def read(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any], *, stri
             if value != fixed[key]:
                 raise ValueError(f"{said} is not Stable Diffusion 1.x, which has {json.dumps(fixed[key])}")
         elif key in defaults and value is not None:
-            kind = type(defaults[key])
-            if isinstance(value, list) is not (kind is tuple):
+            if not _is_like(value, defaults[key]):
                 raise ValueError(f"{said} is not supported (expected something like {defaults[key]!r})")
-            given[key] = kind(value)
+            given[key] = type(defaults[key])(value)
         elif strict and not key.startswith("_") and value is not None and value is not False:
             raise ValueError(f"{said} is unknown to Stable Diffusion 1.x")
     return cls(**given)
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value of JSON is of the kind of a config's default: a list for a tuple, a whole number for a float."""
+    if isinstance(default, tuple):
+        return isinstance(value, list) and bool(value) and all(_is_like(item, default[0]) for item in value)
+    if isinstance(default, float):
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return type(value) is type(default)
 
 
 def write(config: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:

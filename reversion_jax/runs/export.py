@@ -1,11 +1,10 @@
 """Exports a run's words for other tools. It needs the run's folder alone: no model, no network, no JAX."""
 
-import sys
-
 from etils import epath
 
 from reversion_jax.inversion.prompts import INVERSE, RELATION
 from reversion_jax.runs import folder
+from reversion_jax.runtime.errors import warn
 from reversion_jax.weights import embeddings
 
 
@@ -14,7 +13,7 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> str
     run = folder.read(workdir, step)
     settings = run.settings
     if run.step < settings.steps:
-        print(f"warning: {run.describe()}: not fully trained", file=sys.stderr)
+        warn(f"{run.describe()}: not fully trained")
     words = run.words()
     written = embeddings.write(words, settings.relation, out)
     lines = [usage(path, settings.relation, settings.rows_per_token) for path in written]

@@ -59,7 +59,7 @@ def read_settings(folder: epath.Path) -> tuple[Settings, dict[str, Any]]:
     """Settings and origin of config.json; settings that the file lacks have their defaults. ValueError, OSError."""
     path = folder / CONFIG
     try:
-        values = json.loads(path.read_text())
+        values = files.from_json(path.read_text())
         origin = values.pop(_ORIGIN, {})
         return config.from_dict(_renamed(values)), origin
     except (ValueError, AttributeError, TypeError) as error:
@@ -100,13 +100,13 @@ def read_rows(path: epath.Path) -> Rows:
     """The rows in a file of a run. ValueError, which names the file; FileNotFoundError."""
     try:
         content = path.read_bytes()
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        header = files.from_json(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         found = load(content)
         rows = np.concatenate([found[token] for token in PLACEHOLDERS])
         if rows.dtype != np.float32 or rows.ndim != 2 or not np.isfinite(rows).all():
             raise ValueError("not all of its numbers are finite")
         return Rows(rows, int(header["step"]), header.get("checkpoint", ""))
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no rows of a run, or is damaged: {error}") from error
 
 

@@ -18,11 +18,11 @@ def read(path: epath.Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line's end was never finished
         try:
-            record = json.loads(line)
+            record = files.from_json(line)
             if not isinstance(record.get("step"), int):
                 raise ValueError("no step")
             records.append(record)
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, AttributeError):
             damaged.append(number)
     if damaged:
         warn(f"{path}: left out what is damaged, line {', '.join(map(str, damaged[:10]))}{' …' * (len(damaged) > 10)}")

@@ -166,7 +166,7 @@ def _refusal(folder: epath.Path, there: dict[str, Any]) -> str:
 def _read(path: epath.Path) -> dict[str, Any] | None:
     """What owner.json says; {} if it is damaged or half written, None if it is not there."""
     try:
-        found = json.loads(path.read_text())
+        found = files.from_json(path.read_text())
         return found if isinstance(found, dict) else {}
     except FileNotFoundError:
         return None

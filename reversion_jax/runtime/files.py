@@ -1,12 +1,14 @@
 """Files in folders of this machine and in cloud storage: gs://bucket/folder, and whatever else etils.epath reads."""
 
 import contextlib
+import json
 import logging
 import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -30,6 +32,14 @@ def is_file(path: epath.PathLike | zipfile.Path) -> bool:
     if isinstance(path, zipfile.Path) or is_remote(path):
         return path.is_file() if isinstance(path, zipfile.Path) else epath.Path(path).is_file()
     return os.path.isfile(path)
+
+
+def from_json(text: str | bytes, **options: Any) -> Any:
+    """What JSON says; `options` as `json.loads` has them. ValueError, also where lists lie too deep for Python."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("lists within lists without end") from error
 
 
 def write(path: epath.PathLike, content: bytes | str) -> None:

@@ -23,13 +23,14 @@ from reversion_jax.inversion.draws import Hyperparameters, StepConfig
 from reversion_jax.inversion.prompts import PLACEHOLDERS, RELATION
 from reversion_jax.miniature import scenes
 from reversion_jax.models.clip import token_table
+from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runtime import files, parallel
 from reversion_jax.training import inputs
 from reversion_jax.weights import embeddings, folder, own_settings
 from reversion_jax.weights.fingerprint import fingerprint
 from reversion_jax.weights.load import load_model
-from reversion_jax.weights.resolve import resolve
+from reversion_jax.weights.resolve import read_config, resolve
 from reversion_jax.weights.variant import Variant
 
 _PREVIEWS = 8  # of a model without preview prompts of its own
@@ -98,11 +99,14 @@ def prepare(config: Settings) -> Job:
     runs = tuple(_load_run(name, own) for name, own in settings.each_run(config).items())
     lists = {name: words.load(getattr(config, name)) for name in ("prepositions", "verbs", "stop_words")}
     given = {run.config.initialiser: _learned(run.config.initialiser) for run in runs}
+    sizes = read_config(config.model)
+    _check_sizes(config, sizes, lists)
+    for own in filter(None, given.values()):
+        _check_first(config, own, sizes)
     at_once = -(-len(runs) // -(-len(runs) // (config.runs_at_once or len(runs))))  # groups of much the same size
     mesh = parallel.make_mesh(at_once * config.batch_size, config.devices, config.weight_shards)
     placeholders = dict.fromkeys(PLACEHOLDERS, config.rows_per_token)
     sd, tokenizer, _ = load_model(config.model, placeholders, config.precision, mesh, Variant.of(config))
-    _check_sizes(config, sd, lists)
     prepared = [_inputs(run, sd, tokenizer, lists, given[run.config.initialiser]) for run in runs]
     data, hypers, first_rows = zip(*prepared, strict=True)
     static = StepConfig(
@@ -134,8 +138,8 @@ def _load_run(name: str, config: Settings) -> Run:
     return Run(name, dataclasses.replace(config, preview_prompts=preview_prompts(config, shown)), shown)
 
 
-def _check_sizes(config: Settings, sd: folder.StableDiffusion, lists: Mapping[str, Sequence[str]]) -> None:
-    downscale = sd.config.vae.downscale * 2 ** (len(sd.config.unet.block_out_channels) - 1)
+def _check_sizes(config: Settings, sizes: ModelConfig, lists: Mapping[str, Sequence[str]]) -> None:
+    downscale = sizes.vae.downscale * 2 ** (len(sizes.unet.block_out_channels) - 1)
     for name, pixels in zip(("height", "width"), config.size, strict=True):
         if pixels % downscale:
             name = name if getattr(config, name) else "resolution"
@@ -160,19 +164,23 @@ def _learned(initialiser: str) -> Mapping[str, np.ndarray] | None:
     return {RELATION: next(iter(found.values()))}
 
 
+def _check_first(config: Settings, given: Mapping[str, np.ndarray], sizes: ModelConfig) -> None:
+    """ValueError unless an embedding file's rows have the shape of those that go on from it."""
+    wanted = (config.rows_per_token, sizes.text.hidden_size)
+    for own in given.values():
+        if own.shape != wanted:
+            raise ValueError(
+                f"config.initialiser={config.initialiser!r} has rows of shape {list(own.shape)}, where config."
+                f"rows_per_token={wanted[0]} and the model want {list(wanted)}"
+            )
+
+
 def _first_rows(config: Settings, given: Mapping[str, np.ndarray] | None, sd: Any, tokenizer: Tokenizer) -> jax.Array:
     """The rows [P, D] that a run starts from: the initialiser's of each token, or a file's. ValueError."""
-    table = token_table(sd.params)
     if given is None:
-        return rows.init(table, [tokenizer.word_ids(config.initialiser)] * len(PLACEHOLDERS), config.rows_per_token)
-    each = [given.get(token, given[RELATION]) for token in PLACEHOLDERS]
-    wanted = (config.rows_per_token, table.shape[1])
-    if any(own.shape != wanted for own in each):
-        raise ValueError(
-            f"config.initialiser={config.initialiser!r} has rows of shape {list(each[0].shape)}, where config."
-            f"rows_per_token={wanted[0]} and the model want {list(wanted)}"
-        )
-    return jnp.concatenate([jnp.asarray(own) for own in each])
+        words = [tokenizer.word_ids(config.initialiser)] * len(PLACEHOLDERS)
+        return rows.init(token_table(sd.params), words, config.rows_per_token)
+    return jnp.concatenate([jnp.asarray(given.get(token, given[RELATION])) for token in PLACEHOLDERS])
 
 
 def _inputs(

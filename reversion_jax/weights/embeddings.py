@@ -120,6 +120,14 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
     return found
 
 
+def check_width(tokens: Mapping[str, np.ndarray], width: int, model: str) -> None:
+    """ValueError if rows [S, D] were made for a model whose token table is not `width` numbers wide."""
+    for token, rows in tokens.items():
+        if rows.shape[1] != width:
+            wanted = f"{model} has {width}"
+            raise ValueError(f"{token} is {rows.shape[1]} numbers wide, made for another model: {wanted}")
+
+
 def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name, in the order of their names: the file's own order changes from call to call."""
     try:

@@ -216,7 +216,9 @@ def _open_file(path: Path) -> dict[str, Stored]:
 def _read_config(path: Path) -> dict[str, Any]:
     """A config.json; the former Flax classes' names are said to be PyTorch's, whose configs they took over."""
     values = read_json(path)
-    return {**values, **{k: v.removeprefix("Flax") for k, v in values.items() if k == "_class_name"}}
+    if isinstance(said := values.get("_class_name"), str):
+        values["_class_name"] = said.removeprefix("Flax")
+    return values
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

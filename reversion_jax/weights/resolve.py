@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 from reversion_jax.config import MINIATURE
+from reversion_jax.models.presets import ModelConfig
 from reversion_jax.weights import hub
 from reversion_jax.weights.folder import load_config
 from reversion_jax.weights.layout import OWN_SETTINGS, check_file, snapshot_files
@@ -29,6 +30,21 @@ def resolve(model: str) -> Path:
         )
     try:
         return _from_hub(*hub_id)
+    except ValueError as error:
+        raise ValueError(f"no folder {model}, and {error}") from error
+
+
+def read_config(model: str) -> ModelConfig:
+    """The sizes of a model's networks, of a hub model before its weights are fetched. ValueError as in `resolve`."""
+    hub_id = None if _local(model) else hub.parse_id(model)
+    if not hub_id:
+        return load_config(resolve(model))
+
+    def choose(names: list[str]) -> list[str]:
+        return [name for name in snapshot_files(names, hub_id[0]) if name.endswith(".json")]
+
+    try:
+        return load_config(hub.fetch(*hub_id, choose, quiet=True))
     except ValueError as error:
         raise ValueError(f"no folder {model}, and {error}") from error
 

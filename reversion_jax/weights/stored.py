@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
 
+from reversion_jax.runtime import files
 from reversion_jax.weights.floats import FLOATS
 
 _DAMAGED = "it is damaged, incomplete or a Git LFS pointer, so fetch it again"
@@ -27,19 +28,24 @@ class Stored(NamedTuple):
 def open_safetensors(path: Path) -> dict[str, Stored]:
     """The tensors of a file by name, of whatever float type; ValueError if it is none or not whole."""
 
+    @cache
+    def header() -> tuple[int, dict[str, Any]]:
+        """Where the numbers begin, and each tensor's place; checked when the file was opened."""
+        with path.open("rb") as raw:
+            size = int.from_bytes(raw.read(8), "little")
+            return 8 + size, json.loads(raw.read(size))
+
     def read(name: str) -> np.ndarray:
         # Opened for each: of an open file, all that was read of it stays in memory.
         with safe_open(path, framework="numpy") as file:
             dtype = file.get_slice(name).get_dtype()
             if dtype not in FLOATS:
                 return file.get_tensor(name)
-        # The file's header was checked when it was opened.
+        begin, tensors = header()
+        start, end = tensors[name]["data_offsets"]
         with path.open("rb") as raw:
-            size = int.from_bytes(raw.read(8), "little")
-            header = json.loads(raw.read(size))[name]
-            start, end = header["data_offsets"]
-            raw.seek(8 + size + start)
-            return np.frombuffer(raw.read(end - start), FLOATS[dtype]).reshape(header["shape"])
+            raw.seek(begin + start)
+            return np.frombuffer(raw.read(end - start), FLOATS[dtype]).reshape(tensors[name]["shape"])
 
     try:
         with safe_open(path, framework="numpy") as file:
@@ -65,7 +71,7 @@ def open_msgpack(path: Path) -> dict[str, Stored]:
             raise ValueError("not only arrays")
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    except (msgpack.UnpackException, ValueError, TypeError, AssertionError) as error:
+    except (msgpack.UnpackException, ValueError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(f"cannot read {path} ({type(error).__name__}): {_DAMAGED}") from error
     return {name: Stored(array.shape, partial(arrays.pop, name)) for name, array in arrays.items()}
 
@@ -73,8 +79,8 @@ def open_msgpack(path: Path) -> dict[str, Stored]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's values by their keys; ValueError if it cannot be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = files.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"cannot read {path}: expected keys and values")

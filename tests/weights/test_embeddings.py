@@ -388,19 +388,18 @@ def test_export_leaves_out_an_inverse_that_was_not_trained(workdir, out):
     assert "inference.py" not in said  # it holds one row a token
 
 
-def test_export_warns_of_unfinished_training(workdir, out, capsys):
+def test_export_warns_of_unfinished_training(workdir, out):
     write_run(workdir, done=100)
-    export.export(workdir, out)
-    assert capsys.readouterr().err == "warning: on by inv_reversion, 100 of 400 steps trained: not fully trained\n"
+    with pytest.warns(Caution, match="^on by inv_reversion, 100 of 400 steps trained: not fully trained$"):
+        export.export(workdir, out)
 
 
-def test_export_of_an_earlier_checkpoint(workdir, out, capsys):
+def test_export_of_an_earlier_checkpoint(workdir, out):
     rows = write_run(workdir, done=100)
     folder.write_rows(workdir, rows + 1, 400)
     export.export(workdir, out / "newest")
-    assert not capsys.readouterr().err
-    export.export(workdir, out / "earlier", 100)
-    assert "100 of 400 steps" in capsys.readouterr().err
+    with pytest.warns(Caution, match="100 of 400 steps"):
+        export.export(workdir, out / "earlier", 100)
     for place, wanted in (("newest", rows + 1), ("earlier", rows)):
         np.testing.assert_array_equal(embeddings.read(out / place / "on.safetensors")["<R>"], wanted[:1])
     with pytest.raises(ValueError, match=r"kept no rows of step 200: there are those of 100, 400$"):

@@ -125,6 +125,20 @@ def test_other_families_are_refused_before_their_weights_are_here(online):
     assert len(online.downloads) == 1
 
 
+def test_sizes_come_before_the_weights(online, recorded):
+    assert resolving.read_config("o/m") == recorded.model.config
+    assert all(name.endswith(".json") for configs in online.downloads for name in configs)
+    (online.folder / FULL[1]).unlink()
+    with pytest.raises(ValueError, match=r"no folder o/m, and no diffusion_pytorch_model\.safetensors in o/m/unet"):
+        resolving.read_config("o/m")
+
+
+def test_sizes_of_what_is_here(recorded):
+    assert resolving.read_config(str(recorded.folder)) == recorded.model.config
+    with pytest.raises(ValueError, match="'one-word' is neither a folder"):
+        resolving.read_config("one-word")
+
+
 def test_only_pickles_on_the_hub(online):
     (online.folder / FULL[1]).unlink()
     with pytest.raises(ValueError, match=r"o/m/unet, only diffusion_pytorch_model\.bin, a pickle"):
@@ -154,7 +168,8 @@ def cached(recorded, tmp_path, monkeypatch):
     resolving._from_hub.cache_clear()
 
 
-def test_offline_the_cache_serves(cached, capsys):
+def test_offline_the_cache_serves(cached, capsys, recorded):
+    assert resolving.read_config("o/m") == recorded.model.config
     for _ in range(2):
         assert resolve("o/m").samefile(cached)
     told = capsys.readouterr()

@@ -7,7 +7,6 @@ The evaluation folder that they come from:
     exemplars/hug/*.png     and, if it is there, their text.json
 """
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from PIL import Image
 
 from reversion_jax.data import exemplars
 from reversion_jax.inversion.prompts import parse
+from reversion_jax.runtime import files
 
 PICTURES = "pictures.json"
 
@@ -46,7 +46,7 @@ def read_pictures(evaluation: Path) -> list[Picture]:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file: --evaluation names a folder of pictures with {PICTURES}")
     try:
-        records = json.loads(file.read_text(encoding="utf-8"))
+        records = files.from_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file}: not readable as JSON: {error}") from error
     kinds = {name: int if name == "seed" else str for name in Picture._fields}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reversion_jax.evaluation.user_study.page import KEY
+from reversion_jax.runtime import files
 
 FORMAT = "user study votes 1"  # as page.js writes it
 CRITERIA = ("entity", "relation")
@@ -32,7 +33,7 @@ def read_key(folder: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: --workdir names the folder that the page was written to")
     try:
-        key = json.loads(path.read_text(encoding="utf-8"))
+        key = files.from_json(path.read_text(encoding="utf-8"))
         whole = all(sorted(one["methods"]) == sorted(key["methods"]) for one in key["sets"]) and key["study"]
     except (ValueError, KeyError, TypeError):
         whole = False
@@ -46,14 +47,14 @@ def read_votes(folder: Path, key: dict) -> np.ndarray:
 
     ValueError, naming the file, for what is no complete vote on this study, and for a voter who is there twice.
     """
-    files = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
-    if not files:
+    given = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+    if not given:
         raise ValueError(f"{folder}: no votes in it: put the votes-….json there that voters saved")
     voters: dict[str, Path] = {}
     ranks = []
-    for file in files:
+    for file in given:
         try:
-            votes = json.loads(file.read_text(encoding="utf-8-sig"))
+            votes = files.from_json(file.read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise ValueError(f"{file}: not readable as JSON ({error}): ask for the file once more") from error
         if not isinstance(votes, dict) or votes.get("format") != FORMAT:
