@@ -17,7 +17,7 @@ def read(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any], *, stri
     defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cls)}
     given = {}
     for key, value in values.items():
-        said = f"{cls.__name__}: {key}={json.dumps(value)}"
+        said = f"{cls.__name__}: {json.dumps(key)[1:-1]}={json.dumps(value)}"
         if key in fixed:
             if value != fixed[key]:
                 raise ValueError(f"{said} is not Stable Diffusion 1.x, which has {json.dumps(fixed[key])}")

@@ -29,7 +29,9 @@ def _read(model: str) -> Mapping[str, Any]:
     values = read_json(path)
     for key, value in values.items():
         if not _is_fit(key, value):
-            raise ValueError(f"{path} sets {key}={value!r}: it may set {', '.join(KEYS)}, each as config.py has it")
+            raise ValueError(
+                f"{path} sets {key!r} to {value!r}: it may set {', '.join(KEYS)}, each as config.py has it"
+            )
     return values
 
 

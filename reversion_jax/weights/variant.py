@@ -40,7 +40,7 @@ def single_files_prediction(path: Path, names: Collection[str]) -> str:
             reason = re.sub(r"\s+", " ", str(error))
             raise ValueError(f"cannot read {beside}, which says what {path.name} predicts: {reason}") from error
         known = {"eps": "epsilon", "v": "v_prediction"}
-        if kind not in known:
+        if not isinstance(kind, str) or kind not in known:
             raise ValueError(f"{beside}: parameterization {kind!r} is not supported (only {', '.join(known)})")
         return known[kind]
     if "ztsnr" in names:
