@@ -8,14 +8,22 @@ import jax.numpy as jnp
 
 _LONG = 1024  # positions from which scores are not kept: SD 1.5's first level at 256 px, the first two at 512 px
 _BLOCK = 512  # queries at a time
+_ALIGNED = 64  # what cuDNN's lengths are multiples of
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, causal: bool = False) -> jax.Array:
     """Multi-head attention, [N, Lq, C], [N, Lk, C], [N, Lk, C] -> [N, Lq, C]; softmax in float32."""
     q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
     short = query.shape[1] < _LONG or key.shape[1] < _LONG or causal
-    out = _short(q, k, v, causal) if short else _long(q, k, v)
-    return out.reshape(query.shape)
+    forms: dict[str, Callable[..., jax.Array]] = {"cpu": _in_turn, "default": _in_blocks}
+    if short:
+        forms = {"default": partial(_short, causal=causal)}
+    if not causal and query.shape[1] >= _LONG and _cudnn_applies(q):
+        # What one form keeps for its backward pass, JAX has the others keep as well: zeros as large as the scores.
+        forms = {platform: jax.checkpoint(form) for platform, form in forms.items()}
+        forms["cuda"] = _flash
+    found = jax.lax.platform_dependent(q, k, v, **forms) if len(forms) > 1 else forms["default"](q, k, v)
+    return found.reshape(query.shape)
 
 
 def _short(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> jax.Array:
@@ -30,20 +38,33 @@ def _short(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> 
     return jnp.einsum("nhqk,nkhd->nqhd", weights, value)
 
 
-def _long(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """As `_short`, some queries at a time, whose scores the backward pass computes again; or cuDNN's flash form."""
+def _in_blocks(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """As `_short`, some queries at a time, whose scores the backward pass computes again."""
+    return _by_heads(jax.vmap(_one_head), query, key, value)
 
-    def by_heads(over_heads: Callable[..., jax.Array], *split: jax.Array) -> jax.Array:
-        n, _, heads, width = split[0].shape
-        out = over_heads(*(jnp.moveaxis(x, 2, 1).reshape(n * heads, -1, width) for x in split))
-        return jnp.moveaxis(out.reshape(n, heads, -1, width), 1, 2)
 
-    # XLA's CPU is 4 times faster on one head after another: plain matrix products, which fit its caches.
-    in_turn = lambda *each: jax.lax.map(lambda head: _one_head(*head), each)
-    forms = {"cpu": partial(by_heads, in_turn), "default": partial(by_heads, jax.vmap(_one_head))}
-    if _cudnn_applies(query, key):
-        forms["cuda"] = partial(jax.nn.dot_product_attention, implementation="cudnn")
-    return jax.lax.platform_dependent(query, key, value, **forms)
+def _in_turn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """As `_in_blocks`, one head after another: plain matrix products, which fit the caches of a CPU.
+
+    XLA's CPU is 4 times faster on them.
+    """
+    return _by_heads(lambda *each: jax.lax.map(lambda head: _one_head(*head), each), query, key, value)
+
+
+def _by_heads(over_heads: Callable[..., jax.Array], *split: jax.Array) -> jax.Array:
+    """`over_heads` of arrays [N * heads, L, d], of such as [N, L, heads, d]; and back."""
+    n, _, heads, width = split[0].shape
+    out = over_heads(*(jnp.moveaxis(x, 2, 1).reshape(n * heads, -1, width) for x in split))
+    return jnp.moveaxis(out.reshape(n, heads, -1, width), 1, 2)
+
+
+def _flash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """As `_short`, by cuDNN, which keeps no scores: a prompt's keys are filled up to the length that it takes."""
+    keys = key.shape[1]
+    if more := -keys % _ALIGNED:
+        key, value = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (key, value))
+    lengths = jnp.full(len(query), keys, jnp.int32) if more else None
+    return jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths, implementation="cudnn")
 
 
 def _one_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -59,9 +80,14 @@ def _one_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return jax.lax.map(attend, blocks).reshape(-1, width)[:length]
 
 
-def _cudnn_applies(query: jax.Array, key: jax.Array) -> bool:
+def _cudnn_applies(query: jax.Array) -> bool:
     """Whether cuDNN's flash attention takes such heads, and the GPU, if any, is of compute capability 8 or more."""
-    width, aligned = query.shape[3], query.shape[1] % 64 == key.shape[1] % 64 == 0
+    width = query.shape[3]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
-    new_enough = float(getattr(jax.devices()[0], "compute_capability", 0)) >= 8
-    return half and aligned and width <= 128 and width % 8 == 0 and new_enough
+    return half and query.shape[1] % _ALIGNED == 0 and width <= 128 and width % 8 == 0 and _capability() >= 8
+
+
+def _capability() -> float:
+    """The compute capability of the NVIDIA GPU that JAX computes on; 0 where it computes on something else."""
+    told = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return float(told) if told.replace(".", "").isdigit() else 0.0

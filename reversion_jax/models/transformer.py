@@ -5,10 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
 from reversion_jax.models.attention import attention
-from reversion_jax.models.layers import Conv1x1, Dense, GroupNorm, LayerNorm
+from reversion_jax.models.layers import Conv1x1, Dense, LayerNorm, kernel_init
+from reversion_jax.models.normalisation import GroupNorm
 
 
 class Transformer2D(nn.Module):
@@ -78,5 +80,24 @@ class _GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        value, gate = jnp.split(Dense(2 * self.width, dtype=self.dtype, name="proj")(x), 2, axis=-1)
+        value, gate = _Halves(self.width, self.dtype, name="proj")(x)
         return value * nn.gelu(gate, approximate=False)
+
+
+class _Halves(nn.Module):
+    """A linear layer's two halves, [N, HW, C] -> [N, HW, width] twice.
+
+    As two products, because the backward pass of one would put two large halves together again.
+    """
+
+    width: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", kernel_init, (x.shape[-1], 2 * self.width))
+        bias = self.param("bias", nn.initializers.zeros_init(), (2 * self.width,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        kernels, biases = jnp.split(kernel, 2, axis=1), jnp.split(bias, 2)
+        value, gate = (x @ own + shift[None, None] for own, shift in zip(kernels, biases, strict=True))
+        return value, gate

@@ -14,11 +14,11 @@ from reversion_jax.models.layers import (
     Conv3x3,
     Dense,
     Downsample,
-    GroupNorm,
     ResnetBlock,
     Upsample,
     timestep_embedding,
 )
+from reversion_jax.models.normalisation import GroupNorm
 from reversion_jax.models.transformer import Transformer2D
 
 _FIXED = {
@@ -107,8 +107,8 @@ class UNet(nn.Module):
             up = _UpBlock(c, self.dtype, self.remat, width, attends, name=f"up_blocks_{i}")
             x = up(x, mine, size, time, context)
 
-        norm = GroupNorm(num_groups=c.norm_num_groups, epsilon=c.norm_eps, dtype=self.dtype, name="conv_norm_out")
-        x = Conv3x3(c.out_channels, dtype=self.dtype, name="conv_out")(nn.silu(norm(x)))
+        norm = GroupNorm(c.norm_num_groups, c.norm_eps, self.dtype, silu=True, name="conv_norm_out")
+        x = Conv3x3(c.out_channels, dtype=self.dtype, name="conv_out")(norm(x))
         return x.astype(latents.dtype)
 
 

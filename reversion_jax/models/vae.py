@@ -12,7 +12,8 @@ from flax.typing import Dtype
 
 from reversion_jax.models import json_config
 from reversion_jax.models.attention import attention
-from reversion_jax.models.layers import Conv1x1, Conv3x3, Dense, Downsample, GroupNorm, ResnetBlock, Upsample
+from reversion_jax.models.layers import Conv1x1, Conv3x3, Dense, Downsample, ResnetBlock, Upsample
+from reversion_jax.models.normalisation import GroupNorm
 
 _EPSILON = 1e-6  # of every normalisation in the VAE
 _FIXED = {
@@ -182,8 +183,8 @@ class _Attention(nn.Module):
         return x + hidden.reshape(n, h, w, c)
 
 
-def _norm(c: VAEConfig, dtype: Dtype, name: str) -> GroupNorm:
-    return GroupNorm(num_groups=c.norm_num_groups, epsilon=_EPSILON, dtype=dtype, name=name)
+def _norm(c: VAEConfig, dtype: Dtype, name: str, silu: bool = False) -> GroupNorm:
+    return GroupNorm(c.norm_num_groups, _EPSILON, dtype, silu, name=name)
 
 
 def _resnet(c: VAEConfig, dtype: Dtype, channels: int, name: str) -> ResnetBlock:
@@ -193,5 +194,5 @@ def _resnet(c: VAEConfig, dtype: Dtype, channels: int, name: str) -> ResnetBlock
 def _out(c: VAEConfig, dtype: Dtype, channels: int, x: jax.Array) -> jax.Array:
     """The last layers of encoder and decoder, [N, H, W, C] -> [N, H, W, channels]."""
     # Called inside the encoder's or decoder's compact method, so the names land there.
-    x = nn.silu(_norm(c, dtype, "conv_norm_out")(x))
+    x = _norm(c, dtype, "conv_norm_out", silu=True)(x)
     return Conv3x3(channels, dtype=dtype, name="conv_out")(x)
