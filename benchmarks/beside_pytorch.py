@@ -47,6 +47,7 @@ def write_weights(path: Path) -> None:
     from reversion_jax.diffusion.schedule import Schedule
     from reversion_jax.models.presets import SD15
     from reversion_jax.weights import folder
+    from reversion_jax.weights.save import save
 
     rng = np.random.default_rng(0)
 
@@ -60,7 +61,7 @@ def write_weights(path: Path) -> None:
         part: unflatten_dict({name: array(name, shape) for name, shape in shapes.items()}, sep="/")
         for part, shapes in folder.parameter_shapes(SD15).items()
     }
-    folder.save(path, folder.StableDiffusion(SD15, Schedule(), params, path / "tokenizer"), np.float32)
+    save(path, folder.StableDiffusion(SD15, Schedule(), params, path / "tokenizer"), np.float32)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,7 @@ sources=$(mktemp -d)
 trap 'rm -r "$sources"' EXIT
 git archive HEAD | tar x -C "$sources"
 # By exec the signal reaches Python itself.
-train=$(printf '%q ' exec python -m reversion_jax.train --distributed --config "$config" --workdir "$workdir" \
-  --config.precision=bfloat16 "$@")
+train=$(printf '%q ' exec python -m reversion_jax.train --distributed --config "$config" --workdir "$workdir" "$@")
 xpk workload create --cluster "$cluster" --workload "$name" --tpu-type "$tpu_type" \
   --base-docker-image python:3.12 --script-dir "$sources" --max-restarts 50 --termination-grace-period-seconds 120 \
-  --command "pip install -q '.[gcs]' 'jax[tpu]' && $train"
+  --command "pip install -q '.[gcs,tpu]' && $train"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of one machine, in one process (as many as divide batch_size): launch/gpu_box.sh configs/hug.py runs/hug --config.seed=1
-# Not yet run by us. The first time: python3 -m venv .venv && .venv/bin/pip install -e . "jax[cuda13]"
+# Trains on the GPUs of one machine, in one process (as many as share the samples of a step evenly): launch/gpu_box.sh configs/hug.py runs/hug --config.seed=1
+# Not yet run by us. The first time: python3 -m venv .venv && .venv/bin/pip install -e '.[cuda]'
 set -euo pipefail
 config=$1 workdir=$2
 shift 2
 
-exec .venv/bin/python -m reversion_jax.train --config "$config" --workdir "$workdir" --config.precision=bfloat16 "$@"
+exec .venv/bin/python -m reversion_jax.train --config "$config" --workdir "$workdir" "$@"

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Trains on the GPUs of several nodes, one process a GPU; a sample for each of them:
-#     sbatch --nodes 2 --gpus-per-node 4 launch/slurm.sh configs/hug.py runs/hug \
-#         --config.batch_size=8 --config.accumulation=1
-# Not yet run by us. The folder must be shared by the nodes, with .venv in it (pip install -e . "jax[cuda13]").
+#     sbatch --nodes 2 --gpus-per-node 4 launch/slurm.sh configs/hug.py runs/hug
+# Not yet run by us. The folder must be shared by the nodes, with .venv in it (pip install -e '.[cuda]').
 #SBATCH --job-name=reversion
 #SBATCH --ntasks-per-gpu=1
 #SBATCH --gpu-bind=none
@@ -13,5 +12,4 @@ set -euo pipefail
 config=$1 workdir=$2
 shift 2
 
-srun .venv/bin/python -m reversion_jax.train --distributed --config "$config" --workdir "$workdir" \
-  --config.precision=bfloat16 "$@"
+srun .venv/bin/python -m reversion_jax.train --distributed --config "$config" --workdir "$workdir" "$@"

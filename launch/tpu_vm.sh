@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on all workers of a Cloud TPU, a process each, with the last commit of this repository:
 #     launch/tpu_vm.sh my-tpu us-west4-a configs/hug.py gs://my-bucket/hug \
-#         --config.exemplars=gs://my-bucket/exemplars/hug --config.batch_size=8 --config.accumulation=1
+#         --config.exemplars=gs://my-bucket/exemplars/hug
 # Not yet run by us. Workers share no disk: results and exemplars lie in a bucket. Make the TPU before, delete it after:
 #     gcloud compute tpus tpu-vm create my-tpu --zone us-west4-a --accelerator-type v5litepod-8 \
 #         --version v2-alpha-tpuv5-lite
@@ -21,8 +21,7 @@ gcloud compute tpus tpu-vm ssh "$tpu" --zone "$zone" --worker all --command "
   mkdir -p reversion && tar xzf reversion.tar.gz -C reversion && cd reversion
   pip install -q uv && export PATH=\$HOME/.local/bin:\$PATH
   test -d .venv || uv venv -q --python 3.12
-  uv pip install -q -e '.[gcs]' 'jax[tpu]'"
+  uv pip install -q -e '.[gcs,tpu]'"
 
-train=$(printf '%q ' .venv/bin/python -m reversion_jax.train --distributed --config "$config" --workdir "$workdir" \
-  --config.precision=bfloat16 "$@")
+train=$(printf '%q ' .venv/bin/python -m reversion_jax.train --distributed --config "$config" --workdir "$workdir" "$@")
 gcloud compute tpus tpu-vm ssh "$tpu" --zone "$zone" --worker all --command "cd reversion && exec $train"

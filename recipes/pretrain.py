@@ -33,6 +33,7 @@ from reversion_jax.training.fit import check_recipe, fit, gradient_step, one_cyc
 from reversion_jax.weights import folder
 from reversion_jax.weights.layout import OWN_SETTINGS
 from reversion_jax.weights.resolve import MINIATURE_FOLDER
+from reversion_jax.weights.save import save
 
 Params = Any
 Loss = tuple[jax.Array, dict[str, jax.Array]]  # and what is told of it
@@ -200,7 +201,7 @@ def pretrain(workdir: Path, recipe: Recipe) -> Path:
     trained = train_unet(world, latents, text_params, config, schedule, tokenizer, recipe, workdir)
     params = {name: tree["params"] for name, tree in {**trained, "vae": vae_params}.items()}
     model = folder.StableDiffusion(config, schedule, params, tokens)
-    folder.save(workdir / "snapshot", model, dtype=np.float16)
+    save(workdir / "snapshot", model, dtype=np.float16)
     # What suits the miniature was found by training on it, not by this recipe.
     shutil.copy(MINIATURE_FOLDER / OWN_SETTINGS, workdir / "snapshot")
     return workdir / "snapshot"

@@ -38,7 +38,7 @@ if __name__ == "__main__":
     _SEED = whole("seed", 0, "Of each prompt's first image; the next has seed + 1.", 0)
     _OUT = text("out", None, "Where the PNGs go; by default a new folder in WORKDIR/samples, or in samples.")
     # By default what the training run's config says, or what suits the model.
-    samplers = "ddim, pndm, euler, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; the run's, or ddim."
+    samplers = "ddim, pndm, euler, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; the run's, or auto, the model's own."
     _SETTINGS = {
         "sampler": text("sampler", None, samplers),
         "sample_steps": whole("steps", None, "The run's, or 50 (miniature: 20).", 1),
@@ -52,7 +52,7 @@ if __name__ == "__main__":
             "prediction_type", None, ["epsilon", "v_prediction"], "Where the model's files do not say."
         ),
         "clip_skip": whole("clip_skip", None, "Last layers of the text encoder left out; A1111's number less 1.", 0),
-        "precision": flags.DEFINE_enum("precision", None, ["float32", "bfloat16"], "Of text encoder and UNet."),
+        "precision": text("precision", None, "float32, tensorfloat32, bfloat16 or float16; by default what suits."),
         "sample_batch": whole("batch_size", None, "Images drawn at once; the run's, or 4 (miniature: 16).", 1),
         "devices": whole("devices", None, "Maximum number of devices; the run's, or all (0).", 0),
         "weight_shards": whole("weight_shards", None, "Devices that hold the weights together; the run's, or 1.", 1),

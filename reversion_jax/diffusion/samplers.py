@@ -26,6 +26,15 @@ _Level = tuple[jax.Array, ...]  # what one step reads: its timestep [], then num
 _Carry = TypeVar("_Carry")  # what a step hands on to the next one
 
 
+AUTO = "auto"  # the model's own, see own_sampler.py
+
+
+def check(name: str) -> None:
+    """ValueError unless a sampler, or "auto", has this name."""
+    if name != AUTO:
+        get(name)
+
+
 def get(name: str) -> Sampler:
     """The sampler of SAMPLERS by name; ValueError lists the known ones."""
     if name not in SAMPLERS:

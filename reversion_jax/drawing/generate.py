@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from reversion_jax.config import Settings
-from reversion_jax.diffusion import samplers
+from reversion_jax.diffusion import own_sampler, samplers
 from reversion_jax.diffusion.guidance import guided_denoiser
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import networks
 from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE, VAEConfig
+from reversion_jax.runtime.errors import warn
 from reversion_jax.runtime.parallel import is_first, mesh_of, over_samples, whole
 from reversion_jax.weights.folder import StableDiffusion
 
@@ -34,7 +35,7 @@ class Sampling:
     num_steps: int = 50
     guidance_scale: float = 7.5
     resolution: int = 512  # px, both sides
-    sampler: str = "ddim"  # see diffusion/samplers.py for the others
+    sampler: str = "auto"  # the model's own; or another of diffusion/samplers.py
     negative_prompt: str = ""
     batch_size: int = 4  # images drawn at once
     height: int = 0  # px, where pictures are not square; 0: the resolution
@@ -114,8 +115,7 @@ def _draw_batch(
 
 
 def _check(sampling: Sampling, model: ModelConfig) -> None:
-    """ValueError for an unknown sampler, for a size that the model cannot have, and for guidance that is no number."""
-    samplers.get(sampling.sampler)
+    """ValueError for a size that the model cannot have, and for guidance that is no number."""
     multiple = model.vae.downscale
     for name, pixels in zip(("height", "width"), sampling.size, strict=True):
         if pixels < multiple or pixels % multiple:
@@ -142,6 +142,9 @@ def draw_batches(
     placeholder without a row, and unless there is a seed for each prompt. FloatingPointError for pictures of NaN.
     """
     _check(sampling, sd.config)
+    sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
+    if sampling.sampler == samplers.AUTO and sd.own_sampler.nearest_to:
+        warn(f"the model's own sampler, {sd.own_sampler.nearest_to}, is not known here: {sampler} is the nearest")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: each image needs one")
     rows = jnp.asarray(np.zeros((0, sd.config.text.hidden_size), np.float32) if rows is None else rows)
@@ -149,32 +152,25 @@ def draw_batches(
     batch_size = sampling.batch_size + -sampling.batch_size % mesh.size
     texts, number = np.unique([sampling.negative_prompt, *prompts], return_inverse=True)
     negative, number = number[:1], number[1:]
-    ids = tokenizer(texts.tolist())
-    if ids.max() >= tokenizer.vocab_size + len(rows):
-        raise ValueError(f"prompts hold placeholders for more than the {len(rows)} rows given")
-    size = min(batch_size, len(ids))
-    encoded = [
-        encode_text(sd.params, sd.config, ids[_batch(i, size, len(ids))], rows) for i in range(0, len(ids), size)
-    ]
-    states = jnp.concatenate(encoded)[: len(ids)]
-
+    states = _states(sd, tokenizer, texts.tolist(), rows, batch_size)
     count = len(prompts)
     quiet = progress is None or not is_first()
     for start in tqdm(range(0, count, batch_size), progress, disable=quiet, mininterval=1):
         chosen = _batch(start, batch_size, count)
-        batch = _draw_batch(
-            sd.params,
-            states[negative],
-            states[number[chosen]],
-            np.asarray(seeds, np.uint32)[chosen],
-            np.float32(sampling.guidance_scale),
-            model=sd.config,
-            schedule=sd.schedule,
-            sampler=sampling.sampler,
-            num_steps=sampling.num_steps,
-            size=sampling.size,
-            mesh=mesh,
-        )
+        with jax.default_matmul_precision(sd.products):
+            batch = _draw_batch(
+                sd.params,
+                states[negative],
+                states[number[chosen]],
+                np.asarray(seeds, np.uint32)[chosen],
+                np.float32(sampling.guidance_scale),
+                model=sd.config,
+                schedule=schedule,
+                sampler=sampler,
+                num_steps=sampling.num_steps,
+                size=sampling.size,
+                mesh=mesh,
+            )
         images = np.asarray(batch)[: count - start]
         if not np.isfinite(images).all():
             raise FloatingPointError(
@@ -182,6 +178,19 @@ def draw_batches(
                 "--config.precision), a smaller guidance_scale, or another VAE"
             )
         yield np.clip(images, -1, 1)
+
+
+def _states(
+    sd: StableDiffusion, tokenizer: Tokenizer, texts: Sequence[str], rows: jax.Array, batch_size: int
+) -> jax.Array:
+    """The text encoder's states of N texts, [N, L, D], in batches. ValueError for a placeholder without a row."""
+    ids = tokenizer(texts)
+    if ids.max() >= tokenizer.vocab_size + len(rows):
+        raise ValueError(f"prompts hold placeholders for more than the {len(rows)} rows given")
+    size = min(batch_size, len(ids))
+    batches = [ids[_batch(start, size, len(ids))] for start in range(0, len(ids), size)]
+    with jax.default_matmul_precision(sd.products):
+        return jnp.concatenate([encode_text(sd.params, sd.config, batch, rows) for batch in batches])[: len(ids)]
 
 
 def draw(

@@ -32,12 +32,14 @@ def _with_words(model: Model, words: LearnedWords | None) -> tuple[Tokenizer, ja
 def encode_text(model: Model, prompts: str | Sequence[str], words: LearnedWords | None = None) -> jax.Array:
     """The text encoder's states of prompts, [N, L, D]; they can be differentiated with respect to `words`' rows."""
     tokenizer, rows = _with_words(model, words)
-    return generate.encode_text(model.sd.params, model.sd.config, tokenizer(prompts), rows)
+    with jax.default_matmul_precision(model.sd.products):
+        return generate.encode_text(model.sd.params, model.sd.config, tokenizer(prompts), rows)
 
 
 def predict(model: Model, latents: jax.Array, timesteps: jax.Array, states: jax.Array) -> jax.Array:
     """The UNet's output for latents [N, H, W, C] at timesteps [N], given `encode_text`'s states [N, L, D]."""
-    return _predict(model.sd.params, model.sd.config, latents, timesteps, states)
+    with jax.default_matmul_precision(model.sd.products):
+        return _predict(model.sd.params, model.sd.config, latents, timesteps, states)
 
 
 _predict = jax.jit(networks.predict, static_argnums=1)  # alone, its many small operations take a minute to compile

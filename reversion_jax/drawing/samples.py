@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from reversion_jax.config import Settings, check
-from reversion_jax.diffusion import samplers
+from reversion_jax.diffusion import own_sampler, samplers
 from reversion_jax.drawing import generate, pictures, words
 from reversion_jax.drawing.words import Words
 from reversion_jax.models.tokenizer import Tokenizer, check_text
@@ -77,7 +77,7 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
     Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made.
     """
     settings = found.settings
-    samplers.get(settings.sampler)  # before a model is fetched
+    samplers.check(settings.sampler)  # before a model is fetched
     for text in (*prompts, settings.negative_prompt):
         check_text(text)
     if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
@@ -90,6 +90,8 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
     sd, tokenizer, _ = load_model(settings.model, rows_per_token, settings.precision, mesh, Variant.of(settings))
     for complaint in complaints(prompts, settings.negative_prompt, tokenizer):
         warn(complaint)
+    sampler, _ = own_sampler.choose(settings.sampler, sd.own_sampler, sd.schedule)
+    settings = dataclasses.replace(settings, sampler=sampler)  # pictures say what they were drawn by
     print(f"{settings.model}: {found.origin}")
     texts = [prompt for prompt in prompts for _ in range(num_images)]
     seeds = [seed + i for i in range(num_images)] * len(prompts)
@@ -99,10 +101,10 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
         texts,
         seeds,
         np.concatenate([np.zeros((0, width), np.float32), *found.tokens.values()]),
-        sampling=generate.Sampling.of(settings, at_most=len(texts)),
+        sampling=generate.Sampling.of(found.settings, at_most=len(texts)),
         progress="drawing",
     )
-    about = _metadata(found)
+    about = _metadata(found._replace(settings=settings))
     shown: list[np.ndarray] = []
     for n, image in enumerate(generate.to_uint8(image) for batch in batches for image in batch):
         path = out / f"{n // num_images:03d}-{_file_name(texts[n])}-{seeds[n]}.png"

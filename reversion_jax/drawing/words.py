@@ -11,6 +11,7 @@ from etils import epath
 from reversion_jax import config
 from reversion_jax.config import Settings
 from reversion_jax.runs import folder
+from reversion_jax.runtime import precision
 from reversion_jax.weights import embeddings, own_settings
 
 
@@ -36,7 +37,8 @@ def read(
     origins = []
     if workdir:
         run = folder.read(workdir, step)
-        tokens, settings = run.words(), run.settings
+        tokens = run.words()
+        settings = dataclasses.replace(run.settings, precision=precision.AUTO)  # that of this machine, not the run's
         origins.append(run.describe())
     else:
         settings = Settings(model=model or "")

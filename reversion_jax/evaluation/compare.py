@@ -147,9 +147,8 @@ def _evaluate(to_train: Settings, plan: Mapping, place: Path) -> str:
     """`evaluate` in a folder that is this evaluation's."""
     rows = trained_rows(to_train, place / "training")
     runs = list(settings.each_run(to_train).values())
-    model = load_model(
-        to_train.model, dict.fromkeys(PLACEHOLDERS, to_train.rows_per_token), variant=Variant.of(to_train)
-    )
+    placeholders = dict.fromkeys(PLACEHOLDERS, to_train.rows_per_token)
+    model = load_model(to_train.model, placeholders, to_train.precision, variant=Variant.of(to_train))
     single_words = best_words(model, to_train, plan, place / "words.json")
     asked = list(cells(plan, runs, rows, single_words))
     seen = [judge_cell(model, to_train, plan, cell, place) for cell in tqdm(asked, "cells", smoothing=0)]

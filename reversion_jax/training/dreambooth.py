@@ -33,6 +33,7 @@ from reversion_jax.training.fit import check_recipe, fit, gradient_step
 from reversion_jax.training.prepare import load_exemplars, settle
 from reversion_jax.weights import folder, own_settings
 from reversion_jax.weights.load import load_model
+from reversion_jax.weights.save import save
 from reversion_jax.weights.variant import Variant
 
 
@@ -166,8 +167,9 @@ def make_model(config: ConfigDict, workdir: epath.PathLike | None, **own: Any) -
     place = Path(workdir or f"runs/{c.relation}-dreambooth").expanduser()
     with owned(epath.Path(place)):
         shown = load_exemplars(c)
-        sd, tokenizer, _ = load_model(c.model, variant=Variant.of(c))
+        # The UNet learns, for which bfloat16 is too coarse.
+        sd, tokenizer, _ = load_model(c.model, precision="tensorfloat32", variant=Variant.of(c))
         unet = train(c, recipe, sd, tokenizer, shown, place)
-        folder.save(place / "model", sd._replace(params={**sd.params, "unet": unet}), dtype=np.float32)
+        save(place / "model", sd._replace(params={**sd.params, "unet": unet}), dtype=np.float32)
     how = f"--resolution {c.resolution} --steps {c.sample_steps} --guidance_scale {c.guidance_scale}"
     return f'draw with it: python -m reversion_jax.sample --model {place / "model"} {how} --prompt "A {recipe.word} B"'

@@ -59,7 +59,7 @@ def load(folder: Path) -> tuple[CLIPConfig, dict[str, Any]]:
     stored = network.open_folder(Path(folder), _NAMED_AS)
     matched = network.match(stored, parameter_shapes(config))
     network.check(Path(folder), {"": matched})
-    return config, network.place(matched.found, stored, jnp.float32)
+    return config, network.place(matched.found, stored, dict.fromkeys(matched.found, jnp.float32))
 
 
 @functools.cache

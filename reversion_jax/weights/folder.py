@@ -2,19 +2,16 @@
 
 import dataclasses
 import functools
-import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import DTypeLike
-from safetensors.numpy import save_file
 
+from reversion_jax.diffusion.own_sampler import OwnSampler
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.models.clip import TOKEN_TABLE, CLIPTextConfig, CLIPTextEncoder
 from reversion_jax.models.presets import SD15, ModelConfig
@@ -29,19 +26,6 @@ from reversion_jax.weights.variant import Variant, single_files_prediction
 
 Params = dict[str, Any]
 
-_MODEL_INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
-
 
 class StableDiffusion(NamedTuple):
     """A model as it lies in a folder or file.
@@ -54,6 +38,48 @@ class StableDiffusion(NamedTuple):
     schedule: Schedule
     params: Params
     tokenizer_folder: Path
+    own_sampler: OwnSampler = OwnSampler()
+    products: str = "float32"  # how exact products of float32 are, see runtime/precision.py
+
+
+class Opened(NamedTuple):
+    """A model whose files have been looked into: all that is known of it but its numbers."""
+
+    config: ModelConfig
+    schedule: Schedule
+    tokenizer_folder: Path
+    own_sampler: OwnSampler
+    networks: dict[str, network.Network]
+    tensors: dict[str, dict[str, Stored]]  # by network and path: what is read of it
+
+    def types(self, dtype: DTypeLike) -> dict[str, dict[str, DTypeLike]]:
+        """The types that weights are kept in, by network and path, where text encoder and UNet are to be `dtype`."""
+        # Never less than float32: rows are compared with the table's, and pictures show the VAE's errors.
+        exact = lambda part, path: part == "vae" or path == TOKEN_TABLE
+        return {
+            part: {path: jnp.float32 if exact(part, path) else dtype for path in tensors}
+            for part, tensors in self.tensors.items()
+        }
+
+    def shapes(self, dtype: DTypeLike) -> Params:
+        """The parameter trees as shapes; what compiling a program needs of them."""
+        of_part = {
+            part: {
+                path: jax.ShapeDtypeStruct(parameter_shapes(self.config)[part][path], kind)
+                for path, kind in own.items()
+            }
+            for part, own in self.types(dtype).items()
+        }
+        return {part: unflatten_dict(own, sep="/") for part, own in of_part.items()}
+
+    def read(self, dtype: DTypeLike, put: Callable[[Params], Params] = jax.device_put) -> StableDiffusion:
+        """Reads the weights, tensor by tensor, onto the device. ValueError for numbers that are none."""
+        types = self.types(dtype)
+        params = {
+            part: network.place(tensors, self.networks[part], types[part], put)
+            for part, tensors in self.tensors.items()
+        }
+        return StableDiffusion(self.config, self.schedule, params, self.tokenizer_folder, self.own_sampler)
 
 
 def load(
@@ -66,26 +92,41 @@ def load(
 ) -> StableDiffusion:
     """Reads a diffusers folder or a single-file checkpoint of any float type, tensor by tensor, onto the device.
 
-    A folder's weights are safetensors, whole or sharded, full or "fp16", or the msgpack of diffusers' former Flax
-    classes. dtype: that of text encoder and UNet on the device, see StableDiffusion. config: a single file's, which
-    says nothing of it; its tokenizer is in tokenizer/ beside it or CLIP's from the hub. put: lays trees of arrays on
-    devices, by default on JAX's first. variant: see `Variant`; its VAE is a folder or file of this machine.
+    dtype: that of text encoder and UNet on the device, see StableDiffusion. put: lays trees of arrays on devices, by
+    default on JAX's first. The rest, and the errors: see `open_model`; ValueError too for weights that are not finite.
+    """
+    return open_model(path, config=config, variant=variant).read(dtype, put)
 
-    ValueError if a file is missing or damaged, a config is not Stable Diffusion 1.x's, or weights are missing, of the
-    wrong shape or not finite; an error of the first two kinds names all such weights of all three networks.
+
+def open_model(
+    path: str | Path,
+    *,
+    config: ModelConfig = SD15,
+    variant: Variant = Variant(),  # noqa: B008 (it is frozen)
+) -> Opened:
+    """Looks into a diffusers folder or a single-file checkpoint, and reads none of its weights.
+
+    A folder's weights are safetensors, whole or sharded, full or "fp16", or the msgpack of diffusers' former Flax
+    classes. config: a single file's, which says nothing of it; its tokenizer is in tokenizer/ beside it or CLIP's from
+    the hub. variant: see `Variant`; its VAE is a folder or file of this machine.
+
+    ValueError if a file is missing or damaged, a config is not Stable Diffusion 1.x's, or weights are missing or of the
+    wrong shape; an error of the last kind names all such weights of all three networks.
     """
     path = Path(path)
     if path.is_dir():
         if variant.ema:
             raise ValueError(f"ema: {path} is a folder, whose weights are one kind only: leave ema out")
         config = load_config(path)
-        schedule, tokenizer_folder = _read_schedule(path), path / "tokenizer"
+        schedule, own_sampler = _read_schedule(path)
+        tokenizer_folder = path / "tokenizer"
         parts = {
             part: network.open_folder(path / part, part) for part in WEIGHT_FILES if not (part == "vae" and variant.vae)
         }
     else:
         parts, predicts = _open_single_file(path, config, variant)
-        schedule, tokenizer_folder = Schedule(prediction_type=predicts), clip_tokenizer(path)
+        schedule, own_sampler = Schedule(prediction_type=predicts), OwnSampler()
+        tokenizer_folder = clip_tokenizer(path)
     if variant.vae:
         of_vae, parts["vae"] = vae_file.open_vae(Path(variant.vae), config.vae)
         config = dataclasses.replace(config, vae=of_vae)
@@ -96,13 +137,10 @@ def load(
     network.check(path, matched)
     config = _skipping(config, variant.clip_skip)
     kept = parameter_shapes(config)
-    params = {}
-    for name in shapes:
-        # Never in less than float32: rows are compared with the table's, and pictures show the VAE's errors.
-        exact = {TOKEN_TABLE: jnp.float32}
-        used = {path: tensor for path, tensor in matched[name].found.items() if path in kept[name]}
-        params[name] = network.place(used, parts[name], jnp.float32 if name == "vae" else dtype, exact, put)
-    return StableDiffusion(config, schedule, params, tokenizer_folder)
+    tensors = {
+        name: {path: tensor for path, tensor in matched[name].found.items() if path in kept[name]} for name in shapes
+    }
+    return Opened(config, schedule, tokenizer_folder, own_sampler, parts, tensors)
 
 
 def _skipping(config: ModelConfig, clip_skip: int) -> ModelConfig:
@@ -113,14 +151,14 @@ def _skipping(config: ModelConfig, clip_skip: int) -> ModelConfig:
     return dataclasses.replace(config, text=dataclasses.replace(config.text, num_hidden_layers=layers))
 
 
-def _read_schedule(folder: Path) -> Schedule:
-    """A folder's schedule, with what diffusers' StableDiffusionPipeline corrects in old files; a word says so."""
+def _read_schedule(folder: Path) -> tuple[Schedule, OwnSampler]:
+    """A folder's schedule and sampler, with what diffusers' pipeline corrects in old files; a word says so."""
     path = folder / "scheduler" / "scheduler_config.json"
     values = _read_config(path)
     corrected = {"steps_offset": 1, "clip_sample": False}
     if told := [f"{key} {values[key]} as {new}" for key, new in corrected.items() if values.get(key, new) != new]:
         warn(f"{path}: {', '.join(told)}, as Stable Diffusion's pipeline takes it")
-    return Schedule.from_json(values | corrected)
+    return Schedule.from_json(values | corrected), OwnSampler.from_json(values)
 
 
 def load_config(path: str | Path, config: ModelConfig = SD15) -> ModelConfig:
@@ -135,39 +173,6 @@ def load_config(path: str | Path, config: ModelConfig = SD15) -> ModelConfig:
         unet=UNetConfig.from_json(_read_config(path / "unet" / "config.json")),
         vae=VAEConfig.from_json(_read_config(path / "vae" / "config.json")),
     )
-
-
-def save(folder: str | Path, model: StableDiffusion, dtype: DTypeLike = np.float16) -> None:
-    """Writes a folder that `load`, and `diffusers.StableDiffusionPipeline.from_pretrained`, can read.
-
-    The text encoder is always float32: transformers computes in its file's dtype, diffusers' networks in float32.
-    ValueError, before anything is written, if a parameter tree does not have its config's names and shapes.
-    """
-    folder = Path(folder)
-    configs: dict[str, CLIPTextConfig | UNetConfig | VAEConfig] = {
-        "text_encoder": model.config.text,
-        "unet": model.config.unet,
-        "vae": model.config.vae,
-    }
-    for part, shapes in parameter_shapes(model.config).items():
-        given = {path: array.shape for path, array in flatten_dict(model.params[part], sep="/").items()}
-        if given != shapes:
-            wrong = sorted(path for path, _ in given.items() ^ shapes.items())
-            raise ValueError(f"{part} parameters do not fit their config: {', '.join(dict.fromkeys(wrong))}")
-    for part, config in configs.items():
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        weights = {}
-        stored = np.float32 if part == "text_encoder" else dtype
-        for path, array in flatten_dict(model.params[part], sep="/").items():
-            array = names.to_torch(path, np.asarray(array)).astype(stored)
-            weights[names.torch_names(path)[0]] = np.ascontiguousarray(array)
-        # Without this mark diffusers and transformers refuse the file.
-        save_file(weights, folder / part / f"{WEIGHT_FILES[part]}.safetensors", {"format": "pt"})
-        _write_json(folder / part / "config.json", config.to_json())
-    _write_json(folder / "scheduler" / "scheduler_config.json", model.schedule.to_json())
-    _write_json(folder / "model_index.json", _MODEL_INDEX)
-    if (folder / "tokenizer").resolve() != Path(model.tokenizer_folder).resolve():
-        shutil.copytree(model.tokenizer_folder, folder / "tokenizer", dirs_exist_ok=True)
 
 
 @functools.cache
@@ -219,8 +224,3 @@ def _read_config(path: Path) -> dict[str, Any]:
     if isinstance(said := values.get("_class_name"), str):
         values["_class_name"] = said.removeprefix("Flax")
     return values
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -80,11 +80,10 @@ def check(where: Path, matches: Mapping[str, Match]) -> None:
 def place(
     found: Mapping[str, Stored],
     network: Network,
-    dtype: DTypeLike,
-    kept: Mapping[str, DTypeLike] | None = None,
+    types: Mapping[str, DTypeLike],
     put: Callable[[Any], Any] = jax.device_put,
 ) -> dict[str, Any]:
-    """Reads tensors, one after the other, and puts them on devices, in `dtype` or what `kept` has for a path.
+    """Reads tensors, one after the other, and puts them on devices, each in the type that `types` has for its path.
 
     ValueError for integers, and for numbers that are none.
     """
@@ -98,7 +97,7 @@ def place(
                 f"{network.where}: {path} holds NaN or infinity, so every picture would be black: take another copy of "
                 "the model"
             )
-        array = np.asarray(network.to_ours(path, array), (kept or {}).get(path, dtype), order="C")
+        array = np.asarray(network.to_ours(path, array), types[path], order="C")
         alone = unflatten_dict({path: array}, sep="/")
         # Waits: what is still to be copied would pile up beside the copies.
         (params[path],) = jax.block_until_ready(jax.tree.leaves(put(alone)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from reversion_jax.diffusion import samplers
+from reversion_jax.diffusion import own_sampler, samplers
 from reversion_jax.diffusion.schedule import Schedule
 
 SHAPE = (2, 4, 4, 3)
@@ -249,3 +249,52 @@ def test_numbers_of_steps_that_the_schedule_has_not(name, spacing, steps):
 def test_unknown_sampler():
     with pytest.raises(ValueError, match=r"^sampler 'dpm' is unknown \(known: ddim, pndm, euler, .*\)$"):
         samplers.get("dpm")
+
+
+OWN = {
+    "PNDMScheduler": ("pndm", "leading"),
+    "DDIMScheduler": ("ddim", "leading"),
+    "EulerDiscreteScheduler": ("euler", "linspace"),
+    "EulerAncestralDiscreteScheduler": ("euler_ancestral", "linspace"),
+    "DPMSolverMultistepScheduler": ("dpmpp_2m", "linspace"),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_models_own_sampler(kind):
+    found = own_sampler.OwnSampler.from_json({"_class_name": kind})
+    assert (found.name, found.timestep_spacing, found.nearest_to) == (*OWN[kind], "")
+    assert own_sampler.OwnSampler.from_json({**Schedule().to_json(), **found.to_json()}).name == found.name
+    chosen, schedule = own_sampler.choose("auto", found, Schedule())
+    assert (chosen, schedule.timestep_spacing) == OWN[kind]
+    assert own_sampler.choose("euler", found, Schedule()) == ("euler", Schedule())  # the user's choice is "leading"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own
+@pytest.mark.parametrize("kind", OWN)
+def test_what_its_scheduler_takes_where_the_file_does_not_say(kind):
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = getattr(diffusers, kind)()
+    assert scheduler.config.timestep_spacing == own_sampler.OwnSampler.from_json({"_class_name": kind}).timestep_spacing
+
+
+@pytest.mark.parametrize(
+    ("kind", "nearest"),
+    [
+        ("UniPCMultistepScheduler", "dpmpp_2m"),
+        ("DPMSolverSinglestepScheduler", "dpmpp_2m"),
+        ("HeunDiscreteScheduler", "euler"),
+        ("LMSDiscreteScheduler", "euler"),
+        ("DDPMScheduler", "ddim"),
+    ],
+)
+def test_a_sampler_that_we_do_not_have(kind, nearest):
+    found = own_sampler.OwnSampler.from_json({"_class_name": kind, "timestep_spacing": "trailing"})
+    assert found == own_sampler.OwnSampler(nearest, "trailing", kind)
+
+
+def test_karras_levels_are_read():
+    file = {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
+    found = own_sampler.OwnSampler.from_json(file)
+    assert found.name == "dpmpp_2m_karras"
+    assert found.to_json() == file

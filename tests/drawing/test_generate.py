@@ -6,9 +6,11 @@ import pytest
 import tiny
 
 from reversion_jax.config import Settings, settle
+from reversion_jax.diffusion import own_sampler
 from reversion_jax.drawing import generate
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE
+from reversion_jax.runtime.errors import Caution
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,20 @@ def test_decoding_memory_does_not_grow_with_the_images(recorded):
 def test_a_resolution_the_model_cannot_have(draw, resolution):
     with pytest.raises(ValueError, match="multiples of 2 pixels"):
         draw(["cat"], [0], resolution=resolution)
+
+
+def test_by_itself_the_models_own_sampler_draws(draw, recorded):
+    own = draw(["cat"], [0], sampler="auto")
+    np.testing.assert_array_equal(own, draw(["cat"], [0], sampler=recorded.model.own_sampler.name))
+    assert (own != draw(["cat"], [0], sampler="euler")).any()
+
+
+def test_the_nearest_sampler_is_said(recorded):
+    sd = recorded.model._replace(own_sampler=own_sampler.OwnSampler("euler", "linspace", "LMSDiscreteScheduler"))
+    tokenizer = Tokenizer.load(sd.tokenizer_folder, vocab_size=600, length=tiny.LENGTH)
+    how = generate.Sampling(num_steps=2, resolution=16, batch_size=2)
+    with pytest.warns(Caution, match="the model's own sampler, LMSDiscreteScheduler, is not known here: euler is the"):
+        generate.draw(sd, tokenizer, ["cat"], [0], sampling=how)
 
 
 def test_an_unknown_sampler(draw):

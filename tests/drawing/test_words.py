@@ -1,5 +1,7 @@
 """Which words there are to draw with, and by which settings."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -24,7 +26,8 @@ def test_those_of_a_run(finished):
     found = words.read(workdir, None)
     assert list(found.tokens) == ["<R>", "<R-inv>"]
     np.testing.assert_array_equal(np.concatenate(list(found.tokens.values())), rows[0])
-    assert found.settings == folder.read(workdir).settings
+    # Drawn in what suits this machine, which the run's may not be.
+    assert found.settings == dataclasses.replace(folder.read(workdir).settings, precision="auto")
     assert found.origin == "on by inv_reversion, 6 of 6 steps trained"
     assert words.read(workdir, "another").settings.model == "another"
 

@@ -6,6 +6,7 @@ import tiny
 
 from reversion_jax.models import presets
 from reversion_jax.weights import folder, names
+from reversion_jax.weights.save import save
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -22,7 +23,7 @@ def ours(tmp_path_factory):
 def saved(ours, tmp_path_factory):
     """Our model as our `save` writes it, so that every comparison is also one of the export."""
     path = tmp_path_factory.mktemp("saved")
-    folder.save(path, ours, np.float32)
+    save(path, ours, np.float32)
     return path
 
 
@@ -56,7 +57,7 @@ def test_pipeline_reads_prompts_as_we_do(ours, saved, inputs):
 
 
 def test_half_precision_export_loads(ours, tmp_path):
-    folder.save(tmp_path, ours, np.float16)
+    save(tmp_path, ours, np.float16)
     unet = torch_tiny.pipeline(tmp_path).unet
     kernel = ours.params["unet"]["conv_in"]["kernel"]
     np.testing.assert_allclose(unet.conv_in.weight.detach().numpy().transpose(2, 3, 1, 0), kernel, rtol=1e-3)

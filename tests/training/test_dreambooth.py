@@ -16,6 +16,7 @@ from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runs.checkpoints import Checkpoints
 from reversion_jax.training import dreambooth
 from reversion_jax.weights import folder
+from reversion_jax.weights.save import save
 
 RECIPE = dreambooth.Recipe(word="on", steps=6, batch_size=2, learning_rate=1e-3, checkpoints=3)
 
@@ -111,7 +112,7 @@ def test_they_count_by_their_weight(made):
 def test_what_is_saved_draws_the_word(made, whole, tmp_path):
     _, sd, tokenizer, _ = made
     trained = sd._replace(params={**sd.params, "unet": whole[1]})
-    folder.save(tmp_path / "model", trained, dtype=np.float32)
+    save(tmp_path / "model", trained, dtype=np.float32)
     sampling = generate.Sampling(num_steps=2, guidance_scale=3.0, resolution=16, batch_size=1)
     models = (sd, trained, folder.load(tmp_path / "model"))
     images = [generate.draw(model, tokenizer, ["cat on dog"], [0], sampling=sampling) for model in models]

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from reversion_jax.drawing import generate
 from reversion_jax.runtime.errors import Caution
 from reversion_jax.weights import compvis, floats, folder, names, vae_file
+from reversion_jax.weights.save import save
 from reversion_jax.weights.variant import Variant
 
 
@@ -28,7 +29,7 @@ def rewrite(path, part, change):
 
 
 def test_save_and_load_are_inverse(recorded, tmp_path):
-    folder.save(tmp_path, recorded.model, np.float32)
+    save(tmp_path, recorded.model, np.float32)
     again = folder.load(tmp_path)
     assert again[:2] == recorded.model[:2]
     tiny.assert_same_params(again.params, recorded.model.params)
@@ -43,7 +44,7 @@ def test_save_and_load_are_inverse(recorded, tmp_path):
 
 
 def test_saving_over_itself(copy):
-    folder.save(copy, folder.load(copy), np.float32)
+    save(copy, folder.load(copy), np.float32)
     folder.load(copy)
 
 
@@ -225,7 +226,7 @@ def test_other_families_are_called_by_name(file, change, family, copy):
 def test_save_refuses_parameters_of_another_config(recorded, tmp_path):
     params = {**recorded.model.params, "vae": {}}
     with pytest.raises(ValueError, match="vae parameters"):
-        folder.save(tmp_path / "out", recorded.model._replace(params=params))
+        save(tmp_path / "out", recorded.model._replace(params=params))
     assert not (tmp_path / "out").exists()
 
 
@@ -337,7 +338,7 @@ def vae(request, recorded, tmp_path):
     """Another VAE in a form that it comes in: where it lies, and its weights in our names."""
     place = shutil.copytree(recorded.folder, tmp_path / "other")
     shifted = jax.tree.map(lambda x: np.asarray(x) + np.float32(0.01), recorded.model.params["vae"])
-    folder.save(place, recorded.model._replace(params={**recorded.model.params, "vae": shifted}), np.float32)
+    save(place, recorded.model._replace(params={**recorded.model.params, "vae": shifted}), np.float32)
     if "folder" in request.param:
         return (place / "vae" if request.param == "its folder" else place), shifted
     prefix = "" if request.param == "a file" else "first_stage_model."
