@@ -31,7 +31,7 @@ def measure(runs: int, at_once: int, steps: int) -> list[float]:
     c = settings.get_config()
     c.model, c.relation, c.verb_weight = settings.MINIATURE, "hug", 0.8
     if at_once:
-        c.runs, c.runs_at_once = tuple({"seed": seed} for seed in range(runs)), at_once
+        c.runs, c.samples_at_once = tuple({"seed": seed} for seed in range(runs)), 8 * at_once
     seconds = []
     for seed in range(1 if at_once else runs):
         c.seed = seed

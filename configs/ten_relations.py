@@ -3,8 +3,8 @@
     python -m reversion_jax.train --config configs/ten_relations.py
 
 with pictures and text.json of each in exemplars/<relation> (see README.md). Each relation's results go to
-runs/ten_relations/<relation>, which `sample` and `export` take for --workdir. Twenty samples go through the networks
-together: where memory does not suffice, --config.runs_at_once=5 (or fewer) has them go in groups, with the same result.
+runs/ten_relations/<relation>, which `sample` and `export` take for --workdir. A step has 80 samples: as many as the
+memory holds go through the networks together, or --config.samples_at_once=8. The result is the same.
 The same on the miniature, with exemplars that it draws:
 
     python -m reversion_jax.train --config configs/ten_relations.py --config.model=miniature --workdir runs/ten

@@ -44,19 +44,23 @@ class Settings:
     rows_per_token: int = 1  # embedding rows of each of <R> and <R-inv>
     devices: int = 0  # maximum number of devices, which share the samples evenly; 0: all
     weight_shards: int = 1  # devices that hold the weights together, where memory asks for it; above 1 needs remat
-    precision: str = "float32"  # of the frozen text encoder and UNet; "bfloat16" needs half the memory and less time
+    # Of the frozen networks: "float32", "tensorfloat32", "bfloat16" or "float16", see runtime/precision.py; "auto" is
+    # bfloat16 on TPUs and GPUs that have it, float16 on other GPUs, float32 on CPUs.
+    precision: str = "auto"
     remat: bool = False  # True: a quarter of the activations' memory for a third more of the UNet's work
     seed: int = 0  # of the training's noise, timesteps, exemplars and words
 
     # Several runs in one program, each with these settings but for its own, such as
     # ({"relation": "hug"}, {"relation": "on", "verb_weight": 0.2}). OF_RUN lists what a run may have of its own.
     runs: tuple = ()
-    runs_at_once: int = OPEN  # maximum number of runs per pass through the networks; 0: all (default), miniature 5
 
     # Optimisation: AdamW on the rows alone, constant rate (RV).
     steps: int = OPEN  # optimiser steps: 3000, miniature 400
-    batch_size: int = OPEN  # samples of a micro-batch, which share their positives: 2, miniature 8
-    accumulation: int = OPEN  # micro-batches a step: 4, miniature 1
+    batch_size: int = OPEN  # samples of a group, which share the words of the control loss: 2, miniature 8
+    accumulation: int = OPEN  # groups a step, whose losses are averaged: 4, miniature 1
+    # Samples, of all runs, that go through the networks together. It decides the memory of a step, and no number but
+    # by rounding. 0: as many as the memory holds (default), miniature 40.
+    samples_at_once: int = OPEN
     resolution: int = OPEN  # px, both sides: 512, miniature 64
     height: int = 0  # px, where pictures are not square; 0: the resolution
     width: int = 0
@@ -96,7 +100,7 @@ class Settings:
     judged_prompts: int = OPEN  # of drawn exemplars: unseen pairs that the judge looks at; 0: none, miniature 64
 
     # Sampling, for previews and as the defaults of `sample`.
-    sampler: str = "ddim"  # see diffusion/samplers.py for the others
+    sampler: str = "auto"  # the model's own; or "ddim" or another of diffusion/samplers.py
     sample_steps: int = OPEN  # 50, miniature 20
     guidance_scale: float = OPEN  # 7.5, miniature 3
     negative_prompt: str = ""
@@ -117,7 +121,7 @@ FOR_SD15: Mapping[str, Any] = {
     "learning_rate": 2e-3,
     "prepositions": "prepositions",
     "verbs": "verbs",
-    "runs_at_once": 0,
+    "samples_at_once": 0,
     "checkpoint_every_steps": 500,
     "preview_every_steps": 500,
     "judged_prompts": 0,
@@ -143,7 +147,7 @@ OF_RUN = (
 
 # What may change when a run is taken up again, because it does not touch what is learned.
 FREE = (
-    *("devices", "weight_shards", "remat", "runs_at_once", "steps", "steps_per_dispatch"),
+    *("devices", "weight_shards", "remat", "samples_at_once", "steps", "steps_per_dispatch"),
     *("checkpoint_every_steps", "preview_every_steps", "preview_prompts", "preview_seed", "judged_prompts"),
     *("sample_steps", "sampler", "guidance_scale", "negative_prompt", "sample_batch"),
 )
@@ -188,11 +192,19 @@ def settle(config: ConfigDict | Settings, own: Mapping[str, Any] | None = None) 
 
 
 def _frozen(config: ConfigDict) -> Settings:
-    values = config.copy_and_resolve_references().to_dict()
+    values = renamed(config.copy_and_resolve_references().to_dict())
     known = {field.name for field in dataclasses.fields(Settings)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(no_setting(unknown[0]))
     return Settings(**values)
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as version 0.3 had them, by today's names; `values` is changed."""
+    runs = values.pop("runs_at_once", None)  # whose samples of one group went through the networks together
+    if runs and not values.get("samples_at_once"):
+        values["samples_at_once"] = runs * (values.get("batch_size") or FOR_SD15["batch_size"])
+    return values
 
 
 def no_setting(name: str) -> str:
@@ -263,8 +275,8 @@ def check(c: Settings) -> None:
     if c.weight_shards > 1 and not c.remat:
         raise ValueError(f"config.weight_shards={c.weight_shards} saves memory only with config.remat=True: set both")
     not_negative = (
-        "runs_at_once preview_every_steps judged_prompts suppressor_sigma_px learning_rate weight_decay denoise_weight "
-        "control_weight guidance_scale devices clip_skip height width"
+        "samples_at_once preview_every_steps judged_prompts suppressor_sigma_px learning_rate weight_decay "
+        "denoise_weight control_weight guidance_scale devices clip_skip height width"
     )
     need(not_negative, lambda value: value >= 0, "must not be negative")
     need("verb_weight inverse_share", lambda value: 0 <= value <= 1, "must be between 0 and 1")
@@ -277,7 +289,7 @@ def check(c: Settings) -> None:
     if c.denoise_weight == c.control_weight == 0:
         raise ValueError("config.denoise_weight and config.control_weight are both 0: nothing would be learned")
     choices = {
-        "precision": ("float32", "bfloat16"),
+        "precision": ("auto", "float32", "tensorfloat32", "bfloat16", "float16"),
         "negatives": ("prompts", "vocabulary"),
         "suppressor_target": ("pixels", "noisy_latents"),
         "resize": ("squash", "crop", "pad"),

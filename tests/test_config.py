@@ -45,10 +45,17 @@ def test_the_miniature_gets_sizes_that_suit_it():
     c.model = settings.MINIATURE
     c = settings.settle(c, own_settings.read(c.model))
     assert (c.resolution, c.steps, c.exemplars, c.suppressor_sigma_px) == (64, 400, "drawn", 0.25)
-    assert (c.batch_size, c.accumulation, c.learning_rate, c.runs_at_once) == (8, 1, 3e-3, 5)
+    assert (c.batch_size, c.accumulation, c.learning_rate, c.samples_at_once) == (8, 1, 3e-3, 40)
     assert (c.prepositions, c.verbs, c.stop_words) == ("miniature_prepositions", "miniature_verbs", "stop_words")
     assert (c.sample_steps, c.guidance_scale, c.sample_batch, c.judged_prompts) == (20, 3, 16, 64)
     assert (c.checkpoint_every_steps, c.preview_every_steps, len(c.preview_prompts)) == (100, 200, 16)
+
+
+def test_a_config_of_an_earlier_version_keeps_its_meaning():
+    c = load("hug")
+    c.batch_size, c.accumulation, c.runs_at_once = 4, 2, 3
+    c = settings.settle(c)
+    assert (c.batch_size, c.accumulation, c.samples_at_once) == (4, 2, 12)
 
 
 def test_what_is_given_stays():

@@ -16,14 +16,14 @@ from reversion_jax.inversion.arrays import SHARED, Data
 class StepConfig:
     """What shapes the compiled step, the same for all runs."""
 
-    batch_size: int  # N
-    accumulation: int  # M
+    batch_size: int  # G, samples of a group, which share their words in the control loss
+    accumulation: int  # groups of a step: its N = batch_size * accumulation samples
     positives_per_sample: int
     rows_per_token: int  # S; the first S of a run's P rows are <R>'s
     vocabulary_negatives: int = 0  # a sample; 0: negatives are the prompts' own words
     blur_noisy_latents: bool = False
     remat: bool = False
-    runs_at_once: int = 0  # through the networks together; 0: all
+    samples_at_once: int = 0  # of all runs', through the networks together; 0: all
     adam_b1: float = 0.9
     adam_b2: float = 0.999
     adam_eps: float = 1e-8
@@ -83,14 +83,13 @@ def draw_sample(key: jax.Array, data: Data, hyper: Hyperparameters, schedule: Sc
 
 def draw_batch(
     step: jax.Array,
-    micro: jax.Array,
     data: Data,
     hyper: Hyperparameters,
     schedule: Schedule,
     config: StepConfig,
 ) -> Sample:
-    """A micro-batch [R, N, ...]; each sample depends on (the run's seed, step, its index in the batch) alone."""
-    index = micro * config.batch_size + jnp.arange(config.batch_size)
+    """A step's samples [R, N, ...]; each depends on (the run's seed, step, its index in the step) alone."""
+    index = jnp.arange(config.batch_size * config.accumulation)
 
     def of_run(data: Data, hyper: Hyperparameters) -> Sample:
         key = jax.random.fold_in(jax.random.key(hyper.seed), step)

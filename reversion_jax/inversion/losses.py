@@ -53,7 +53,7 @@ def control(
     """λ_verb · steering(verbs) + (1 − λ_verb) · steering(prepositions) (Inv-ReVersion Eq. 4–7).
 
     rows [..., S, D] are those of <R>; words [..., K, D] with bool masks [..., K]; verb_weight λ_verb and
-    temperature γ [...] or scalars. Returns [...], one value a run and micro-batch: the mean over the S rows.
+    temperature γ [...] or scalars. Returns [...], one value a run and group of samples: the mean over the S rows.
     λ_verb = 0 is ReVersion's steering loss (Eq. 3).
     """
 

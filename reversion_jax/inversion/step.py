@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import losses, networks
-from reversion_jax.inversion.arrays import SHARED, Data
+from reversion_jax.inversion.arrays import Data
 from reversion_jax.inversion.draws import Hyperparameters, Sample, StepConfig, draw_batch
 from reversion_jax.inversion.suppressor import gaussian_blur
 from reversion_jax.models.clip import token_table
-from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.presets import ModelConfig, compute_dtype
 from reversion_jax.runtime.parallel import over_samples, whole
 
 
@@ -48,12 +48,6 @@ def init_state(initial_rows: jax.Array, config: StepConfig) -> State:
     return State(jnp.array(initial_rows, jnp.float32), moments, jnp.zeros((), jnp.int32))
 
 
-def _token_states(table: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Frozen rows of token ids, pooled over a micro-batch: [R, N, k] -> [R, N * k, D] and their mask."""
-    ids = ids.reshape(ids.shape[0], -1)
-    return jnp.take(table, jnp.maximum(ids, 0), axis=0), ids >= 0
-
-
 def _predict(
     params: Any,
     trainable: jax.Array,
@@ -64,13 +58,89 @@ def _predict(
     model: ModelConfig,
     remat: bool,
 ) -> jax.Array:
-    """The networks: rows [N, P, D], a sample's own, ids [N, L], noisy latents [N, H, W, C] -> the UNet's output."""
+    """The networks: rows [K, P, D], a sample's own, ids [K, L], noisy latents [K, H, W, C] -> the UNet's output."""
     states = networks.encode_text(params, model, ids, trainable)
     return networks.predict(params, model, noisy, timesteps, states, remat)
 
 
-def micro_batch_loss(
-    trainable: jax.Array,
+class _Seen(NamedTuple):
+    """What the networks see of K samples, of one run or of several, and what they should answer."""
+
+    rows: jax.Array  # [K, P, D], those of each sample's run
+    ids: jax.Array  # [K, L]
+    noisy: jax.Array  # [K, H, W, C]
+    timestep: jax.Array  # [K]
+    target: jax.Array  # [K, H, W, C]
+
+
+def _see(rows: jax.Array, batch: Sample, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> _Seen:
+    """The samples [R, N, ...] of all runs, as the R * N that the networks see."""
+    runs, samples = batch.ids.shape[:2]
+    flat = lambda x: x.reshape(runs * samples, *x.shape[2:])
+    latents, noise, timestep = flat(batch.latents), flat(batch.noise), flat(batch.timestep)
+    noisy = schedule.add_noise(latents, noise, timestep)
+    if config.blur_noisy_latents:
+        noisy = flat(jax.vmap(gaussian_blur)(noisy.reshape(batch.latents.shape), hyper.latent_sigma))
+    of_samples = flat(jnp.broadcast_to(rows[:, None], (runs, samples, *rows.shape[1:])))
+    return _Seen(of_samples, flat(batch.ids), noisy, timestep, schedule.training_target(latents, noise, timestep))
+
+
+def _denoising(
+    seen: _Seen, params: Any, model: ModelConfig, config: StepConfig, mesh: Mesh | None
+) -> tuple[jax.Array, jax.Array]:
+    """Each sample's loss (Eq. 1, 2, 8) and its gradient by the sample's own copy of the rows: [K], [K, P, D]."""
+    predict: Callable[..., jax.Array] = partial(_predict, model=model, remat=config.remat)
+    if mesh is not None:
+        predict = over_samples(predict, mesh)
+
+    # The loss is a mean, so its gradient by one number is small: in float16 it would vanish.
+    scale = float(np.prod(seen.target.shape[1:])) / 16 if compute_dtype(params) == jnp.float16 else 1.0
+
+    def loss(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        each = losses.denoising(predict(params, rows, seen.ids, seen.noisy, seen.timestep), seen.target)
+        return scale * jnp.sum(each), each
+
+    gradients, each = jax.grad(loss, has_aux=True)(seen.rows)
+    return each, gradients / scale
+
+
+def _in_pieces(function: Callable[[_Seen], Any], seen: _Seen, size: int) -> Any:
+    """`function` of all samples, computed for `size` of them after another (0: at once).
+
+    The last piece is filled up with the first samples, whose second results are dropped.
+    """
+    samples = len(seen.ids)
+    if not 0 < size < samples:
+        return function(seen)
+    members = np.resize(np.arange(samples), (-(-samples // size), size))
+    results = jax.lax.map(function, jax.tree.map(lambda x: x[members], seen))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:samples], results)
+
+
+def _control(
+    rows: jax.Array, batch: Sample, table: jax.Array, hyper: Hyperparameters, config: StepConfig
+) -> tuple[jax.Array, jax.Array]:
+    """The control loss (Eq. 4-7) summed over runs, and of each: the mean over the groups that share their words."""
+
+    def words(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Frozen rows of token ids, pooled over each group: [R, N, k] -> [R, N / G, G * k, D], and their mask."""
+        pooled = ids.reshape(len(ids), config.accumulation, -1)
+        return jnp.take(table, jnp.maximum(pooled, 0), axis=0), pooled >= 0
+
+    of_groups = losses.control(
+        rows[:, None, : config.rows_per_token],
+        *words(batch.verbs),
+        *words(batch.prepositions),
+        *words(batch.negatives),
+        hyper.verb_weight[:, None],
+        hyper.temperature[:, None],
+    )
+    each = of_groups.mean(axis=1)
+    return jnp.sum(each), each
+
+
+def gradients(
+    rows: jax.Array,
     batch: Sample,
     params: Any,
     hyper: Hyperparameters,
@@ -79,53 +149,21 @@ def micro_batch_loss(
     config: StepConfig,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """Eq. 10 summed over runs, which do not share rows, so that each gets the gradient of its own loss.
+    """The gradient [R, P, D] of Eq. 10 for a step's samples [R, N, ...], and its losses. Runs share nothing.
 
-    The networks run on the mesh's devices, each on its share of all runs' samples; the rest is small, and on each.
+    The networks run on the mesh's devices, each on its share of `samples_at_once`; the rest is small, and on each. How
+    many go through the networks at once changes the memory that a step needs, and no number but by rounding.
     """
-    runs, size = batch.ids.shape[:2]
-    flat = lambda x: x.reshape(runs * size, *x.shape[2:])
-    noisy = schedule.add_noise(flat(batch.latents), flat(batch.noise), flat(batch.timestep))
-    if config.blur_noisy_latents:
-        blurred = jax.vmap(gaussian_blur)(noisy.reshape(batch.latents.shape), hyper.latent_sigma)
-        noisy = flat(blurred)
-    predict: Callable[..., jax.Array] = partial(_predict, model=model, remat=config.remat)
-    if mesh is not None:
-        predict = over_samples(predict, mesh)
-    # One copy of the rows per sample; summing their gradients is the only communication between devices.
-    of_samples = flat(jnp.broadcast_to(trainable[:, None], (runs, size, *trainable.shape[1:])))
-    predicted = predict(params, of_samples, flat(batch.ids), noisy, flat(batch.timestep))
-    target = schedule.training_target(flat(batch.latents), flat(batch.noise), flat(batch.timestep))
-    denoising = losses.denoising(predicted, target).reshape(runs, size).mean(axis=1)
-
-    table = token_table(params)
-    control = losses.control(
-        trainable[:, : config.rows_per_token],
-        *_token_states(table, batch.verbs),
-        *_token_states(table, batch.prepositions),
-        *_token_states(table, batch.negatives),
-        hyper.verb_weight,
-        hyper.temperature,
-    )
-    total = hyper.denoise_weight * denoising + hyper.control_weight * control
-    return jnp.sum(total), Metrics(denoising, control)
-
-
-def _in_groups(function: Callable, size: int, rows: jax.Array, data: Data, hyper: Hyperparameters) -> Any:
-    """`function(rows, data, hyper)` of R runs, computed for `size` of them after another; what it returns is [R, ...].
-
-    The last group is filled up with the first runs, whose second results are dropped.
-    """
-    runs = len(rows)
-    if not 0 < size < runs:
-        return function(rows, data, hyper)
-    members = np.resize(np.arange(runs), (-(-runs // size), size))
-    shared = {name: getattr(data, name) for name in SHARED}
-    without: dict[str, Any] = dict.fromkeys(SHARED)
-    of_runs = (rows, data._replace(**without), hyper)
-    grouped = jax.tree.map(lambda x: x[members], of_runs)
-    results = jax.lax.map(lambda group: function(group[0], group[1]._replace(**shared), group[2]), grouped)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:runs], results)
+    runs, samples = batch.ids.shape[:2]
+    seen = _see(rows, batch, hyper, schedule, config)
+    denoise = partial(_denoising, params=params, model=model, config=config, mesh=mesh)
+    each, towards = _in_pieces(denoise, seen, config.samples_at_once)
+    # Summing the samples' gradients is the only communication between devices.
+    towards = towards.reshape(runs, samples, *rows.shape[1:]).mean(axis=1)
+    steered, control = jax.grad(_control, has_aux=True)(rows, batch, token_table(params), hyper, config)
+    of_run = lambda weight: weight[:, None, None]
+    total = of_run(hyper.denoise_weight) * towards + of_run(hyper.control_weight) * steered
+    return total, Metrics(each.reshape(runs, samples).mean(axis=1), control)
 
 
 def train_step(
@@ -138,28 +176,12 @@ def train_step(
     config: StepConfig,
     mesh: Mesh | None = None,
 ) -> tuple[State, Metrics]:
-    """One AdamW step of every run, over `accumulation` micro-batches whose losses are averaged."""
-
-    def gradients(micro: jax.Array, rows: jax.Array, data: Data, hyper: Hyperparameters) -> tuple[jax.Array, Metrics]:
-        batch = draw_batch(state.step, micro, data, hyper, schedule, config)
-        if mesh is not None:
-            # Replicated: sharding this small computation would only add collectives.
-            batch = whole(batch, mesh)
-        loss = partial(micro_batch_loss, model=model, schedule=schedule, config=config, mesh=mesh)
-        return jax.grad(loss, has_aux=True)(rows, batch, params, hyper)
-
-    def micro_step(totals: tuple[jax.Array, Metrics], micro: jax.Array) -> tuple[tuple[jax.Array, Metrics], None]:
-        of_runs = _in_groups(partial(gradients, micro), config.runs_at_once, state.rows, data, hyper)
-        return jax.tree.map(jnp.add, totals, of_runs), None
-
-    nothing = jnp.zeros(len(state.rows))
-    totals = (jnp.zeros_like(state.rows), Metrics(nothing, nothing))
-    if config.accumulation == 1:
-        totals, _ = micro_step(totals, jnp.zeros((), jnp.int32))
-    else:
-        totals, _ = jax.lax.scan(micro_step, totals, jnp.arange(config.accumulation))
-    grads, metrics = jax.tree.map(lambda x: x / config.accumulation, totals)
-
+    """One AdamW step of every run."""
+    batch = draw_batch(state.step, data, hyper, schedule, config)
+    if mesh is not None:
+        # Replicated: sharding this small computation would only add collectives.
+        batch = whole(batch, mesh)
+    grads, metrics = gradients(state.rows, batch, params, hyper, model, schedule, config, mesh)
     optimiser = _optimiser(config, hyper.weight_decay[:, None, None])
     updates, moments = optimiser.update(grads, state.moments, state.rows)
     # Rows of <R-inv> that no prompt holds would still decay: they stay as they are.

@@ -61,13 +61,17 @@ def read_settings(folder: epath.Path) -> tuple[Settings, dict[str, Any]]:
     try:
         values = files.from_json(path.read_text())
         origin = values.pop(_ORIGIN, {})
-        return config.from_dict(_renamed(values)), origin
+        return config.from_dict(_renamed(values, origin)), origin
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): restore it, or train again in another --workdir") from error
 
 
-def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as runs before version 0.2 wrote them, by today's names."""
+def _renamed(values: dict[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as runs before version 0.4 wrote them, by today's names."""
+    is_old = "runs_at_once" in values
+    if is_old and values.get("precision") == "float32" and origin.get("device", "cpu") != "cpu":
+        values["precision"] = "tensorfloat32"  # which it was there, without a word
+    values = config.renamed({"sampler": "ddim", **values})
     if values.get("exemplars") == "":
         values["exemplars"] = config.DRAWN
     return values

@@ -38,8 +38,8 @@ def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
             if "RESOURCE_EXHAUSTED" not in str(error):  # JAX's and XLA's word for it
                 raise
             _fail(
-                "not enough memory on the device: try bfloat16 (--config.precision, --precision), a smaller batch_size "
-                "or, in training, --config.remat=True"
+                "not enough memory on the device: in training try --config.samples_at_once=1, then "
+                "--config.remat=True; in drawing --batch_size=1; bfloat16 or float16 in place of float32"
             )
         except KeyboardInterrupt as stop:
             print(stop if stop.args else "stopped", file=sys.stderr)
@@ -105,5 +105,6 @@ def _show(others: Callable[..., None], message: Warning | str, category: type[Wa
 
 
 def _fail(message: object) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    # What it tells of a user's file may hold lines of its own.
+    print("error: " + re.sub(r"\s*\n\s*", " ", str(message)), file=sys.stderr)
     sys.exit(2)

@@ -51,6 +51,11 @@ def any_process(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def agreed(number: int) -> int:
+    """The first process's number, for all of them; all have to ask."""
+    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.array(number)))
+
+
 def make_mesh(samples: int, devices: int = 0, weight_shards: int = 1) -> Mesh:
     """A mesh of the most devices that share `samples` evenly, of the first `devices` (0: all there are).
 
@@ -66,13 +71,13 @@ def make_mesh(samples: int, devices: int = 0, weight_shards: int = 1) -> Mesh:
     if not count:
         raise ValueError(
             f"weight_shards={weight_shards} devices cannot share {samples} samples evenly, or are more than the "
-            f"{len(available)} there are: set another, or make config.batch_size a multiple of it"
+            f"{len(available)} there are: set another, or make config.samples_at_once a multiple of it"
         )
     busy = {device.process_index for device in available[:count]}
     if len(busy) < jax.process_count():
         raise ValueError(
             f"{samples} samples keep {len(busy)} of {jax.process_count()} processes busy: start as many, or set "
-            f"config.batch_size to a multiple of {len(jax.devices())}"
+            f"config.samples_at_once to a multiple of {len(jax.devices())}"
         )
     return Mesh(np.array(available[:count]).reshape(-1, weight_shards), _AXES)
 

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from reversion_jax.config import Settings
 from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.inversion.arrays import SHARED, Data
+from reversion_jax.inversion.draws import Hyperparameters, StepConfig
 from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.inversion.suppressor import gaussian_blur
+from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE, VAEConfig
 from reversion_jax.runtime.errors import warn
@@ -27,12 +30,26 @@ def _encode(params: Any, images: jax.Array, sigma_px: jax.Array, config: VAEConf
 
 
 def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: float) -> tuple[jax.Array, jax.Array]:
-    """The low-passed pictures' scaled posterior: images [E, H, W, 3] -> mean and std [E, H/8, W/8, C]."""
+    """The low-passed pictures' scaled posterior: images [E, H, W, 3] -> mean and std [E, H/8, W/8, C].
+
+    ValueError if they are not finite.
+    """
     padded = np.resize(images, (len(images) + -len(images) % _ENCODE_BATCH, *images.shape[1:]))
     batches = np.split(padded, range(_ENCODE_BATCH, len(padded), _ENCODE_BATCH))
     parts = [_encode(vae_params, batch, np.float32(sigma_px), config) for batch in batches]
     mean, std = (jnp.concatenate(part)[: len(images)] for part in zip(*parts, strict=True))
+    if not (jnp.isfinite(mean).all() and jnp.isfinite(std).all()):
+        raise ValueError(
+            "the VAE makes NaN of the exemplars, although its weights are finite: take another by config.vae"
+        )
     return mean, std
+
+
+def blank_posterior(config: VAEConfig, images: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Zeros of the shape of the pictures' posterior, until there are weights to compute it by."""
+    count, height, width, _ = images.shape
+    zeros = jnp.zeros((count, height // config.downscale, width // config.downscale, config.latent_channels))
+    return zeros, zeros
 
 
 def prompt_ids(
@@ -73,25 +90,19 @@ def neutral_ids(
 def prepare_run(
     exemplars: Exemplars,
     tokenizer: Tokenizer,
-    vae_params: Any,
-    vae_config: VAEConfig,
+    latents: tuple[jax.Array, jax.Array],
     *,
     prepositions: Sequence[str],
     verbs: Sequence[str],
     stop_words: Sequence[str],
     inverse: bool,
-    sigma_px: float,
     steers_to_verbs: bool = True,
 ) -> Data:
-    """The data of a single run, with R = 1; see `Data`.
+    """The data of a single run, with R = 1; see `Data`. `latents`: its pictures' posterior.
 
     If the run does not steer towards verbs, they count as negatives.
     """
-    mean, std = posterior(vae_params, vae_config, exemplars.images, sigma_px)
-    if not (jnp.isfinite(mean).all() and jnp.isfinite(std).all()):
-        raise ValueError(
-            "the VAE makes NaN of the exemplars, although its weights are finite: take another by config.vae"
-        )
+    mean, std = latents
     names = exemplars.names or [f"exemplar {i}" for i in range(len(exemplars.templates))]
     per_image = [
         prompt_ids(templates, tokenizer, inverse=inverse, where=name)
@@ -132,3 +143,34 @@ def join_runs(runs: Sequence[Data]) -> Data:
         return jnp.concatenate([jnp.pad(array, m) for array, m in zip(arrays, missing, strict=True)])
 
     return Data(*[join(name) for name in Data._fields])
+
+
+def step_config(config: Settings, blurs: bool) -> StepConfig:
+    """What shapes the compiled step. `blurs`: whether any run filters noisy latents."""
+    return StepConfig(
+        batch_size=config.batch_size,
+        accumulation=config.accumulation,
+        positives_per_sample=config.positives_per_sample,
+        rows_per_token=config.rows_per_token,
+        vocabulary_negatives=config.vocabulary_negatives_per_sample if config.negatives == "vocabulary" else 0,
+        remat=config.remat,
+        samples_at_once=config.samples_at_once,
+        blur_noisy_latents=blurs,
+        adam_b1=config.adam_b1,
+        adam_b2=config.adam_b2,
+        adam_eps=config.adam_eps,
+    )
+
+
+def hyperparameters(runs: Sequence[Settings], sizes: ModelConfig) -> Hyperparameters:
+    """What differs between runs, as arrays [R]."""
+
+    def of_run(name: str, run: Settings) -> float:
+        if name != "latent_sigma":
+            return getattr(run, name)
+        return run.suppressor_sigma_px / sizes.vae.downscale if run.suppressor_target == "noisy_latents" else 0.0
+
+    kinds = {name: jnp.uint32 if name == "seed" else jnp.float32 for name in Hyperparameters._fields}
+    return Hyperparameters(
+        **{name: jnp.array([of_run(name, run) for run in runs], kind) for name, kind in kinds.items()}
+    )

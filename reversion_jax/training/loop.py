@@ -28,6 +28,7 @@ from reversion_jax.training.watch import Progress, Watcher
 from reversion_jax.weights import own_settings
 
 OnProgress = Callable[[Progress], None]
+_LARGE = 3e8  # numbers of a model: Stable Diffusion has 1.1e9
 
 
 @contextlib.contextmanager
@@ -92,6 +93,21 @@ def _next_stop(config: Settings, done: int) -> int:
     return min(config.steps_per_dispatch, config.steps - done, *(n - done % n for n in every))
 
 
+def _takes_seconds(job: Job) -> bool:
+    """Whether a step takes seconds: that of a whole Stable Diffusion on a CPU."""
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(job.sd.params))
+    return job.mesh.devices.flat[0].platform == "cpu" and numbers > _LARGE
+
+
+def _tell_how_long(job: Job, state: step.State, began: float) -> None:
+    """Says how long the run will take, from a step that began then."""
+    jax.block_until_ready(state.rows)
+    a_step = time.perf_counter() - began
+    hours = a_step * (job.config.steps - int(state.step)) / 3600
+    if is_first():
+        print(f"a step takes {a_step:.0f} s on this CPU, so that the run takes {hours:.1f} hours: a GPU takes minutes")
+
+
 def _train_steps(
     job: Job,
     state: step.State,
@@ -106,6 +122,7 @@ def _train_steps(
     config, done = job.config, int(state.step)
     preview_every = config.preview_every_steps or config.checkpoint_every_steps
     watcher = Watcher(job, workdir, done, on_progress)
+    first, slow = done, _takes_seconds(job)
 
     def keep(state: step.State) -> None:
         watcher.flush()
@@ -115,8 +132,10 @@ def _train_steps(
 
     with watcher.bar:
         while done < config.steps and not stopped():
-            count = _next_stop(config, done)
+            count, began = 1 if slow else _next_stop(config, done), time.perf_counter()
             state, metrics = advance(job, state, count, config.steps_per_dispatch)
+            if slow and done == first + 1:  # the one before was compiled
+                _tell_how_long(job, state, began)
             still_ours()
             # A copy: the state's own buffers are given to the next dispatch.
             watcher.push(done, count, metrics, jnp.copy(state.rows))
@@ -148,9 +167,9 @@ def train(
     FloatingPointError: diverged; KeyboardInterrupt: stopped by a signal, after a checkpoint.
     """
     own = own_settings.read(config.model)
-    given, config = config, settings.settle(config, own)
+    given, config = config, settle(config)
     with owned(workdir) as still_ours:
-        check(config, workdir)
+        config = check(config, workdir)
         return _train(
             config, {key for key in own if getattr(given, key) is None}, workdir, still_ours, on_progress, should_stop
         )
@@ -166,7 +185,7 @@ def _train(
 ) -> np.ndarray:
     """`train` in a folder that is this job's. `from_model`: the settings that the model's own folder decided."""
     started = time.time()
-    job = prepare(config)
+    job = prepare(config, compile_ahead=True)
     say = print if is_first() else lambda *_, **__: None
     say(describe(job, from_model), flush=True)
     say(f"loaded in   {time.time() - started:.0f} s; results go to {workdir}", flush=True)

@@ -1,9 +1,9 @@
 """Prepares training: exemplars, model and settings become what the steps read."""
 
+import contextlib
 import dataclasses
-import importlib.metadata
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,14 @@ from reversion_jax.miniature import scenes
 from reversion_jax.models.clip import token_table
 from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
-from reversion_jax.runtime import files, parallel
-from reversion_jax.training import inputs
+from reversion_jax.runtime import files, parallel, precision
+from reversion_jax.training import ahead, inputs, memory
 from reversion_jax.weights import embeddings, folder, own_settings
-from reversion_jax.weights.fingerprint import fingerprint
-from reversion_jax.weights.load import load_model
-from reversion_jax.weights.resolve import read_config, resolve
+from reversion_jax.weights.load import open_model, read_weights
+from reversion_jax.weights.resolve import read_config
 from reversion_jax.weights.variant import Variant
 
 _PREVIEWS = 8  # of a model without preview prompts of its own
-_PACKAGES = ("reversion_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +57,13 @@ class Job:
     step_config: StepConfig
     first_rows: jax.Array  # [R, P, D]
     mesh: Mesh
+    compiled: "Future[Any] | None" = None  # done when the step is compiled, if that was begun ahead
 
 
 def settle(config: ConfigDict | Settings) -> Settings:
-    """The config's settings, what it leaves open being the model's own. ValueError, one line."""
-    return settings.settle(config, own_settings.read(config.model))
+    """The config's settings; what it leaves open is the model's own, and the device's. ValueError, one line."""
+    settled = settings.settle(config, own_settings.read(config.model))
+    return dataclasses.replace(settled, precision=precision.choose(settled.precision))
 
 
 def load_exemplars(config: Settings) -> exemplars.Exemplars:
@@ -92,10 +92,13 @@ def preview_prompts(config: Settings, shown: exemplars.Exemplars) -> tuple[str, 
     return tuple(template.replace("{}", RELATION) for template in ours[::11][:_PREVIEWS])
 
 
-def prepare(config: Settings) -> Job:
-    """Loads and computes, once, what the steps read. ValueError and OSError, one line each, for bad input."""
+def prepare(config: Settings, *, compile_ahead: bool = False) -> Job:
+    """Loads and computes, once, what the steps read. ValueError and OSError, one line each, for bad input.
+
+    compile_ahead: the step is compiled while the weights are read, for `advance` by config.steps_per_dispatch.
+    """
     # What is quickly read comes first: a wrong folder should not cost a download.
-    samplers.get(config.sampler)
+    samplers.check(config.sampler)
     runs = tuple(_load_run(name, own) for name, own in settings.each_run(config).items())
     lists = {name: words.load(getattr(config, name)) for name in ("prepositions", "verbs", "stop_words")}
     given = {run.config.initialiser: _learned(run.config.initialiser) for run in runs}
@@ -103,34 +106,36 @@ def prepare(config: Settings) -> Job:
     _check_sizes(config, sizes, lists)
     for own in filter(None, given.values()):
         _check_first(config, own, sizes)
-    at_once = -(-len(runs) // -(-len(runs) // (config.runs_at_once or len(runs))))  # groups of much the same size
-    mesh = parallel.make_mesh(at_once * config.batch_size, config.devices, config.weight_shards)
-    placeholders = dict.fromkeys(PLACEHOLDERS, config.rows_per_token)
-    sd, tokenizer, _ = load_model(config.model, placeholders, config.precision, mesh, Variant.of(config))
-    prepared = [_inputs(run, sd, tokenizer, lists, given[run.config.initialiser]) for run in runs]
-    data, hypers, first_rows = zip(*prepared, strict=True)
-    static = StepConfig(
-        batch_size=config.batch_size,
-        accumulation=config.accumulation,
-        positives_per_sample=config.positives_per_sample,
-        rows_per_token=config.rows_per_token,
-        vocabulary_negatives=config.vocabulary_negatives_per_sample if config.negatives == "vocabulary" else 0,
-        remat=config.remat,
-        runs_at_once=at_once,
-        blur_noisy_latents=any(h["latent_sigma"] for h in hypers),
-        adam_b1=config.adam_b1,
-        adam_b2=config.adam_b2,
-        adam_eps=config.adam_eps,
-    )
-    hyper = Hyperparameters(
-        **{
-            name: jnp.array([h[name] for h in hypers], jnp.uint32 if name == "seed" else jnp.float32)
-            for name in Hyperparameters._fields
-        }
-    )
-    arrays = (inputs.join_runs(data), hyper, jnp.stack(first_rows))
-    placed, hyper, first = parallel.replicate(arrays, mesh)
-    return Job(config, runs, sd, tokenizer, placed, hyper, static, first, mesh)
+    config = dataclasses.replace(config, precision=precision.choose(config.precision))
+    at_once = memory.samples_at_once(config, sizes, len(runs))
+    config = dataclasses.replace(config, samples_at_once=at_once)
+    mesh = parallel.make_mesh(at_once, config.devices, config.weight_shards)
+    opened, tokenizer = open_model(config.model, dict.fromkeys(PLACEHOLDERS, config.rows_per_token), Variant.of(config))
+    texts = [_texts(run, opened.config, tokenizer, lists) for run in runs]
+    hyper = inputs.hyperparameters([run.config for run in runs], opened.config)
+    static = inputs.step_config(config, bool(hyper.latent_sigma.any()))
+    compiled = None
+    if compile_ahead:
+        compiled = ahead.compile_step(
+            jax.ShapeDtypeStruct(
+                (len(runs), config.rows_per_token * len(PLACEHOLDERS), sizes.text.hidden_size), "float32"
+            ),
+            opened.shapes(precision.dtype(config.precision)),
+            inputs.join_runs(texts),
+            hyper,
+            mesh=mesh,
+            products=precision.products(config.precision),
+            model=opened.config,
+            schedule=opened.schedule,
+            config=static,
+            capacity=config.steps_per_dispatch,
+        )
+    sd = read_weights(opened, config.precision, mesh)
+    with jax.default_matmul_precision(sd.products):
+        data = inputs.join_runs([_with_pictures(run, own, sd) for run, own in zip(runs, texts, strict=True)])
+    first = jnp.stack([_first_rows(run, given[run.config.initialiser], sd, tokenizer) for run in runs])
+    placed, hyper, first = parallel.replicate((data, hyper, first), mesh)
+    return Job(config, runs, sd, tokenizer, placed, hyper, static, first, mesh, compiled)
 
 
 def _load_run(name: str, config: Settings) -> Run:
@@ -175,59 +180,45 @@ def _check_first(config: Settings, given: Mapping[str, np.ndarray], sizes: Model
             )
 
 
-def _first_rows(config: Settings, given: Mapping[str, np.ndarray] | None, sd: Any, tokenizer: Tokenizer) -> jax.Array:
-    """The rows [P, D] that a run starts from: the initialiser's of each token, or a file's. ValueError."""
-    if given is None:
-        words = [tokenizer.word_ids(config.initialiser)] * len(PLACEHOLDERS)
-        return rows.init(token_table(sd.params), words, config.rows_per_token)
-    return jnp.concatenate([jnp.asarray(given.get(token, given[RELATION])) for token in PLACEHOLDERS])
-
-
-def _inputs(
-    run: Run,
-    sd: folder.StableDiffusion,
-    tokenizer: Tokenizer,
-    lists: Mapping[str, Sequence[str]],
-    given: Mapping[str, np.ndarray] | None,
-) -> tuple[Data, dict[str, float], jax.Array]:
-    """A run's data (R = 1), hyperparameters and first rows [P, D]; `given`: those that it goes on from."""
-    config = run.config
-    in_pixels = config.suppressor_target == "pixels"
+@contextlib.contextmanager
+def _naming(run: Run) -> Iterator[None]:
+    """What is wrong with one of several runs is told with its name."""
     try:
-        data = inputs.prepare_run(
-            run.exemplars,
-            tokenizer,
-            sd.params["vae"],
-            sd.config.vae,
-            **lists,
-            inverse=config.inverse_share > 0,
-            steers_to_verbs=config.verb_weight > 0,
-            sigma_px=config.suppressor_sigma_px if in_pixels else 0.0,
-        )
-        first_rows = _first_rows(config, given, sd, tokenizer)
+        yield
     except ValueError as error:
         raise ValueError(f"{run.name}: {error}" if run.name else error) from error
-    hyper = {name: getattr(config, name) for name in Hyperparameters._fields if hasattr(config, name)}
-    hyper["latent_sigma"] = 0.0 if in_pixels else config.suppressor_sigma_px / sd.config.vae.downscale
-    return data, hyper, first_rows
 
 
-def origin(job: Job) -> dict[str, Any]:
-    """Where the job's words come from: the base model and its hash, versions, device."""
-    versions = {name: _version(name) for name in _PACKAGES}
-    return {
-        "model": job.config.model,
-        "model_hash": fingerprint(resolve(job.config.model)),
-        "versions": {"python": platform.python_version(), **versions},
-        "device": jax.devices()[0].device_kind,
-    }
+def _texts(run: Run, sizes: ModelConfig, tokenizer: Tokenizer, lists: Mapping[str, Sequence[str]]) -> Data:
+    """A run's data (R = 1), its pictures not yet encoded."""
+    latents = inputs.blank_posterior(sizes.vae, run.exemplars.images)
+    with _naming(run):
+        return inputs.prepare_run(
+            run.exemplars,
+            tokenizer,
+            latents,
+            **lists,
+            inverse=run.config.inverse_share > 0,
+            steers_to_verbs=run.config.verb_weight > 0,
+        )
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # as this package, where it runs from a checkout
+def _with_pictures(run: Run, texts: Data, sd: folder.StableDiffusion) -> Data:
+    """A run's data with its pictures."""
+    in_pixels = run.config.suppressor_target == "pixels"
+    sigma_px = run.config.suppressor_sigma_px if in_pixels else 0.0
+    with _naming(run):
+        mean, std = inputs.posterior(sd.params["vae"], sd.config.vae, run.exemplars.images, sigma_px)
+    return texts._replace(mean=mean[None], std=std[None])
+
+
+def _first_rows(run: Run, given: Mapping[str, np.ndarray] | None, sd: Any, tokenizer: Tokenizer) -> jax.Array:
+    """The rows [P, D] that a run starts from: the initialiser's of each token, or a file's. ValueError."""
+    if given is None:
+        words = [tokenizer.word_ids(run.config.initialiser)] * len(PLACEHOLDERS)
+        with _naming(run):
+            return rows.init(token_table(sd.params), words, run.config.rows_per_token)
+    return jnp.concatenate([jnp.asarray(given.get(token, given[RELATION])) for token in PLACEHOLDERS])
 
 
 def first_state(job: Job) -> step.State:
@@ -237,15 +228,18 @@ def first_state(job: Job) -> step.State:
 
 def advance(job: Job, state: step.State, count: int, capacity: int) -> tuple[step.State, step.Metrics]:
     """`count` steps of the job in one dispatch, see `step.train_steps`; the state given is used up."""
-    return step.train_steps(
-        state,
-        jnp.int32(count),
-        job.sd.params,
-        job.data,
-        job.hyper,
-        model=job.sd.config,
-        schedule=job.sd.schedule,
-        config=job.step_config,
-        capacity=capacity,
-        mesh=job.mesh,
-    )
+    if job.compiled:
+        job.compiled.result()
+    with jax.default_matmul_precision(job.sd.products):
+        return step.train_steps(
+            state,
+            jnp.int32(count),
+            job.sd.params,
+            job.data,
+            job.hyper,
+            model=job.sd.config,
+            schedule=job.sd.schedule,
+            config=job.step_config,
+            capacity=capacity,
+            mesh=job.mesh,
+        )

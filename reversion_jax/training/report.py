@@ -33,14 +33,15 @@ def describe(job: Job, from_model: Collection[str] = ()) -> str:
         lines += _describe_run(job.runs[0])
     else:
         told = [f"  {run.name}: {_exemplars(run)}, {_method(run.config)}" for run in job.runs[:_TOLD]]
-        at_once = job.step_config.runs_at_once
-        lines += [f"runs        {len(job.runs)} together, {at_once} at once through the networks", *told]
+        lines += [f"runs        {len(job.runs)} together", *told]
         lines += [f"  … and {len(job.runs) - _TOLD} more"] * (len(job.runs) > _TOLD)
     lines += [
         f"learns      {job.first_rows.size:,} numbers: {c.rows_per_token} row(s) each of <R> and <R-inv>"
         + (" for every run" if len(job.runs) > 1 else f", from {c.initialiser!r}"),
-        f"training    {c.steps} steps of {c.batch_size} x {c.accumulation} samples",
-        f"device      {jax.devices()[0].device_kind}" + _shares(job),
+        f"training    {c.steps} steps of {c.batch_size} x {c.accumulation} samples"
+        + (" a run" if len(job.runs) > 1 else "")
+        + f", {c.samples_at_once} at once through the networks",
+        f"device      {jax.devices()[0].device_kind}, networks in {c.precision}" + _shares(job),
     ]
     return "\n".join(lines)
 
@@ -71,7 +72,7 @@ def _method(c: Settings) -> str:
 
 def _shares(job: Job) -> str:
     used, there = job.mesh.size, jax.device_count()
-    samples = job.step_config.runs_at_once * job.config.batch_size
+    samples = job.step_config.samples_at_once
     shards = job.config.weight_shards
     together = f", {shards} hold the weights together" if shards > 1 else ""
     return f", {used} of {there}: each has {samples // used} of {samples} samples{together}" if there > 1 else ""

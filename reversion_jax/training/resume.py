@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
+import platform
 from typing import Any
 
 import jax
@@ -15,19 +17,25 @@ from reversion_jax.inversion import step
 from reversion_jax.runs import checkpoints, folder, history
 from reversion_jax.runs.checkpoints import Checkpoints
 from reversion_jax.runtime.parallel import is_first
-from reversion_jax.training.prepare import Job, first_state, origin
+from reversion_jax.training.prepare import Job, first_state
+from reversion_jax.weights.fingerprint import fingerprint
+from reversion_jax.weights.resolve import resolve
 
+_PACKAGES = ("reversion_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 _REMEDY = "give a new --workdir, or delete that one"
 
 
-def check(config: Settings, workdir: epath.Path) -> None:
-    """ValueError if the folder holds another run, by its settings, or one that cannot go on. Loads nothing large."""
+def check(config: Settings, workdir: epath.Path) -> Settings:
+    """The settings to go on with: what is left to the machine stays as the run began. Loads nothing large.
+
+    ValueError if the folder holds another run, by its settings, or one that cannot go on.
+    """
     kept = checkpoints.steps(workdir / folder.CHECKPOINTS)
     if not kept:
         runs = [workdir / name for name in settings.each_run(config)]
         if learned := [place for place in runs if (place / folder.NEWEST).exists()]:
             raise ValueError(f"{learned[0]} holds learned rows, but no checkpoint to go on from: {_REMEDY}")
-        return
+        return config
     if not (workdir / folder.CONFIG).exists():
         raise ValueError(f"{workdir} holds checkpoints but no {folder.CONFIG}: {_REMEDY}")
     theirs, _ = folder.read_settings(workdir)
@@ -39,6 +47,7 @@ def check(config: Settings, workdir: epath.Path) -> None:
             f"{workdir} is at step {kept[-1]} already, beyond config.steps={config.steps}: "
             "give more steps, or a new --workdir"
         )
+    return dataclasses.replace(config, samples_at_once=config.samples_at_once or theirs.samples_at_once or 0)
 
 
 def take_up(job: Job, workdir: epath.Path, checkpoints: Checkpoints) -> step.State:
@@ -85,3 +94,21 @@ def _kept_hash(path: epath.Path) -> str:
 def _plain(settings: Settings) -> dict[str, Any]:
     """Settings as JSON has them."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def origin(job: Job) -> dict[str, Any]:
+    """Where the job's words come from: the base model and its hash, versions, device."""
+    versions = {name: _version(name) for name in _PACKAGES}
+    return {
+        "model": job.config.model,
+        "model_hash": fingerprint(resolve(job.config.model)),
+        "versions": {"python": platform.python_version(), **versions},
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # as this package, where it runs from a checkout

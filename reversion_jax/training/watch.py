@@ -90,7 +90,7 @@ class Watcher:
         """Why numbers are not finite at a step: at the first one the rows are still the initialiser's."""
         if at > 1:
             return f"lower config.learning_rate, which is {run.config.learning_rate:g}"
-        if self._job.config.precision != "float32":
+        if self._job.config.precision not in ("float32", "tensorfloat32"):
             return f"{self._job.config.precision} is too narrow for this model: set config.precision to float32"
         return "the model itself makes them of the exemplars, before anything is learned: try another copy of it"
 

@@ -19,7 +19,7 @@ def config(tmp_path_factory):
         path = tmp_path_factory.mktemp("words") / name
         path.write_text(words)
         c[name] = str(path)
-    c.steps, c.checkpoint_every_steps, c.sample_steps, c.runs_at_once, c.batch_size = 2, 2, 2, 1, 4
+    c.steps, c.checkpoint_every_steps, c.sample_steps, c.samples_at_once, c.batch_size = 2, 2, 2, 4, 4
     c.sample_batch = 4
     c.evaluation.methods = c.evaluation.methods[1:]
     c.evaluation.ablations = (("prepositions only", {"verb_weight": 0.0}),)

@@ -29,14 +29,15 @@ def drawn(data, count, schedule, config=CONFIG, **changes) -> draws.Sample:
     return draw(jax.random.split(jax.random.key(1), count), one_run, hyper)
 
 
-def batch(step, micro, data, hyper, schedule, config=CONFIG) -> draws.Sample:
+def batch(step, data, hyper, schedule, config=CONFIG) -> draws.Sample:
     _, draw = compiled(schedule, config)
-    return draw(jnp.int32(step), jnp.int32(micro), data, hyper)
+    return draw(jnp.int32(step), data, hyper)
 
 
-def test_steps_micro_batches_and_runs_draw_afresh(small_model, data):
-    draw = lambda at, micro, seed: batch(at, micro, data, hyperparameters(seed=seed), small_model.model.schedule)
-    noises = [np.asarray(draw(*which).noise) for which in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+def test_steps_samples_and_runs_draw_afresh(small_model, data):
+    draw = lambda at, seed: batch(at, data, hyperparameters(seed=seed), small_model.model.schedule).noise[0]
+    noises = [np.asarray(noise) for which in ((0, 0), (1, 0), (0, 1)) for noise in draw(*which)]
+    assert len(noises) == 6
     for i, one in enumerate(noises):
         assert all((one != other).all() for other in noises[:i])
 
@@ -50,7 +51,7 @@ def test_importance_makes_later_timesteps_likelier(small_model, data):
 
 def test_a_sample_depends_on_its_own_index_alone(small_model, data):
     config = lambda size: dataclasses.replace(CONFIG, batch_size=size)
-    draw = lambda size: batch(2, 0, data, hyperparameters(), small_model.model.schedule, config(size))
+    draw = lambda size: batch(2, data, hyperparameters(), small_model.model.schedule, config(size))
     jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:, :2]), draw(2), draw(5))
 
 

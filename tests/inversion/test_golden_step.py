@@ -23,6 +23,7 @@ transformers = pytest.importorskip("transformers")
 
 STEPS = 5
 CONFIG = dataclasses.replace(tiny_step.CONFIG, accumulation=2)
+MICRO_BATCHES = [slice(start, start + CONFIG.batch_size) for start in range(0, 4, CONFIG.batch_size)]
 # The negatives are "dog" and the letters of "fox".
 TEMPLATES = ("cat {} dog", "photo of fox {} dog")
 # The rows' first token is neither a positive nor a negative: it leaves a control loss well above 0 to compare.
@@ -142,8 +143,8 @@ def cases(recorded) -> dict[str, Case]:
         hyper, trained = tiny_step.hyperparameters(**settings), 2 if settings["inverse_share"] else 1
         state, losses, moments, draws = step.init_state(first, CONFIG), [], [0.0], []
         for at in range(STEPS):
-            micro_batches = (draw(np.int32(at), np.int32(i), data, hyper) for i in range(CONFIG.accumulation))
-            draws.append([numpy_batch(batch) for batch in micro_batches])
+            samples = draw(np.int32(at), data, hyper)
+            draws.append([numpy_batch(type(samples)._make(x[:, own] for x in samples)) for own in MICRO_BATCHES])
             state, metrics = train(state, model.params, data, hyper)
             losses.append((metrics.denoising[0], metrics.control[0]))
             moments.append(np.asarray(state.moments[0].mu[0, :trained]))

@@ -22,6 +22,7 @@ from reversion_jax.inversion import words
 from reversion_jax.runs import export, history, owner
 from reversion_jax.runs import folder as runs
 from reversion_jax.runtime import files
+from reversion_jax.runtime.errors import Caution
 from reversion_jax.weights import embeddings
 
 HERE = Path(__file__).parent
@@ -110,7 +111,8 @@ def test_runs(folder):
         runs.read(folder / "hug", 700)
     with pytest.raises(ValueError, match=r"^no training run in .*nothing"):
         runs.read(folder / "nothing")
-    export.export(folder / "hug", folder / "hug" / "embeddings", 500)
+    with pytest.warns(Caution, match="500 of 3000 steps trained"):
+        export.export(folder / "hug", folder / "hug" / "embeddings", 500)
     (found,) = embeddings.read(folder / "hug" / "embeddings" / "relation-inv.safetensors").values()
     np.testing.assert_array_equal(found[0], rows[0, 1])
 

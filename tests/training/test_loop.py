@@ -44,14 +44,14 @@ def test_interrupted_equals_uninterrupted(config, finished, tmp_path):
 
 
 def test_a_signal_stops_with_a_checkpoint_and_the_run_goes_on(config, finished, tmp_path, monkeypatch):
-    train_steps = loop.step.train_steps
+    advance = loop.advance
 
-    def interrupted(*args, **kwargs):
-        monkeypatch.setattr(loop.step, "train_steps", train_steps)
+    def interrupted(*args):
+        monkeypatch.setattr(loop, "advance", advance)
         signal.raise_signal(signal.SIGTERM)
-        return train_steps(*args, **kwargs)
+        return advance(*args)
 
-    monkeypatch.setattr(loop.step, "train_steps", interrupted)
+    monkeypatch.setattr(loop, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 2, checkpoint written"):
         loop.train(config, tmp_path / "run")
     np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])

@@ -16,7 +16,7 @@ from tiny_run import changed
 
 from reversion_jax.runs import checkpoints, export, folder, history
 from reversion_jax.runtime.errors import Caution
-from reversion_jax.training import loop
+from reversion_jax.training import loop, prepare, resume
 from reversion_jax.weights.fingerprint import fingerprint
 
 
@@ -96,6 +96,30 @@ def test_rows_of_every_checkpoint(config, finished, tmp_path):
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
     np.testing.assert_array_equal(loop.train(changed(config, steps=2), tmp_path / "shorter")[0], kept[2])
     assert np.abs(kept[2] - kept[4]).min() > 0
+
+
+def test_what_was_left_to_the_machine_is_kept(config, finished):
+    """Which samples went together, and in what precision, a run goes on with."""
+    settings = folder.read(finished[0]).settings
+    assert (settings.precision, settings.samples_at_once) == ("float32", 2)
+    again = resume.check(prepare.settle(changed(config, steps=8)), finished[0])
+    assert again.samples_at_once == 2
+    assert resume.check(prepare.settle(changed(config, samples_at_once=1)), finished[0]).samples_at_once == 1
+    with pytest.raises(ValueError, match="holds a run with another precision"):
+        resume.check(prepare.settle(changed(config, precision="bfloat16")), finished[0])
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "float32"), ("NVIDIA H100", "tensorfloat32")])
+def test_runs_of_earlier_versions_are_what_they_were(copied, device, precision):
+    """On a GPU "float32" meant products of TensorFloat-32."""
+
+    def as_it_was(values):
+        del values["samples_at_once"]
+        values |= {"runs_at_once": 3, "precision": "float32", "origin": values["origin"] | {"device": device}}
+
+    edit_settings(copied, as_it_was)
+    settings = folder.read(copied).settings
+    assert (settings.precision, settings.samples_at_once, settings.batch_size) == (precision, 6, 2)
 
 
 def test_earlier_rows(finished):

@@ -27,7 +27,7 @@ def several(config, tmp_path_factory):
         {"seed": 2, "suppressor_sigma_px": 1.5, "learning_rate": 0.02, "initialiser": "top"},
     )
     shared = {"steps": 50, "checkpoint_every_steps": 20, "preview_every_steps": 50, "negatives": "vocabulary"}
-    return changed(config, **shared, steps_per_dispatch=20, runs=runs, runs_at_once=2)
+    return changed(config, **shared, steps_per_dispatch=20, runs=runs, samples_at_once=4)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ def test_several_interrupted_equal_uninterrupted(several, together, tmp_path):
         loop.train(changed(several, runs=several.runs[:2]), tmp_path / "job")
 
 
-def test_groups_change_nothing_but_rounding(several, together, tmp_path):
-    at_once = loop.train(changed(several, runs_at_once=0), tmp_path / "job")
+def test_pieces_change_nothing_but_rounding(several, together, tmp_path):
+    at_once = loop.train(changed(several, samples_at_once=6), tmp_path / "job")
     np.testing.assert_allclose(at_once, together[1], atol=1e-5)
 
 
@@ -101,7 +101,8 @@ def test_divergence_names_the_run(several, tmp_path):
 
 def test_several_describe_themselves(several):
     said = report.describe(prepare.prepare(prepare.settle(several)))
-    assert "runs        3 together, 2 at once" in said
+    assert "runs        3 together" in said
+    assert "50 steps of 2 x 1 samples a run, 3 at once through the networks" in said
     assert "hug: 2 exemplars" in said
     assert "reversion-seed1: 3 exemplars at 16 px, reversion, rate" in said
 

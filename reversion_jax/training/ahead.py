@@ -1,0 +1,52 @@
+"""Compiles the training step while the weights are read: a program needs shapes, no numbers."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from reversion_jax.inversion import step
+from reversion_jax.runtime import parallel
+
+
+def in_background(function: Callable[[], Any]) -> "Future[Any]":
+    """Calls it in a thread that does not keep the process from ending, as a pool's would."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # whoever waits gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="compiling", daemon=True).start()
+    return future
+
+
+def compile_step(
+    rows: jax.ShapeDtypeStruct, params: Any, data: Any, hyper: Any, *, mesh: Mesh, products: str, **static: Any
+) -> "Future[Any]":
+    """Compiles `step.train_steps` in the background. JAX keeps the program, and takes it when the step is called.
+
+    rows, params, data, hyper: arrays or shapes. Of `params` the mesh holds shares, of the others all, as in a `Job`.
+    static: the other static arguments of `train_steps`.
+    """
+
+    def laid(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    def compile_it() -> None:
+        state = jax.eval_shape(lambda rows: step.init_state(rows, static["config"]), rows)
+        whole = NamedSharding(mesh, P())
+        small = jax.tree.map(lambda leaf: laid(leaf, whole), (state, data, hyper))
+        weights = jax.tree.map(laid, params, parallel.shardings(params, mesh))
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        with jax.default_matmul_precision(products):
+            step.train_steps.lower(small[0], count, weights, *small[1:], mesh=mesh, **static).compile()
+
+    return in_background(compile_it)
