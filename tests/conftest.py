@@ -30,6 +30,8 @@ from tiny_run import config, finished  # noqa: F401 (fixtures)
 from reversion_jax.weights import folder
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# What is compared is float32 in earnest, on GPUs and TPUs as well.
+jax.config.update("jax_default_matmul_precision", "float32")
 
 
 # The files that take longest come first, so that neither of two workers is left alone with one of them at the end.

@@ -18,7 +18,9 @@ def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> No
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (losses, words) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, layout="constrained")
+    # Margins are given: to find them, matplotlib would draw all of it twice.
+    margins = {"left": 0.11, "right": 0.88, "bottom": 0.07, "top": 0.95, "hspace": 0.06}
+    figure, (losses, words) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, gridspec_kw=margins)
     steps = [r["step"] for r in records]
     for key, axis, colour in (("denoising", losses, "tab:blue"), ("control", losses.twinx(), "tab:orange")):
         values = np.array([r[key] for r in records])

@@ -11,8 +11,6 @@ from reversion_jax.miniature import judge, scenes
 from reversion_jax.training import loop, prepare, report
 from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
-pytestmark = pytest.mark.usefixtures("optimised")
-
 
 def test_it_is_small_enough_to_ship():
     sizes = [path.stat().st_size for path in MINIATURE_FOLDER.rglob("*") if path.is_file()]
@@ -35,7 +33,7 @@ def test_each_config_trains_on_the_miniature(name, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def task() -> prepare.Job:
+def task(optimised) -> prepare.Job:
     c = load("hug")
     c.model = settings.MINIATURE
     return prepare.prepare(prepare.settle(c))

@@ -1,0 +1,326 @@
+"""What training and drawing cost on this machine's GPU or TPU, at Stable Diffusion 1.5's size with random weights.
+
+    python benchmarks/accelerator.py --out benchmarks/accelerator
+
+Writes accelerator.md and accelerator.json into --out as it goes, within --minutes: our step in each precision and with
+so many samples at once, its kernels' time by kind, the start of the user's own command, cold and with compiled programs
+kept, and pictures. Beside it, where PyTorch sees the same card, a well-written loop in PyTorch and diffusers' pictures.
+What there was no time for is told as such. --tiny is the same at sizes for a test.
+"""
+
+import argparse
+import collections
+import gzip
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from beside_pytorch import alone, write_weights
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = 8  # of a step
+PRECISIONS = ("bfloat16", "float16", "tensorfloat32", "float32")
+# Of kernels' names. The first kind that fits counts.
+KINDS = {
+    "attention": r"fmha|flash|sdpa|attention",
+    "convolutions": r"conv|cudnn|implicit",
+    "products": r"gemm|cublas|cutlass|nvjet|dot|matmul",
+}
+
+
+class Sizes(NamedTuple):
+    """How large everything is."""
+
+    tiny: bool
+    resolution: int
+    steps: int  # timed ones, after the first
+    pictures: int
+    sample_steps: int
+
+
+FULL, TINY = Sizes(False, 512, 20, 8, 50), Sizes(True, 16, 2, 2, 2)
+
+
+def write_model(folder: Path, sizes: Sizes) -> None:
+    """A diffusers folder with random weights, and with the miniature's tokenizer, whose words serve for all prompts."""
+    from reversion_jax.weights.resolve import MINIATURE_FOLDER
+
+    if sizes.tiny:
+        shutil.copytree(MINIATURE_FOLDER, folder)
+        (folder / "reversion_jax.json").unlink()
+        return
+    write_weights(folder)
+    shutil.copytree(MINIATURE_FOLDER / "tokenizer", folder / "tokenizer")
+
+
+def write_exemplars(folder: Path, sizes: Sizes) -> None:
+    from reversion_jax.data import exemplars
+
+    shape = (SAMPLES, sizes.resolution, sizes.resolution, 3)
+    shown = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    exemplars.write_folder(folder, shown, [["red circle {} blue star"]] * SAMPLES)
+
+
+def settings(place: Path, sizes: Sizes, **own: Any) -> dict[str, Any]:
+    """Settings of a run on the model and the exemplars in `place`."""
+    words = {"prepositions": "miniature_prepositions", "verbs": "miniature_verbs"}
+    files = {"model": str(place / "model"), "exemplars": str(place / "exemplars")}
+    of_size = {"resolution": sizes.resolution, "sample_steps": sizes.sample_steps, "sample_batch": sizes.pictures}
+    return {**words, **files, **of_size, "relation": "hug", "steps_per_dispatch": sizes.steps, **own}
+
+
+def our_step(place: Path, sizes: Sizes, precision: str, at_once: int) -> dict[str, float]:
+    """Seconds until the first step and of a step, and the memory, of one precision and split."""
+    import jax
+
+    from reversion_jax import config
+    from reversion_jax.runtime import precision as precisions
+    from reversion_jax.training import prepare
+
+    began = time.perf_counter()
+    c = config.get_config()
+    c.update(settings(place, sizes, precision=precision, samples_at_once=at_once))
+    job = prepare.prepare(prepare.settle(c), compile_ahead=True)
+    loaded = time.perf_counter() - began
+
+    def steps(state: Any, count: int) -> tuple[Any, float]:
+        start = time.perf_counter()
+        state, _ = prepare.advance(job, state, count, sizes.steps)
+        jax.block_until_ready(state.rows)
+        return state, time.perf_counter() - start
+
+    state, _ = steps(prepare.first_state(job), 1)
+    found = {"loaded_s": loaded, "first_step_s": time.perf_counter() - began}
+    timed = []
+    for _ in range(3):
+        state, seconds = steps(state, sizes.steps)
+        timed.append(seconds / sizes.steps)
+    found |= {"step_ms": 1e3 * statistics.median(timed), "peak_gib": _peak_gib()}
+    if (precision, at_once) == (precisions.of_device(jax.devices()[0]), SAMPLES):
+        found |= {"kernels_ms": kernels(lambda: steps(state, sizes.steps), sizes.steps)}
+    return found
+
+
+def kernels(run: Callable[[], Any], steps: int) -> dict[str, float]:
+    """Milliseconds a step of the device's kernels, by kind, by JAX's profiler; nothing where it tells of none."""
+    import jax
+
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, create_perfetto_trace=True):
+            run()
+        (trace,) = Path(folder).rglob("perfetto_trace.json.gz")
+        events = json.loads(gzip.decompress(trace.read_bytes()))
+    events = events["traceEvents"] if isinstance(events, dict) else events
+    devices = {e["pid"] for e in events if e.get("name") == "process_name" and "/device:" in str(e.get("args"))}
+    # A GPU's streams are its threads; those that sum up modules and steps are no kernels.
+    sums = r"XLA (Modules|Ops)|Steps|Framework|Source|TensorFlow"
+    threads = {
+        (e["pid"], e["tid"])
+        for e in events
+        if e.get("name") == "thread_name" and e["pid"] in devices and not re.search(sums, str(e.get("args")))
+    }
+    spent: collections.Counter[str] = collections.Counter()
+    for event in events:
+        if event.get("ph") == "X" and (event["pid"], event["tid"]) in threads:
+            name = str(event["name"]).lower()
+            kind = next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "all else")
+            spent[kind] += event["dur"]
+    return {kind: micros / 1e3 / steps for kind, micros in spent.items()}
+
+
+def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, float]:
+    """Seconds from the user's own command to its first step and its end, with two previews."""
+    own = settings(place, sizes, steps=sizes.steps, checkpoint_every_steps=sizes.steps, steps_per_dispatch=1)
+    overrides = [f"--config.{key}={value}" for key, value in own.items()]
+    workdir = place / name
+    command = [sys.executable, "-m", "reversion_jax.train", "--config", str(ROOT / "configs" / "hug.py"), *overrides]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "--workdir", str(workdir)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    metrics, first = workdir / "metrics.jsonl", 0.0
+    while process.poll() is None:
+        if not first and metrics.exists() and metrics.stat().st_size:
+            first = time.perf_counter() - began
+        time.sleep(0.05)
+    if process.returncode:
+        raise RuntimeError((process.stdout.read() if process.stdout else b"").decode()[-1000:])
+    return {"first_step_s": first or time.perf_counter() - began, "whole_s": time.perf_counter() - began}
+
+
+def our_pictures(place: Path, sizes: Sizes) -> dict[str, float]:
+    """Seconds of guided pictures, drawn at once by ddim; those of the first time include compilation."""
+    from reversion_jax.drawing import generate
+    from reversion_jax.weights.load import load_model
+
+    sd, tokenizer, _ = load_model(str(place / "model"))
+    how = generate.Sampling(sizes.sample_steps, 7.5, sizes.resolution, "ddim", batch_size=sizes.pictures)
+
+    def draw() -> float:
+        began = time.perf_counter()
+        generate.draw(sd, tokenizer, ["red circle"] * sizes.pictures, list(range(sizes.pictures)), sampling=how)
+        return time.perf_counter() - began
+
+    first = draw()
+    return {"first_s": first, "pictures_s": min(draw() for _ in range(3)), "peak_gib": _peak_gib()}
+
+
+def torch_step(place: Path, sizes: Sizes) -> dict[str, float]:
+    """A step written well in PyTorch: the row alone, encoded pictures, bfloat16, channels last."""
+    import torch
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    load = lambda kind, part: kind.from_pretrained(place / "model" / part, torch_dtype=torch.bfloat16).cuda()
+    text, unet = load(CLIPTextModel, "text_encoder"), load(UNet2DConditionModel, "unet")
+    unet.to(memory_format=torch.channels_last)
+    for network in (text, unet):
+        network.requires_grad_(False)
+    row = torch.randn(text.config.hidden_size, device="cuda", requires_grad=True)
+    text.get_input_embeddings().register_forward_hook(
+        lambda module, arguments, found: torch.where((arguments[0] == 2)[..., None], row.to(found.dtype), found)
+    )
+    optimiser = torch.optim.AdamW([row], 2e-3)
+    side = sizes.resolution // 8
+    clean = torch.randn(SAMPLES, 4, side, side, device="cuda", dtype=torch.bfloat16)
+    ids = torch.randint(0, 9, (SAMPLES, 77), device="cuda")
+
+    def one_step() -> None:
+        noise, at = torch.randn_like(clean), torch.randint(0, 1000, (SAMPLES,), device="cuda")
+        predicted = unet(clean + noise, at, text(ids).last_hidden_state).sample
+        torch.nn.functional.mse_loss(predicted.float(), noise.float()).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return {
+        "step_ms": 1e3 * _torch_seconds(one_step, sizes.steps),
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+    }
+
+
+def torch_pictures(place: Path, sizes: Sizes) -> dict[str, float]:
+    """The same pictures by diffusers' pipeline: bfloat16, channels last."""
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(place / "model", torch_dtype=torch.bfloat16, safety_checker=None)
+    pipe = pipe.to("cuda")
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.unet.to(memory_format=torch.channels_last)
+    pipe.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": sizes.sample_steps, "height": sizes.resolution, "width": sizes.resolution}
+    draw = lambda: pipe(["red circle"] * sizes.pictures, guidance_scale=7.5, output_type="np", **how)
+    return {"pictures_s": _torch_seconds(draw, 2)}
+
+
+def _torch_seconds(run: Callable[[], Any], count: int) -> float:
+    import torch
+
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(count):
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) / count
+
+
+def _peak_gib() -> float:
+    """The most memory of the device that this process has had; nan where the device does not tell."""
+    import jax
+
+    told = jax.devices()[0].memory_stats() or {}
+    return told.get("peak_bytes_in_use", float("nan")) / 2**30
+
+
+def about() -> dict[str, Any]:
+    """The device, the versions, and whether PyTorch sees a card too."""
+    import jax
+
+    from reversion_jax.runtime import precision
+
+    try:
+        import diffusers  # noqa: F401
+        import torch
+
+        beside = torch.cuda.is_available()
+    except ImportError:
+        beside = False
+    device = jax.devices()[0]
+    return {"device": device.device_kind, "jax": jax.__version__, "auto": precision.of_device(device), "torch": beside}
+
+
+def measures(place: Path, sizes: Sizes, told: dict[str, Any]) -> dict[str, tuple[Callable, tuple]]:
+    """What is measured, by its name, the most wanted first."""
+    cache = str(place / "cache")
+    best = told["auto"]
+    found: dict[str, tuple[Callable, tuple]] = {
+        f"step, {best}, {SAMPLES} at once": (our_step, (best, SAMPLES)),
+        "command, nothing cached": (start_up, (cache, "cold")),
+        "command, programs kept": (start_up, (cache, "kept")),
+        "pictures": (our_pictures, ()),
+    }
+    if told["torch"]:
+        found |= {"step, PyTorch": (torch_step, ()), "pictures, diffusers": (torch_pictures, ())}
+    splits = [(name, SAMPLES) for name in PRECISIONS] + [(best, 4), (best, 2), ("float32", 2)]
+    for name, at_once in splits[:1] if sizes.tiny else splits:
+        found.setdefault(f"step, {name}, {at_once} at once", (our_step, (name, at_once)))
+    return found
+
+
+def table(told: dict[str, Any], results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [f"{told['device']}, jax {told['jax']}, {time.strftime('%Y-%m-%d')}", "", "| | |", "|---|---|"]
+    for name, found in results.items():
+        shown = found if isinstance(found, str) else ", ".join(_shown(key, value) for key, value in found.items())
+        lines.append(f"| {name} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in sorted(value.items(), key=lambda item: -item[1]))
+    return f"{key.rpartition('_')[0].replace('_', ' ')} {value:.2f} {key.rpartition('_')[2]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/accelerator"))
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--tiny", action="store_true", help="sizes for a test")
+    options = parser.parse_args()
+    sizes, ends = TINY if options.tiny else FULL, time.monotonic() + 60 * options.minutes
+    options.out.mkdir(parents=True, exist_ok=True)
+    told, results = alone(about), {}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        alone(write_model, place / "model", sizes)
+        alone(write_exemplars, place / "exemplars", sizes)
+        for name, (measure, arguments) in measures(place, sizes, told).items():
+            if time.monotonic() > ends:
+                results[name] = "not measured: no time was left"
+            else:
+                try:
+                    results[name] = alone(measure, place, sizes, *arguments)
+                except Exception as error:  # the others are wanted all the same
+                    results[name] = f"failed: {str(error).strip().splitlines()[-1][:200]}"
+            (options.out / "accelerator.json").write_text(json.dumps({"about": told, "results": results}, indent=1))
+            (options.out / "accelerator.md").write_text(table(told, results))
+            print(f"{name}: {results[name]}", flush=True)
+    print(table(told, results))
+
+
+if __name__ == "__main__":
+    main()
