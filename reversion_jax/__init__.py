@@ -12,8 +12,9 @@
 The letters that name array axes, and the conventions that every file keeps:
 
     R  runs: independent inversions trained by one program
-    M  micro-batches, whose gradients are accumulated into one optimiser step
-    N  samples of a (micro-)batch, or images
+    N  samples of a run's step, or images
+    G  samples that share the words of the control loss; a step has N / G such groups
+    K  samples, of all runs, that go through the networks together
     P  trainable rows of a run: those of <R>, then those of <R-inv>
     S  rows of one placeholder token
     L  token positions of a prompt

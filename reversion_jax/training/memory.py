@@ -1,7 +1,6 @@
 """How many samples go through the networks at once: as many as the device's memory holds.
 
-The estimate is from shapes, so that nothing is compiled to find out. Its numbers are those of the compiled step of
-Stable Diffusion 1.5, which benchmarks/README.md lists.
+The estimate is from shapes, so that nothing is compiled to find out.
 """
 
 import math
@@ -14,9 +13,11 @@ from reversion_jax.models.presets import SD15, ModelConfig
 from reversion_jax.runtime import parallel, precision
 from reversion_jax.weights.folder import parameter_shapes
 
-# GiB of a step on one device at 512 px: what it takes in any case, and what each sample takes, without and with remat.
+# GiB of a step of Stable Diffusion 1.5 at 512 px, beside the weights: what it takes in any case, and what each sample
+# takes, without and with remat, by the bytes of the networks' numbers. On an H100 in bfloat16 a step of two samples took
+# 2.5 GiB, and one of eight 6.3. That float32 takes twice as much, and remat a third, is a guess.
 _ALWAYS = 1.3
-_A_SAMPLE = {2: (0.65, 0.20), 4: (1.30, 0.40)}  # by the bytes of the networks' numbers
+_A_SAMPLE = {2: (0.65, 0.20), 4: (1.30, 0.40)}
 _PIXELS = 512 * 512
 _LEFT = 0.85  # of the memory: the rest is for previews, and for what the estimate is wrong by
 
