@@ -1,6 +1,7 @@
 """How commands fail and warn: one line that says what, where and how to mend it."""
 
 import functools
+import os
 import re
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 from reversion_jax.config import no_setting
+from reversion_jax.runtime import compilation
 
 
 class Caution(UserWarning):
@@ -43,7 +45,7 @@ def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
             )
         except KeyboardInterrupt as stop:
             print(stop if stop.args else "stopped", file=sys.stderr)
-            sys.exit(130)
+            _leave(130)
 
     return wrapped
 
@@ -107,4 +109,13 @@ def _show(others: Callable[..., None], message: Warning | str, category: type[Wa
 def _fail(message: object) -> NoReturn:
     # What it tells of a user's file may hold lines of its own.
     print("error: " + re.sub(r"\s*\n\s*", " ", str(message)), file=sys.stderr)
-    sys.exit(2)
+    _leave(2)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process, at once where it would have to wait for the compiler."""
+    if compilation.is_under_way():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -1,7 +1,5 @@
 """Compiles the training step while the weights are read: a program needs shapes, no numbers."""
 
-import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,21 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from reversion_jax.inversion import step
-from reversion_jax.runtime import parallel
-
-
-def in_background(function: Callable[[], Any]) -> "Future[Any]":
-    """Calls it in a thread that does not keep the process from ending, as a pool's would."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:  # whoever waits gets it
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="compiling", daemon=True).start()
-    return future
+from reversion_jax.runtime import compilation, parallel
 
 
 def compile_step(
@@ -49,4 +33,4 @@ def compile_step(
         with jax.default_matmul_precision(products):
             step.train_steps.lower(small[0], count, weights, *small[1:], mesh=mesh, **static).compile()
 
-    return in_background(compile_it)
+    return compilation.in_background(compile_it)

@@ -14,8 +14,8 @@ from reversion_jax.runtime import parallel, precision
 from reversion_jax.weights.folder import parameter_shapes
 
 # GiB of a step of Stable Diffusion 1.5 at 512 px, beside the weights: what it takes in any case, and what each sample
-# takes, without and with remat, by the bytes of the networks' numbers. On an H100 in bfloat16 a step of two samples took
-# 2.5 GiB, and one of eight 6.3. That float32 takes twice as much, and remat a third, is a guess.
+# takes, without and with remat, by the bytes of the networks' numbers. On an H100 in bfloat16 a step of two samples
+# took 2.5 GiB, and one of eight 6.3. That float32 takes twice as much, and remat a third, is a guess.
 _ALWAYS = 1.3
 _A_SAMPLE = {2: (0.65, 0.20), 4: (1.30, 0.40)}
 _PIXELS = 512 * 512
