@@ -120,7 +120,7 @@ def test_sixteen_gigabytes_suffice_for_eight_pictures():
         schedule=Schedule(),
         sampler="ddim",
         num_steps=50,
-        resolution=512,
+        size=(512, 512),
         mesh=parallel.make_mesh(1),
     )
     compiled = lowered.compile(compiler_options={"xla_cpu_enable_concurrency_optimized_scheduler": False})
