@@ -2,18 +2,15 @@
 
     python benchmarks/accelerator.py --out benchmarks/accelerator
 
-Writes accelerator.md and accelerator.json into --out as it goes, within --minutes: our step in each precision and with
-so many samples at once, its kernels' time by kind, the start of the user's own command, cold and with compiled programs
-kept, and pictures. Beside it, where PyTorch sees the same card, a well-written loop in PyTorch and diffusers' pictures.
-What there was no time for is told as such. --tiny is the same at sizes for a test.
+Writes accelerator.md and accelerator.json into --out as it goes: our step in each precision and with so many samples at
+once, its kernels' time by kind, the start of the user's own command, cold and with compiled programs kept, and
+pictures. Beside it, where PyTorch sees the same card, a well-written loop in PyTorch and diffusers' pictures. It begins
+no measure after --minutes, and says which it left out. --tiny is the same at sizes for a test.
 """
 
 import argparse
-import collections
-import gzip
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -25,17 +22,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from beside_pytorch import alone, write_weights
+from beside_pytorch import alone, cuda_pictures, cuda_step, write_weights
+from kernels import kernels
 
 ROOT = Path(__file__).parents[1]
-SAMPLES = 8  # of a step
 PRECISIONS = ("bfloat16", "float16", "tensorfloat32", "float32")
-# Of kernels' names. The first kind that fits counts.
-KINDS = {
-    "attention": r"fmha|flash|sdpa|attention",
-    "convolutions": r"conv|cudnn|implicit",
-    "products": r"gemm|cublas|cutlass|nvjet|dot|matmul",
-}
 
 
 class Sizes(NamedTuple):
@@ -43,12 +34,13 @@ class Sizes(NamedTuple):
 
     tiny: bool
     resolution: int
+    samples: int  # of a step
     steps: int  # timed ones, after the first
     pictures: int
     sample_steps: int
 
 
-FULL, TINY = Sizes(False, 512, 20, 8, 50), Sizes(True, 16, 2, 2, 2)
+FULL, TINY = Sizes(False, 512, 8, 20, 8, 50), Sizes(True, 16, 8, 2, 2, 2)
 
 
 def write_model(folder: Path, sizes: Sizes) -> None:
@@ -66,9 +58,9 @@ def write_model(folder: Path, sizes: Sizes) -> None:
 def write_exemplars(folder: Path, sizes: Sizes) -> None:
     from reversion_jax.data import exemplars
 
-    shape = (SAMPLES, sizes.resolution, sizes.resolution, 3)
+    shape = (sizes.samples, sizes.resolution, sizes.resolution, 3)
     shown = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    exemplars.write_folder(folder, shown, [["red circle {} blue star"]] * SAMPLES)
+    exemplars.write_folder(folder, shown, [["red circle {} blue star"]] * sizes.samples)
 
 
 def settings(place: Path, sizes: Sizes, **own: Any) -> dict[str, Any]:
@@ -106,36 +98,9 @@ def our_step(place: Path, sizes: Sizes, precision: str, at_once: int) -> dict[st
         state, seconds = steps(state, sizes.steps)
         timed.append(seconds / sizes.steps)
     found |= {"step_ms": 1e3 * statistics.median(timed), "peak_gib": _peak_gib()}
-    if (precision, at_once) == (precisions.of_device(jax.devices()[0]), SAMPLES):
+    if (precision, at_once) == (precisions.of_device(jax.devices()[0]), sizes.samples):
         found |= {"kernels_ms": kernels(lambda: steps(state, sizes.steps), sizes.steps)}
     return found
-
-
-def kernels(run: Callable[[], Any], steps: int) -> dict[str, float]:
-    """Milliseconds a step of the device's kernels, by kind, by JAX's profiler; nothing where it tells of none."""
-    import jax
-
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder, create_perfetto_trace=True):
-            run()
-        (trace,) = Path(folder).rglob("perfetto_trace.json.gz")
-        events = json.loads(gzip.decompress(trace.read_bytes()))
-    events = events["traceEvents"] if isinstance(events, dict) else events
-    devices = {e["pid"] for e in events if e.get("name") == "process_name" and "/device:" in str(e.get("args"))}
-    # A GPU's streams are its threads; those that sum up modules and steps are no kernels.
-    sums = r"XLA (Modules|Ops)|Steps|Framework|Source|TensorFlow"
-    threads = {
-        (e["pid"], e["tid"])
-        for e in events
-        if e.get("name") == "thread_name" and e["pid"] in devices and not re.search(sums, str(e.get("args")))
-    }
-    spent: collections.Counter[str] = collections.Counter()
-    for event in events:
-        if event.get("ph") == "X" and (event["pid"], event["tid"]) in threads:
-            name = str(event["name"]).lower()
-            kind = next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "all else")
-            spent[kind] += event["dur"]
-    return {kind: micros / 1e3 / steps for kind, micros in spent.items()}
 
 
 def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, float]:
@@ -146,16 +111,16 @@ def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, floa
     command = [sys.executable, "-m", "reversion_jax.train", "--config", str(ROOT / "configs" / "hug.py"), *overrides]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, "--workdir", str(workdir)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    metrics, first = workdir / "metrics.jsonl", 0.0
-    while process.poll() is None:
-        if not first and metrics.exists() and metrics.stat().st_size:
-            first = time.perf_counter() - began
-        time.sleep(0.05)
+    metrics, first, log = workdir / "metrics.jsonl", 0.0, place / f"{name}.log"
+    with log.open("wb") as out:  # a pipe that nobody reads would stop the command when it is full
+        command += ["--workdir", str(workdir)]
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            if not first and metrics.exists() and metrics.stat().st_size:
+                first = time.perf_counter() - began
+            time.sleep(0.05)
     if process.returncode:
-        raise RuntimeError((process.stdout.read() if process.stdout else b"").decode()[-1000:])
+        raise RuntimeError(log.read_text(errors="replace")[-1000:])
     return {"first_step_s": first or time.perf_counter() - began, "whole_s": time.perf_counter() - began}
 
 
@@ -174,67 +139,6 @@ def our_pictures(place: Path, sizes: Sizes) -> dict[str, float]:
 
     first = draw()
     return {"first_s": first, "pictures_s": min(draw() for _ in range(3)), "peak_gib": _peak_gib()}
-
-
-def torch_step(place: Path, sizes: Sizes) -> dict[str, float]:
-    """A step written well in PyTorch: the row alone, encoded pictures, bfloat16, channels last."""
-    import torch
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextModel
-
-    load = lambda kind, part: kind.from_pretrained(place / "model" / part, torch_dtype=torch.bfloat16).cuda()
-    text, unet = load(CLIPTextModel, "text_encoder"), load(UNet2DConditionModel, "unet")
-    unet.to(memory_format=torch.channels_last)
-    for network in (text, unet):
-        network.requires_grad_(False)
-    row = torch.randn(text.config.hidden_size, device="cuda", requires_grad=True)
-    text.get_input_embeddings().register_forward_hook(
-        lambda module, arguments, found: torch.where((arguments[0] == 2)[..., None], row.to(found.dtype), found)
-    )
-    optimiser = torch.optim.AdamW([row], 2e-3)
-    side = sizes.resolution // 8
-    clean = torch.randn(SAMPLES, 4, side, side, device="cuda", dtype=torch.bfloat16)
-    ids = torch.randint(0, 9, (SAMPLES, 77), device="cuda")
-
-    def one_step() -> None:
-        noise, at = torch.randn_like(clean), torch.randint(0, 1000, (SAMPLES,), device="cuda")
-        predicted = unet(clean + noise, at, text(ids).last_hidden_state).sample
-        torch.nn.functional.mse_loss(predicted.float(), noise.float()).backward()
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return {
-        "step_ms": 1e3 * _torch_seconds(one_step, sizes.steps),
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-    }
-
-
-def torch_pictures(place: Path, sizes: Sizes) -> dict[str, float]:
-    """The same pictures by diffusers' pipeline: bfloat16, channels last."""
-    import torch
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(place / "model", torch_dtype=torch.bfloat16, safety_checker=None)
-    pipe = pipe.to("cuda")
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    pipe.unet.to(memory_format=torch.channels_last)
-    pipe.set_progress_bar_config(disable=True)
-    how = {"num_inference_steps": sizes.sample_steps, "height": sizes.resolution, "width": sizes.resolution}
-    draw = lambda: pipe(["red circle"] * sizes.pictures, guidance_scale=7.5, output_type="np", **how)
-    return {"pictures_s": _torch_seconds(draw, 2)}
-
-
-def _torch_seconds(run: Callable[[], Any], count: int) -> float:
-    import torch
-
-    for _ in range(3):
-        run()
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(count):
-        run()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - began) / count
 
 
 def _peak_gib() -> float:
@@ -267,14 +171,14 @@ def measures(place: Path, sizes: Sizes, told: dict[str, Any]) -> dict[str, tuple
     cache = str(place / "cache")
     best = told["auto"]
     found: dict[str, tuple[Callable, tuple]] = {
-        f"step, {best}, {SAMPLES} at once": (our_step, (best, SAMPLES)),
+        f"step, {best}, {sizes.samples} at once": (our_step, (best, sizes.samples)),
         "command, nothing cached": (start_up, (cache, "cold")),
         "command, programs kept": (start_up, (cache, "kept")),
         "pictures": (our_pictures, ()),
     }
     if told["torch"]:
-        found |= {"step, PyTorch": (torch_step, ()), "pictures, diffusers": (torch_pictures, ())}
-    splits = [(name, SAMPLES) for name in PRECISIONS] + [(best, 4), (best, 2), ("float32", 2)]
+        found |= {"step, PyTorch": (cuda_step, ()), "pictures, diffusers": (cuda_pictures, ())}
+    splits = [(name, sizes.samples) for name in PRECISIONS] + [(best, 4), (best, 2), ("float32", 2)]
     for name, at_once in splits[:1] if sizes.tiny else splits:
         found.setdefault(f"step, {name}, {at_once} at once", (our_step, (name, at_once)))
     return found
@@ -298,7 +202,7 @@ def _shown(key: str, value: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/accelerator"))
-    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--minutes", type=float, default=7.0, help="after which no measure begins")
     parser.add_argument("--tiny", action="store_true", help="sizes for a test")
     options = parser.parse_args()
     sizes, ends = TINY if options.tiny else FULL, time.monotonic() + 60 * options.minutes

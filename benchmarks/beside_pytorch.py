@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -79,3 +80,64 @@ def require_pytorch() -> None:
     missing = [name for name in ("torch", "diffusers", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(f"This compares with PyTorch, but there is no {', '.join(missing)}: install the 'interop' extra.")
+
+
+def cuda_step(place: Path, sizes: Any) -> dict[str, float]:
+    """A step written well in PyTorch: the row alone, encoded pictures, bfloat16, channels last."""
+    import torch
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    load = lambda kind, part: kind.from_pretrained(place / "model" / part, torch_dtype=torch.bfloat16).cuda()
+    text, unet = load(CLIPTextModel, "text_encoder"), load(UNet2DConditionModel, "unet")
+    unet.to(memory_format=torch.channels_last)
+    for network in (text, unet):
+        network.requires_grad_(False)
+    row = torch.randn(text.config.hidden_size, device="cuda", requires_grad=True)
+    text.get_input_embeddings().register_forward_hook(
+        lambda module, arguments, found: torch.where((arguments[0] == 2)[..., None], row.to(found.dtype), found)
+    )
+    optimiser = torch.optim.AdamW([row], 2e-3)
+    side = sizes.resolution // 8
+    clean = torch.randn(sizes.samples, 4, side, side, device="cuda", dtype=torch.bfloat16)
+    ids = torch.randint(0, 9, (sizes.samples, 77), device="cuda")
+
+    def one_step() -> None:
+        noise, at = torch.randn_like(clean), torch.randint(0, 1000, (sizes.samples,), device="cuda")
+        predicted = unet(clean + noise, at, text(ids).last_hidden_state).sample
+        torch.nn.functional.mse_loss(predicted.float(), noise.float()).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return {
+        "step_ms": 1e3 * _cuda_seconds(one_step, sizes.steps),
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+    }
+
+
+def cuda_pictures(place: Path, sizes: Any) -> dict[str, float]:
+    """The same pictures by diffusers' pipeline: bfloat16, channels last."""
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(place / "model", torch_dtype=torch.bfloat16, safety_checker=None)
+    pipe = pipe.to("cuda")
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.unet.to(memory_format=torch.channels_last)
+    pipe.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": sizes.sample_steps, "height": sizes.resolution, "width": sizes.resolution}
+    draw = lambda: pipe(["red circle"] * sizes.pictures, guidance_scale=7.5, output_type="np", **how)
+    return {"pictures_s": _cuda_seconds(draw, 2)}
+
+
+def _cuda_seconds(run: Callable[[], Any], count: int) -> float:
+    import torch
+
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(count):
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) / count

@@ -58,8 +58,8 @@ class Settings:
     steps: int = OPEN  # optimiser steps: 3000, miniature 400
     batch_size: int = OPEN  # samples of a group, which share the words of the control loss: 2, miniature 8
     accumulation: int = OPEN  # groups a step, whose losses are averaged: 4, miniature 1
-    # Samples, of all runs, that go through the networks together. It decides the memory of a step, and no number but
-    # by rounding. 0: as many as the memory holds (default), miniature 40.
+    # Samples, of all runs, that go through the networks together. Their number decides how much memory a step needs. It
+    # changes results by rounding alone. 0: as many as the memory holds (default), miniature 40.
     samples_at_once: int = OPEN
     resolution: int = OPEN  # px, both sides: 512, miniature 64
     height: int = 0  # px, where pictures are not square; 0: the resolution

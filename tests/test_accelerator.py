@@ -11,6 +11,7 @@ from places import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 accelerator = pytest.importorskip("accelerator")
+kernels = pytest.importorskip("kernels")
 
 
 def event(name: str, tid: int, micros: float, pid: int = 7) -> dict:
@@ -46,8 +47,8 @@ def test_kernels_are_summed_by_kind(monkeypatch, tmp_path):
     import jax
 
     monkeypatch.setattr(jax.profiler, "trace", Traced)
-    monkeypatch.setattr(accelerator.tempfile, "TemporaryDirectory", lambda: _Folder(tmp_path))
-    found = accelerator.kernels(lambda: None, steps=2)
+    monkeypatch.setattr(kernels.tempfile, "TemporaryDirectory", lambda: _Folder(tmp_path))
+    found = kernels.kernels(lambda: None, steps=2)
     assert found == {"products": 2.0, "attention": 1.0, "convolutions": 0.5, "all else": 0.3}
 
 

@@ -20,7 +20,7 @@ class OwnSampler(NamedTuple):
     """The sampler that a model's files ask for; the defaults are Stable Diffusion 1.5's."""
 
     name: str = "pndm"
-    # What its scheduler takes where the file does not say. A sampler that the user chooses takes "leading" there.
+    # What its scheduler takes where the file does not say. Another sampler takes "leading" there.
     timestep_spacing: str = "leading"
     nearest_to: str = ""  # the scheduler that we do not have
 
@@ -44,7 +44,7 @@ class OwnSampler(NamedTuple):
 
 def choose(name: str, own: OwnSampler, schedule: Schedule) -> tuple[str, Schedule]:
     """The sampler by its name, "auto" being the model's own, and the schedule for it. ValueError as `samplers.get`."""
-    if name != samplers.AUTO:
+    if name not in (samplers.AUTO, own.name):
         samplers.get(name)
         return name, schedule
     return own.name, dataclasses.replace(schedule, timestep_spacing=own.timestep_spacing)

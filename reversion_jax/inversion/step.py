@@ -152,7 +152,7 @@ def gradients(
     """The gradient [R, P, D] of Eq. 10 for a step's samples [R, N, ...], and its losses. Runs share nothing.
 
     The networks run on the mesh's devices, each on its share of `samples_at_once`; the rest is small, and on each. How
-    many go through the networks at once changes the memory that a step needs, and no number but by rounding.
+    many go through the networks at once decides how much memory a step needs, and changes results by rounding alone.
     """
     runs, samples = batch.ids.shape[:2]
     seen = _see(rows, batch, hyper, schedule, config)

@@ -6,7 +6,7 @@
     float16         the same for GPUs without bfloat16, the loss scaled so that gradients do not vanish
     auto            bfloat16 on TPUs and GPUs that have it, float16 on other GPUs, float32 on CPUs
 
-The VAE is always float32. Its products are exact with "float32", and as "tensorfloat32" says with the others.
+The VAE is always float32. Its products are exact with "float32"; with the others they are those of "tensorfloat32".
 """
 
 from typing import Any

@@ -93,7 +93,9 @@ def preview_prompts(config: Settings, shown: exemplars.Exemplars) -> tuple[str, 
 
 
 def prepare(config: Settings, *, compile_ahead: bool = False) -> Job:
-    """Loads and computes, once, what the steps read. ValueError and OSError, one line each, for bad input.
+    """Loads and computes, once, what the steps read, for settings from `settle`.
+
+    ValueError and OSError, one line each, for bad input.
 
     compile_ahead: the step is compiled while the weights are read, for `advance` by config.steps_per_dispatch.
     """
@@ -106,10 +108,8 @@ def prepare(config: Settings, *, compile_ahead: bool = False) -> Job:
     _check_sizes(config, sizes, lists)
     for own in filter(None, given.values()):
         _check_first(config, own, sizes)
-    config = dataclasses.replace(config, precision=precision.choose(config.precision))
-    at_once = memory.samples_at_once(config, sizes, len(runs))
-    config = dataclasses.replace(config, samples_at_once=at_once)
-    mesh = parallel.make_mesh(at_once, config.devices, config.weight_shards)
+    config = dataclasses.replace(config, samples_at_once=memory.samples_at_once(config, sizes, len(runs)))
+    mesh = parallel.make_mesh(config.samples_at_once, config.devices, config.weight_shards)
     opened, tokenizer = open_model(config.model, dict.fromkeys(PLACEHOLDERS, config.rows_per_token), Variant.of(config))
     texts = [_texts(run, opened.config, tokenizer, lists) for run in runs]
     hyper = inputs.hyperparameters([run.config for run in runs], opened.config)

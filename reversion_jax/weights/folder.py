@@ -63,11 +63,9 @@ class Opened(NamedTuple):
 
     def shapes(self, dtype: DTypeLike) -> Params:
         """The parameter trees as shapes; what compiling a program needs of them."""
+        shapes = parameter_shapes(self.config)
         of_part = {
-            part: {
-                path: jax.ShapeDtypeStruct(parameter_shapes(self.config)[part][path], kind)
-                for path, kind in own.items()
-            }
+            part: {path: jax.ShapeDtypeStruct(shapes[part][path], kind) for path, kind in own.items()}
             for part, own in self.types(dtype).items()
         }
         return {part: unflatten_dict(own, sep="/") for part, own in of_part.items()}

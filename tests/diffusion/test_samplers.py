@@ -267,7 +267,9 @@ def test_a_models_own_sampler(kind):
     assert own_sampler.OwnSampler.from_json({**Schedule().to_json(), **found.to_json()}).name == found.name
     chosen, schedule = own_sampler.choose("auto", found, Schedule())
     assert (chosen, schedule.timestep_spacing) == OWN[kind]
-    assert own_sampler.choose("euler", found, Schedule()) == ("euler", Schedule())  # the user's choice is "leading"
+    assert own_sampler.choose(found.name, found, Schedule()) == (chosen, schedule)  # as pictures say they were drawn
+    other = "ddim" if found.name != "ddim" else "euler"
+    assert own_sampler.choose(other, found, Schedule()) == (other, Schedule())  # "leading"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own
