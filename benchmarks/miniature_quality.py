@@ -13,7 +13,6 @@ from absl import app, flags
 
 from reversion_jax import config as settings
 from reversion_jax.drawing import generate, pictures
-from reversion_jax.evaluation import cells
 from reversion_jax.miniature import judge, scenes
 from reversion_jax.training import prepare
 from reversion_jax.weights.load import load_model
@@ -35,7 +34,12 @@ def main(argv) -> None:
     rng = np.random.default_rng(5)
     asked = [scenes.unseen_scenes(scenes.NAMED[i % 7], 1, seed=500 + i)[0] for i in range(count)]
     texts = [f"{s.subject} {rng.choice(scenes.CAPTIONS[s.relation][0])} {s.object}" for s in asked]
-    images = cells.draw(model, c, texts)
+
+    def draw(texts: list[str]) -> np.ndarray:
+        seeds = range(1000, 1000 + len(texts))
+        return generate.draw(model.sd, model.tokenizer, texts, seeds, sampling=generate.Sampling.of(c))
+
+    images = draw(texts)
     relation, entities = judge.right(judge.look(images), asked)
     of = np.array([scene.relation for scene in asked])
     lines = ["| | prompts | relation right | both entities right | all right |", "|---|---|---|---|---|"]
@@ -44,7 +48,7 @@ def main(argv) -> None:
         shares = " | ".join(f"{hits[mine].mean():.1%}" for hits in (relation, entities, relation & entities))
         lines.append(f"| {name} | {mine.sum()} | {shares} |")
         pictures.save_png(out / f"{name}.png", pictures.grid(generate.to_uint8(images[mine][:100]), 10))
-    hatched = cells.draw(model, c, [text + scenes.HATCHED for text in texts[:_HATCHED]])
+    hatched = draw([text + scenes.HATCHED for text in texts[:_HATCHED]])
     pictures.save_png(out / "hatched.png", pictures.grid(generate.to_uint8(hatched), 10))
     told, untold = judge.leaked(hatched).mean(), judge.leaked(images).mean()
     of_hatched = np.logical_and(*judge.right(judge.look(hatched), asked[:_HATCHED])).mean()

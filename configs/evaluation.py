@@ -3,7 +3,8 @@
     python -m reversion_jax.evaluate --config configs/evaluation.py --quick
 
 trains, draws and judges a part of it in some minutes; without --quick, all of it. Each cell is kept as it is done, so
-the same command goes on where it was stopped. `evaluation` says what is compared; all else is a training config.
+the same command goes on where it was stopped. `evaluation` says what is compared, see configs/benchmark.py; all else is
+a training config.
 
 It is made hard: 100 steps, four exemplars, all of them hatched, which no prompt says. configs/evaluation.py:easy has
 400 steps and eight clean exemplars, and only the relations that are reported. configs/evaluation.py:tuning is what the
@@ -25,6 +26,22 @@ ABLATIONS = (
     ("prepositions only", {"verb_weight": 0.0}),
     ("without suppressor", {"suppressor_sigma_px": 0.0}),
 )
+# The word of the miniature's captions that shows each relation most often, on pairs of entities that the prompts lack.
+# Found by drawing 40 pairs with each of 46 words (commit 404d7ea, evaluation/cells.py, best_words).
+BEST_WORDS = {
+    "on": "atop",
+    "inside": "within",
+    "painted_on": "across",
+    "shake_hands": "greeting",
+    "ride_on": "aboard",
+    "beside": "alongside",
+    "above": "above",
+    "hanging_from": "tied",
+    "wrapped_in": "printed",
+    "carved_by": "floating",
+    "back2back": "pressed",
+    "hug": "and",
+}
 # What the tuning looked at; it starts from the miniature's defaults, and CHOSEN is what came of it.
 CHOICES = (
     ("suppressor 0.5 px", {"suppressor_sigma_px": 0.5}),
@@ -48,17 +65,23 @@ def get_config(setting: str = "hard") -> ConfigDict:
         c.update(CHOSEN)
     c.num_exemplars, c.hatched = (8, False) if setting == "easy" else (4, True)
     c.preview_every_steps = c.judged_prompts = 0
-    c.exemplars = config.DRAWN
     c.sample_batch = 20
     verb_weight = {name: 0.2 if name in SPATIAL else 0.8 for name in scenes.RELATIONS}  # as the ten configs have it
     c.evaluation = ConfigDict()
-    # Each with what it has of its own. Tuples of pairs, because they keep their order, which is that of the tables.
-    c.evaluation.relations = tuple((name, {"verb_weight": verb_weight[name]}) for name in COMPARED[setting])
+    c.evaluation.benchmark = config.DRAWN
+    c.evaluation.relations = COMPARED[setting]
+    # Tuples of pairs, because they keep their order, which is that of the tables.
+    c.evaluation.own = tuple((name, {"verb_weight": weight}) for name, weight in verb_weight.items())
     c.evaluation.groups = (
         ("unnamed, reported", scenes.REPORTING),
         ("unnamed, for tuning", scenes.TUNING),
         ("named", scenes.NAMED),
     )
+    c.evaluation.natural_words = tuple(
+        scenes.PHRASES.items()
+    )  # of the captions; some describe a relation without a word
+    c.evaluation.other_words = (("best single word", tuple(BEST_WORDS.items())),)
+    c.evaluation.turned = tuple((name, inverse[0]) for name, (_, inverse) in scenes.CAPTIONS.items() if inverse)
     c.evaluation.methods = (
         ("Textual Inversion", {"method": "textual_inversion"}),
         ("ReVersion", {"method": "reversion"}),
@@ -67,20 +90,19 @@ def get_config(setting: str = "hard") -> ConfigDict:
     c.evaluation.ablations = {"hard": ABLATIONS, "easy": (), "tuning": CHOICES}[setting]
     # Trained for each of its cells, and then thrown away: a checkpoint on the way is not worth its time.
     recipe = dreambooth.Recipe(batch_size=8, steps=200, learning_rate=1e-4, checkpoints=1)  # the best of three
-    c.evaluation.dreambooth = ConfigDict(dataclasses.asdict(recipe))
+    c.evaluation.dreambooth = dataclasses.asdict(recipe)
     c.evaluation.seeds = (0, 1, 2)
     c.evaluation.prompts = 100  # of each cell, on entity pairs that neither pre-training nor exemplars show
     c.evaluation.prompt_seed = 99
-    c.evaluation.word_prompts = 40  # for choosing the best single word, on other pairs
+    c.evaluation.images = 1  # of each prompt
+    c.evaluation.clip = ""  # the miniature's judge looks at the pictures
     if setting == "tuning":
         c.evaluation.seeds, c.evaluation.prompts, c.evaluation.prompt_seed = (100, 101), 50, 98
-        c.evaluation.word_prompts = 8
     c.evaluation.quick = ConfigDict(
         {
             "relations": COMPARED["easy" if setting == "hard" else setting],
             "seeds": (0,),
             "prompts": 32,
-            "word_prompts": 16,
-        },
+        }
     )
     return c

@@ -10,7 +10,8 @@ from reversion_jax.weights import own_settings
 
 
 def test_one_config_for_each_of_the_benchmarks_relations():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {*RELATIONS, "miniature", "ten_relations", "evaluation"}
+    others = {"miniature", "ten_relations", "evaluation", "benchmark"}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {*RELATIONS, *others}
 
 
 @pytest.mark.parametrize("name", RELATIONS)

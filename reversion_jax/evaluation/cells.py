@@ -1,135 +1,184 @@
-"""The cells of an evaluation: what each draws, and what the judge says of its pictures."""
+"""The cells of an evaluation: a relation drawn by one method's words, and what the scorer says of its pictures.
+
+Verdicts are kept in one file, a cell a line, which grows as cells are done:
+
+    cells.jsonl     {"relation": "hug", "method": "ReVersion", "seed": 0, "direction": "direct", "words": "<R>",
+                     "made_by": "5f0c…", "scores": {"relation": [1, 0, …], …}}, with a number for each prompt
+
+A cell whose line is deleted is drawn again. `made_by` is a hash of every setting that a cell depends on.
+"""
 
 import dataclasses
-import itertools
+import hashlib
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
-from tqdm import tqdm
 
-from reversion_jax.config import Settings
+from reversion_jax.config import FREE, Settings
+from reversion_jax.data.relations import SYMMETRIC
 from reversion_jax.drawing import generate, pictures
-from reversion_jax.inversion import words
-from reversion_jax.inversion.prompts import INVERSE, RELATION
-from reversion_jax.miniature import judge, scenes
+from reversion_jax.evaluation.plan import NATURAL, Plan
+from reversion_jax.inversion.prompts import INVERSE, RELATION, RelationPrompt
 from reversion_jax.runtime import files, parallel
+from reversion_jax.runtime.errors import warn
 from reversion_jax.training import dreambooth
 from reversion_jax.training.prepare import load_exemplars
-from reversion_jax.weights.load import Model
-from reversion_jax.weights.stored import read_json
+from reversion_jax.weights.load import Model, load_model
+from reversion_jax.weights.variant import Variant
 
-WORD, PHRASE, DREAMBOOTH = "best single word", "describing phrase", "DreamBooth"
-_FIRST_SEED = 1000  # of the pictures: the i-th prompt's noise is the same for every method
-_WORD_SEED = 77  # of the pairs on which single words are tried
+CELLS, DREAMBOOTH = "cells.jsonl", "DreamBooth"
+DIRECT, INVERTED = "direct", "inverse"  # "inverse": the entities named the other way round
+_OF_DRAWING = (
+    *("model", "vae", "ema", "prediction_type", "clip_skip", "precision", "resolution", "height", "width"),
+    *("sampler", "sample_steps", "guidance_scale", "negative_prompt"),
+)
+_FIRST_SEED = 1000  # of the pictures: the i-th picture's noise is the same for every method
+
+Key = tuple[str, str, int | None, str]  # relation, method, seed of the training, direction
+Scores = dict[str, list[float]]  # of each metric, a number for each prompt
+# A relation, its prompts, and the files of each prompt's pictures -> the scores.
+Scorer = Callable[[str, Sequence[RelationPrompt], Sequence[Sequence[Path]]], Scores]
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A cell: prompts of one relation, drawn by one method's rows, by words, or by a model made for it."""
+    """A cell: prompts of one relation, drawn by learned words, by plain words, or by a model made for it."""
 
     relation: str
     method: str
-    seed: int  # the training's
-    direction: str  # "direct"; "inverse": the entities named the other way round
+    seed: int | None  # of the training; None for plain words
+    direction: str
     words: str  # what stands for the relation in the prompts
-    rows: np.ndarray | None = None  # [P, D]
-    fine_tuned_on: Settings | None = None  # the run whose exemplars DreamBooth learns
+    run: Settings | None = None  # the run whose words draw, or whose exemplars DreamBooth learns
 
     @property
-    def is_trained(self) -> bool:
-        return self.rows is not None or self.fine_tuned_on is not None
+    def key(self) -> Key:
+        return self.relation, self.method, self.seed, self.direction
 
     @property
     def name(self) -> str:
+        """Names the folder of its pictures."""
         method = "".join(letter if letter.isalnum() else "_" for letter in self.method.lower())
-        return f"{self.relation}/{method}-seed{self.seed}-{self.direction}"
+        return f"{self.relation}/{method}{'' if self.seed is None else f'-seed{self.seed}'}-{self.direction}"
+
+    def texts(self, prompts: Sequence[RelationPrompt]) -> list[str]:
+        """What is drawn for the prompts."""
+        return [(p.swapped() if self.direction == INVERTED else p).fill(self.words) for p in prompts]
 
 
-def cells(
-    plan: Mapping, runs: Sequence[Settings], rows: Sequence[np.ndarray], single_words: Mapping[str, str]
-) -> Iterator[Asked]:
-    """Everything to draw: words once, and every run's rows [P, D], turned round too where that means something."""
-    trained = zip(runs, rows, strict=True)
-    for relation in plan["relations"]:
-        _, inverse = scenes.CAPTIONS[relation]
-        yield Asked(relation, WORD, 0, "direct", single_words[relation])
-        yield Asked(relation, PHRASE, 0, "direct", scenes.PHRASES[relation])
-        if inverse:
-            yield Asked(relation, PHRASE, 0, "inverse", inverse[0])
-        of_seed = {}
-        for method, seed in itertools.product(plan["methods"] | plan["ablations"], plan["seeds"]):
-            of_seed[seed], learned = next(trained)
-            yield Asked(relation, method, seed, "direct", RELATION, learned)
-            if of_seed[seed].inverse_share and relation not in scenes.SYMMETRIC:
-                yield Asked(relation, method, seed, "inverse", f"{INVERSE} {RELATION}", learned)
-        if plan["dreambooth"]:
-            for seed, run in of_seed.items():
-                yield Asked(relation, DREAMBOOTH, seed, "direct", plan["dreambooth"]["word"], fine_tuned_on=run)
+def of_plan(plan: Plan) -> Iterator[Asked]:
+    """Every cell: plain words once; each run's words, also turned round where that means something."""
+    for relation in plan.relations:
+        runs = {key: run for key, run in plan.runs.items() if key[0] == relation}
+        for name, words in plan.words.items():
+            if relation in words:
+                yield Asked(relation, name, None, DIRECT, words[relation])
+        if relation in plan.turned:
+            yield Asked(relation, NATURAL, None, INVERTED, plan.turned[relation])
+        for (_, method, seed), run in runs.items():
+            yield Asked(relation, method, seed, DIRECT, RELATION, run)
+            if run.inverse_share and relation not in SYMMETRIC:
+                yield Asked(relation, method, seed, INVERTED, f"{INVERSE} {RELATION}", run)
+        if plan.dreambooth:
+            for seed in plan.seeds:
+                run = next(run for (*_, own), run in runs.items() if own == seed)
+                yield Asked(relation, DREAMBOOTH, seed, DIRECT, plan.dreambooth.word, run)
 
 
-def draw(model: Model, config: Settings, texts: Sequence[str], rows: np.ndarray | None = None) -> np.ndarray:
-    """Images of the prompts at the config's sampling settings, the i-th from the i-th seed."""
-    seeds = [_FIRST_SEED + i for i in range(len(texts))]
-    return generate.draw(model.sd, model.tokenizer, texts, seeds, rows, sampling=generate.Sampling.of(config))
+def made_by(plan: Plan, asked: Asked, scorer: str) -> str:
+    """A hash of all that a cell depends on: settings, prompts, and which scorer saw it.
+
+    Settings at their default do not count, so that a setting which a later version adds changes no hash.
+    """
+    values = [
+        settings_of(asked.run) if asked.run else {},
+        {name: getattr(plan.training, name) for name in _OF_DRAWING},
+        dataclasses.asdict(plan.dreambooth) if plan.dreambooth and asked.method == DREAMBOOTH else {},
+        asked.texts(plan.prompts[asked.relation]),
+        plan.images,
+        scorer,
+    ]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def best_words(model: Model, config: Settings, plan: Mapping, path: Path) -> dict[str, str]:
-    """For each relation the word of the captions that shows it most often, on pairs of its own; kept in `path`."""
-    if path.is_file():
-        return read_json(path)
-    vocabulary = sorted({*words.load(config.prepositions), *words.load(config.verbs), config.initialiser})
-    # Only the pairs matter, which are the same for every relation.
-    pairs = lambda count, seed: scenes.unseen_scenes("beside", count, seed)
-    tested = {(s.subject, s.object) for s in pairs(plan["prompts"], plan["prompt_seed"])}
-    count = plan["word_prompts"]
-    tried = [s for s in pairs(10 * count, _WORD_SEED) if (s.subject, s.object) not in tested][:count]
-    shares: defaultdict[str, dict[str, float]] = defaultdict(dict)
-    for word in tqdm(vocabulary, "single words"):
-        verdict = judge.look(draw(model, config, [f"{s.subject} {word} {s.object}" for s in tried]))
-        for relation in plan["relations"]:
-            asked = [scenes.Scene(relation, s.subject, s.object) for s in tried]
-            shares[relation][word] = float(np.mean(np.logical_and(*judge.right(verdict, asked))))
-    found = {relation: max(of_words, key=of_words.__getitem__) for relation, of_words in shares.items()}
-    files.write(path, json.dumps(found, indent=1) + "\n")
+def settings_of(run: Settings) -> dict[str, Any]:
+    """What a run's words depend on: its steps, and the settings that may not change when it is taken up again."""
+    default = {field.name: field.default for field in dataclasses.fields(run)}
+    own = {name: value for name, value in dataclasses.asdict(run).items() if value != default[name]}
+    return {name: value for name, value in own.items() if name not in FREE or name == "steps"}
+
+
+def read(path: Path) -> dict[Key, dict[str, Any]]:
+    """The lines of cells.jsonl. A damaged one is left out with a warning, so that its cell is drawn again."""
+    found = {}
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), start=1):
+        try:
+            record = files.from_json(line)
+            seed = None if record["seed"] is None else int(record["seed"])
+            found[record["relation"], record["method"], seed, record["direction"]] = {
+                "made_by": str(record["made_by"]),
+                "scores": _checked(record["scores"]),
+            }
+        except (ValueError, KeyError, TypeError, AttributeError):
+            warn(f"{path}, line {number} is damaged: its cell is left out")
     return found
 
 
-def judge_cell(model: Model, config: Settings, plan: Mapping, asked: Asked, workdir: Path) -> dict[str, list[bool]]:
-    """Draws a cell's prompts, keeps the pictures, and returns what the judge says of each; kept as a file."""
-    path = workdir / "cells" / f"{asked.name}.json"
-    if path.is_file():
-        return read_json(path)
-    shown = scenes.unseen_scenes(asked.relation, plan["prompts"], plan["prompt_seed"])
-    pairs = [(s.object, s.subject) if asked.direction == "inverse" else (s.subject, s.object) for s in shown]
-    if asked.fine_tuned_on is not None:
-        model = _fine_tuned(model, asked.fine_tuned_on, plan, workdir / "dreambooth")
-    images = draw(model, config, [f"{a} {asked.words} {b}" for a, b in pairs], asked.rows)
-    verdict = judge.look(images)
-    relation, entities = judge.right(verdict, shown)
-    seen = {
-        "relation": relation,
-        "entities": entities,
-        "fused": judge.fused(verdict, shown),
-        "leaked": judge.leaked(images),
-    }
-    for i, image in enumerate(generate.to_uint8(images)):
-        pictures.save_png(workdir / "pictures" / asked.name / f"{i:03d}.png", image)
-    found = {name: values.tolist() for name, values in seen.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, json.dumps(found) + "\n")
-    return found
+def _checked(scores: Mapping[str, Any]) -> Scores:
+    return {name: [float(value) for value in values] for name, values in scores.items()}
 
 
-def _fine_tuned(model: Model, run: Settings, plan: Mapping, workdir: Path) -> Model:
+def write(path: Path, asked: Asked, made_by: str, scores: Scores) -> None:
+    """Adds a cell's line."""
+    plain = {name: [int(v) if v in (0, 1) else round(v, 5) for v in values] for name, values in scores.items()}
+    about = dict(zip(("relation", "method", "seed", "direction"), asked.key, strict=True))
+    files.append(path, json.dumps(about | {"words": asked.words, "made_by": made_by, "scores": plain}) + "\n")
+
+
+def picture_files(plan: Plan, asked: Asked, workdir: Path) -> list[list[Path]]:
+    """Where a cell's pictures lie, by prompt."""
+    place = workdir / "pictures" / asked.name
+    numbered = lambda i, k: f"{i:03d}.png" if plan.images == 1 else f"{i:03d}-{k}.png"
+    return [[place / numbered(i, k) for k in range(plan.images)] for i in range(len(plan.prompts[asked.relation]))]
+
+
+def picture_seeds(plan: Plan, relation: str) -> list[list[int]]:
+    """The seed of each picture's noise, by prompt: the same for every method."""
+    count = len(plan.prompts[relation])
+    return [[_FIRST_SEED + i * plan.images + k for k in range(plan.images)] for i in range(count)]
+
+
+def draw(model: Model, plan: Plan, asked: Asked, rows: np.ndarray | None, workdir: Path) -> list[list[Path]]:
+    """Draws a cell's pictures by the model, with learned rows [P, D] if there are any; returns their files."""
+    if asked.method == DREAMBOOTH:
+        model = _fine_tuned(model, plan, asked, workdir / "dreambooth")
+    texts = [text for text in asked.texts(plan.prompts[asked.relation]) for _ in range(plan.images)]
+    seeds = [seed for own in picture_seeds(plan, asked.relation) for seed in own]
+    sampling = generate.Sampling.of(plan.training)
+    places = picture_files(plan, asked, workdir)
+    in_turn = iter([place for own in places for place in own])
+    for batch in generate.draw_batches(model.sd, model.tokenizer, texts, seeds, rows, sampling=sampling):
+        for image in generate.to_uint8(batch):
+            pictures.save_png(next(in_turn), image)
+    return places
+
+
+def _fine_tuned(model: Model, plan: Plan, asked: Asked, workdir: Path) -> Model:
     """What DreamBooth makes of the model by a run's exemplars. It is not kept: a UNet for each cell is too much."""
+    assert plan.dreambooth is not None
+    assert asked.run is not None
     sd, tokenizer, name = model
-    recipe = dreambooth.Recipe(**plan["dreambooth"])
-    shutil.rmtree(workdir, ignore_errors=True)  # another cell's, of an evaluation that was stopped
-    unet = dreambooth.train(run, recipe, sd, tokenizer, load_exemplars(run), workdir)
+    taught = sd
+    if jax.tree.leaves(sd.params["unet"])[0].dtype != np.float32:  # 16 bits are too few to learn in
+        taught = load_model(name, precision="tensorfloat32", variant=Variant.of(asked.run)).sd
+    shutil.rmtree(workdir, ignore_errors=True)  # of an evaluation that was stopped
+    unet = dreambooth.train(asked.run, plan.dreambooth, taught, tokenizer, load_exemplars(asked.run), workdir)
     shutil.rmtree(workdir)
+    unet = jax.tree.map(lambda new, old: np.asarray(new).astype(old.dtype), unet, sd.params["unet"])
     unet = parallel.split(unet, parallel.mesh_of(sd.params))
     return Model(sd._replace(params={**sd.params, "unet": unet}), tokenizer, name)

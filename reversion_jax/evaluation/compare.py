@@ -1,156 +1,207 @@
-"""The comparison of methods on the miniature, cell by cell: what is trained, drawn, judged, and put into tables.
+"""The comparison of methods, cell by cell: what is trained, drawn and scored, and put into tables.
 
-A cell is a relation, a method and a seed. Each is kept as it is done, so that a stopped evaluation goes on.
+A cell is a relation, a method, a seed and a direction. Each is kept as it is done, so that a stopped evaluation goes
+on; further seeds, methods and relations join those that are there. The folder gets
+
+    cells.jsonl                          each cell's scores, see cells.py
+    tables.md, tables.json, tables.csv   made of all cells, whenever they were done
+    sheets/<relation>.png                methods side by side
+    pictures/, pictures.json, exemplars/ for the user study
+    training/<job>/<run>                 the learned words, a run's folder each
 """
 
-import dataclasses
-import itertools
+import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import numpy as np
+import jax
 from etils import epath
 from ml_collections import ConfigDict
-from PIL import Image
 from tqdm import tqdm
 
-from reversion_jax import config as settings
 from reversion_jax.config import Settings
-from reversion_jax.data import exemplars
-from reversion_jax.drawing import pictures
-from reversion_jax.evaluation import tables
-from reversion_jax.evaluation.cells import DREAMBOOTH, PHRASE, WORD, Asked, best_words, cells, judge_cell
+from reversion_jax.data.exemplars import Exemplars
+from reversion_jax.evaluation import by_clip, cells, estimate, judged, sheets, tables
+from reversion_jax.evaluation import plan as plans
+from reversion_jax.evaluation.cells import CELLS, DREAMBOOTH, Asked, Scorer
+from reversion_jax.evaluation.plan import Plan
 from reversion_jax.inversion.prompts import PLACEHOLDERS
-from reversion_jax.miniature import scenes
 from reversion_jax.runs import folder
 from reversion_jax.runs.owner import owned
 from reversion_jax.runtime import files
 from reversion_jax.training import loop
-from reversion_jax.training.prepare import settle
-from reversion_jax.weights.load import load_model
+from reversion_jax.training.prepare import load_exemplars
+from reversion_jax.weights.load import Model, load_model
 from reversion_jax.weights.variant import Variant
 
-_SHOWN = 8  # pictures of each method on a contact sheet
+_ABOVE = """Means with 95% intervals; shares of pictures in percent. Where there is one relation or one seed, an
+interval says nothing about others.
+"""
 
 
-def make_plan(config: ConfigDict, *, quick: bool) -> dict:
-    """What is compared, from config.evaluation: relations and methods with their own settings, seeds, prompts."""
-    plan = config.evaluation.to_dict()
-    plan |= {name: dict(plan[name]) for name in ("relations", "groups", "methods", "ablations")}
-    of_quick = plan.pop("quick")
-    if quick:
-        kept = {name: plan["relations"][name] for name in of_quick["relations"] if name in plan["relations"]}
-        if not kept:
-            raise ValueError("--quick: config.evaluation.quick.relations has none of config.evaluation.relations")
-        plan |= of_quick | {"relations": kept}
-    groups = {name: [r for r in group if r in plan["relations"]] for name, group in plan["groups"].items()}
-    return plan | {"groups": {name: group for name, group in groups.items() if group}}
+def _identity(run: Settings) -> str:
+    """What a run's words depend on."""
+    return json.dumps(cells.settings_of(run), sort_keys=True)
 
 
-def training(config: ConfigDict, plan: Mapping) -> ConfigDict:
-    """The config that trains every method and ablation on every relation from every seed, in this order of runs."""
-    methods = plan["methods"] | plan["ablations"]
-    each = itertools.product(plan["relations"].items(), methods.values(), plan["seeds"])
-    c = config.copy_and_resolve_references().unlock()
-    del c.evaluation
-    c.runs = tuple({"relation": relation, **own, **method, "seed": seed} for (relation, own), method, seed in each)
-    return c
+def trained(workdir: Path) -> dict[str, Path]:
+    """Folders of the runs whose last step is done, by `_identity`."""
+    found = {}
+    for path in sorted(workdir.glob(f"training/*/*/{folder.CONFIG}")):
+        run, _ = folder.read_settings(epath.Path(path.parent))
+        if folder.rows_file(path.parent, run.steps).is_file():
+            found[_identity(run)] = path.parent
+    return found
 
 
-def trained_rows(config: Settings, workdir: Path) -> list[np.ndarray]:
-    """Every run's learned rows [P, D]; what is trained already is read from its folder."""
-    names = list(settings.each_run(config))
-    kept = [workdir / name for name in names]
-    if not all((folder.rows_file(place, config.steps)).is_file() for place in kept):
-        loop.train(config, workdir)
-    return [folder.read(place, config.steps).rows for place in kept]
+def jobs(plan: Plan, todo: Sequence[Asked], workdir: Path) -> dict[Path, Settings]:
+    """What there is to train for the cells: a job for each seed, by its folder."""
+    needed = {_identity(cell.run) for cell in todo if cell.run and cell.method != DREAMBOOTH} - trained(workdir).keys()
+    missing = {key: own for key, run in plan.runs.items() if (own := _identity(run)) in needed}
+    found = {}
+    for seed in plan.seeds:
+        if keys := [key for key in missing if key[2] == seed]:
+            # A stopped job is found again by its name: none of its runs is done before all are.
+            digest = hashlib.sha256("".join(missing[key] for key in keys).encode()).hexdigest()[:8]
+            found[workdir / "training" / f"seed{seed}-{digest}"] = plan.job(keys)
+    return found
 
 
-def write_sheets(plan: Mapping, drawn: Sequence[Asked], runs: Sequence[Settings], workdir: Path) -> None:
-    """Of the first seed, a contact sheet a relation, its exemplars, and pictures.json, a list of direct pictures."""
-    records = []
-    for relation in plan["relations"]:
-        shown = scenes.unseen_scenes(relation, plan["prompts"], plan["prompt_seed"])
-        texts = [f"{s.subject} <R> {s.object}" for s in shown]
-        listed = [i for i, text in enumerate(texts) if text not in texts[:i]]  # readers know a picture by its prompt
-        first = next(run for run in runs if run.relation == relation)
-        shown_first, templates = scenes.exemplars(relation, first.num_exemplars, first.seed, first.hatched)
-        place = workdir / "exemplars" / relation
-        if not place.exists():
-            exemplars.write_folder(place, shown_first, templates)
-        sections = [("exemplars", shown_first, [own[0] for own in templates])]
-        for cell in (cell for cell in drawn if cell.relation == relation):
-            if cell.is_trained and cell.seed != plan["seeds"][0]:
-                continue  # it had other exemplars
-            names = [f"pictures/{cell.name}/{i:03d}.png" for i in range(len(shown))]
-            images = np.stack([np.asarray(Image.open(workdir / file)) for file in names[:_SHOWN]])
-            heading = f"{cell.method}{tables.DIRECTIONS[cell.direction]}: {cell.words}"
-            sections.append((heading, images, texts[:_SHOWN]))
-            if cell.direction == "direct":
-                about = {"relation": relation, "method": cell.method, "seed": plan["seeds"][0]}
-                records += [about | {"prompt": texts[i], "file": names[i]} for i in listed]
-        pictures.save_png(workdir / "sheets" / f"{relation}.png", pictures.contact_sheet(relation, sections))
-    files.write(workdir / "pictures.json", json.dumps(records) + "\n")
+def evaluate(
+    config: ConfigDict,
+    workdir: str | None = None,
+    *,
+    quick: bool = False,
+    tables_only: bool = False,
+    given: Collection[str] = (),
+) -> str:
+    """Does what is not done yet; returns the tables, and where they are. ValueError, OSError.
 
-
-def write_tables(plan: Mapping, seen: Sequence[tuple[Asked, Mapping[str, list[bool]]]], workdir: Path) -> str:
-    """tables.md, which is returned, and tables.json with every figure."""
-    found = defaultdict(list)
-    for cell, shares in seen:
-        of_prompts = tables.Cell(**{name: np.array(values) for name, values in shares.items()})
-        found[cell.relation, cell.method, cell.direction].append(of_prompts)
-    last = list(plan["methods"])[-1]
-    compared = [WORD, PHRASE, *([DREAMBOOTH] if plan["dreambooth"] else []), *plan["methods"]]
-    methods = [*compared, *plan["ablations"]]
-    everything = list(plan["relations"])
-    groups = plan["groups"] | ({"all": everything} if len(plan["groups"]) > 1 else {})
-    records = tables.summary(found, groups, methods)
-    parts = [
-        "Percent of pictures, with 95% intervals. Where there is one relation or one seed, the interval is of it alone."
-    ]
-    for group, relations in groups.items():
-        parts += [tables.markdown(records, group, compared)]
-        if plan["ablations"]:
-            parts += [tables.markdown(records, group, [last, *plan["ablations"]])]
-        parts += [f"Paired differences in percentage points, {group}:\n"]
-        parts += [tables.differences(found, relations, methods, last)]
-    parts += [tables.by_relation(found, everything, methods, metric) for metric in ("both", "relation", "entities")]
-    text = "\n".join(parts)
-    files.write(workdir / "tables.json", json.dumps(records, indent=1) + "\n")
-    files.write(workdir / "tables.md", text)
-    return text
-
-
-def evaluate(config: ConfigDict, workdir: str, *, quick: bool = False) -> str:
-    """Does all that is not done yet, and returns the tables. ValueError where `workdir` holds another evaluation."""
-    if files.is_remote(workdir):
+    quick: a part of it, see `plan.make`, as `given`.
+    tables_only: nothing is trained, drawn or scored; tables are made of the cells that the folder has.
+    """
+    if files.is_remote(workdir or ""):
         raise ValueError(f"--workdir={workdir}: an evaluation needs a folder of this machine")
-    if "evaluation" not in config:
-        raise ValueError("the config says nothing of what to compare: give one such as configs/evaluation.py")
-    plan = make_plan(config, quick=quick)
-    to_train = settle(training(config, plan))
-    if to_train.exemplars != settings.DRAWN:
-        raise ValueError(f"config.exemplars={to_train.exemplars!r}: the judge knows drawn scenes only, so say 'drawn'")
-    place = Path(workdir).expanduser()
-    described = json.dumps({"plan": plan, "training": dataclasses.asdict(to_train)}, indent=1) + "\n"
-    path = place / "evaluation.json"
+    plan = plans.make(config, quick=quick, given=given)
+    if not plan.clip and not plan.of_drawn:
+        raise ValueError("pictures are scored by a CLIP: give --config.evaluation.clip=FOLDER_OR_HUB_ID")
+    default = f"runs/{'evaluation' if plan.of_drawn else 'benchmark'}{'-quick' * quick}"
+    place = Path(workdir or default).expanduser()
+    asked = list(cells.of_plan(plan))
+    done = _done(plan, asked, place)
+    if tables_only:
+        if not done:
+            raise ValueError(f"{place / CELLS} has none of the config's cells: evaluate without --tables_only first")
+        return f"{write_tables(plan, place)}\ntables: {place / 'tables.md'}"
     with owned(epath.Path(place)):
-        if path.is_file() and path.read_text() != described:
-            raise ValueError(f"{workdir} holds another evaluation: give a new --workdir, or delete that one")
-        files.write(path, described)
-        return _evaluate(to_train, plan, place)
+        todo = [cell for cell in asked if cell.key not in done]
+        if todo:
+            _fill(plan, todo, place)
+        shown = {relation: _exemplars(plan, relation) for relation in plan.relations}
+        sheets.write(plan, asked, shown, place)
+        text = write_tables(plan, place)
+    return f"{text}\ntables: {place / 'tables.md'}, pictures: {place / 'sheets'}"
 
 
-def _evaluate(to_train: Settings, plan: Mapping, place: Path) -> str:
-    """`evaluate` in a folder that is this evaluation's."""
-    rows = trained_rows(to_train, place / "training")
-    runs = list(settings.each_run(to_train).values())
-    placeholders = dict.fromkeys(PLACEHOLDERS, to_train.rows_per_token)
-    model = load_model(to_train.model, placeholders, to_train.precision, variant=Variant.of(to_train))
-    single_words = best_words(model, to_train, plan, place / "words.json")
-    asked = list(cells(plan, runs, rows, single_words))
-    seen = [judge_cell(model, to_train, plan, cell, place) for cell in tqdm(asked, "cells", smoothing=0)]
-    write_sheets(plan, asked, runs, place)
-    return write_tables(plan, list(zip(asked, seen, strict=True)), place)
+def _done(plan: Plan, asked: Sequence[Asked], place: Path) -> set[cells.Key]:
+    """The cells that are done. ValueError where one was made in another way."""
+    done, kept, scorer = set(), cells.read(place / CELLS), _scorer_name(plan)
+    for cell in asked:
+        if cell.key not in kept:
+            continue
+        if kept[cell.key]["made_by"] != cells.made_by(plan, cell, scorer):
+            raise ValueError(
+                f"{place / CELLS} holds {cell.name} made with other settings, prompts or scores: give a new --workdir, "
+                "or delete its line"
+            )
+        done.add(cell.key)
+    return done
+
+
+def _exemplars(plan: Plan, relation: str) -> Exemplars:
+    """The exemplars of the relation's first run."""
+    return load_exemplars(next(run for key, run in plan.runs.items() if key[0] == relation))
+
+
+def _scorer_name(plan: Plan) -> str:
+    """Says which scorer sees the pictures, and what its scores depend on."""
+    return f"{plan.clip} of {plan.words[plans.NATURAL]}" if plan.clip else judged.NAME
+
+
+def _scorer(plan: Plan) -> Scorer:
+    if not plan.clip:
+        return judged.score
+    shown = {relation: _exemplars(plan, relation).images for relation in plan.relations}
+    by = by_clip.load(plan.clip, shown, plan.words[plans.NATURAL])
+    print(by.describe(), flush=True)
+    return by
+
+
+def _load(plan: Plan) -> Model:
+    c = plan.training
+    return load_model(c.model, dict.fromkeys(PLACEHOLDERS, c.rows_per_token), c.precision, variant=Variant.of(c))
+
+
+def _fill(plan: Plan, todo: Sequence[Asked], place: Path) -> None:
+    """Trains, draws and scores cells. What may fail comes first, and what takes hours last."""
+    scorer, name = _scorer(plan), _scorer_name(plan)
+    to_train = jobs(plan, todo, place)
+    print(describe(plan, todo, list(to_train.values())), flush=True)
+    for where, job in to_train.items():
+        loop.train(job, epath.Path(where))
+    rows = {identity: folder.read(epath.Path(path)).rows for identity, path in trained(place).items()}
+    model = _load(plan)
+    for cell in tqdm(todo, "cells", smoothing=0):
+        learned = rows[_identity(cell.run)] if cell.run and cell.method != DREAMBOOTH else None
+        drawn = cells.draw(model, plan, cell, learned, place)
+        scores = scorer(cell.relation, plan.prompts[cell.relation], drawn)
+        cells.write(place / CELLS, cell, cells.made_by(plan, cell, name), scores)
+
+
+def describe(plan: Plan, todo: Sequence[Asked], to_train: Sequence[Settings]) -> str:
+    """What is about to be done, and an estimate of the time and the disk that it needs."""
+    count = sum(len(plan.prompts[cell.relation]) * plan.images for cell in todo)
+    a_prompt = next(iter(plan.prompts.values()))[0].fill("and")
+    a_picture = estimate.picture_cost(_load(plan), plan.training, a_prompt)
+    lines = [f"draws       {len(todo)} cells, {count} pictures"]
+    times = [f"{estimate.duration(count * a_picture.seconds)} of drawing"]
+    if to_train:
+        words, steps = sum(len(job.runs) for job in to_train), plan.training.steps
+        a_step = estimate.step_seconds(to_train[0]) / len(to_train[0].runs)
+        lines.insert(0, f"trains      {words} words, {steps} steps each")
+        times.insert(0, f"{estimate.duration(words * steps * a_step)} of training")
+    if fine_tuned := sum(cell.method == DREAMBOOTH for cell in todo):
+        lines.append(f"fine-tunes  {fine_tuned} models by DreamBooth, whose time the estimate leaves out")
+    devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    lines.append(f"estimate    {' and '.join(times)} on {devices}, {count * a_picture.bytes / 1e9:.2f} GB of pictures")
+    return "\n".join(lines)
+
+
+def write_tables(plan: Plan, workdir: Path) -> str:
+    """tables.md, which is returned; tables.json and tables.csv, with every figure."""
+    found: defaultdict[tables.Which, dict] = defaultdict(dict)
+    for (relation, method, seed, direction), cell in cells.read(workdir / CELLS).items():
+        found[relation, method, direction][seed] = cell["scores"]
+    by = by_clip if plan.clip else judged
+    compared = [*plan.words, *([DREAMBOOTH] if plan.dreambooth else []), *plan.methods]
+    methods, last = [*compared, *plan.ablations], plan.methods[-1]
+    groups = {**plan.groups, **({"all relations": plan.relations} if len(plan.groups) > 1 else {})}
+    records = tables.summary(found, groups, methods, by.METRICS)
+    parts = [_ABOVE]
+    for group, relations in groups.items():
+        parts.append(tables.markdown(records, group, compared, by.METRICS))
+        if plan.ablations:
+            parts.append(tables.markdown(records, group, [last, *plan.ablations], by.METRICS))
+        parts += [f"Paired differences, {group}:\n", tables.differences(found, relations, methods, last, by.METRICS)]
+    named = {metric.name: metric for metric in by.METRICS}
+    parts += [tables.by_relation(found, plan.relations, methods, named[name]) for name in by.BY_RELATION]
+    text = "\n".join(filter(None, parts))
+    for name, content in (
+        ("json", json.dumps(records, indent=1) + "\n"),
+        ("csv", tables.as_csv(records)),
+        ("md", text),
+    ):
+        files.write(workdir / f"tables.{name}", content)
+    return text

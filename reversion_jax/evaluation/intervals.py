@@ -27,10 +27,12 @@ def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0, level: f
         raise ValueError(f"values of shape {list(values.shape)}: want [relations, seeds, prompts], none of them 0")
     rng = np.random.default_rng(seed)
     relations, seeds, prompts = values.shape
-    means = np.empty(resamples)
-    for i in range(resamples):
-        of_relation = rng.integers(relations, size=(relations, 1, 1))
-        of_seed = rng.integers(seeds, size=(relations, seeds, 1))
-        means[i] = values[of_relation, of_seed, rng.integers(prompts, size=prompts)].mean()
+    # A resample's mean over prompts is a product with how often it has each of them.
+    counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    over_prompts = values.reshape(-1, prompts) @ counts.T / prompts  # [relations * seeds, resamples]
+    of_relation = rng.integers(relations, size=(resamples, relations, 1))
+    of_seed = rng.integers(seeds, size=(resamples, relations, seeds))
+    chosen = (of_relation * seeds + of_seed).reshape(resamples, -1)
+    means = over_prompts[chosen, np.arange(resamples)[:, None]].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))

@@ -1,5 +1,7 @@
-"""An evaluation's figures as tables: methods by relations, with intervals and the seeds behind each figure."""
+"""An evaluation's figures as tables: methods by relations, with intervals and the number of seeds behind each."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -7,105 +9,140 @@ import numpy as np
 
 from reversion_jax.evaluation.intervals import Interval, bootstrap
 
-METRICS = ("relation", "entities", "both", "fused", "leaked")
-_HEADINGS = ("relation right", "both entities right", "all right", "fused", "leaked")
+
+class Metric(NamedTuple):
+    """A column of the tables."""
+
+    name: str
+    heading: str
+    percent: bool = True  # a share of pictures, shown in percent; or a score, shown with three digits
+
+    def show(self, interval: Interval, *, signed: bool = False) -> str:
+        """Such as "72 [65, 78]" or "0.291 [0.288, 0.294]"; with a sign, such as "+3 [-1, 7]"."""
+        factor, digits = (100, 0) if self.percent else (1, 3)
+        mean, low, high = (factor * value for value in interval)
+        return f"{mean:{'+' if signed else ''}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 # The directions of a method's prompts, and what each adds to the method's name.
 DIRECTIONS = {"direct": "", "inverse": ", turned round"}
 
-
-class Cell(NamedTuple):
-    """What was seen in the pictures of one relation, method, seed and direction: bool [prompts] each."""
-
-    relation: np.ndarray
-    entities: np.ndarray
-    fused: np.ndarray
-    leaked: np.ndarray
-
-    def metric(self, name: str) -> np.ndarray:
-        return self.relation & self.entities if name == "both" else getattr(self, name)
+Which = tuple[str, str, str]  # relation, method, direction
+# -> seed of the training, None for plain words -> metric -> a number for each prompt
+Cells = Mapping[Which, Mapping[int | None, Mapping[str, Sequence[float]]]]
 
 
-Cells = Mapping[tuple[str, str, str], Sequence[Cell]]  # (relation, method, direction) -> a cell for each seed
+def values(cells: Cells, which: Sequence[Which], metric: str) -> np.ndarray | None:
+    """A metric of cells, one for each relation: float [relations, seeds, prompts]; None if there are no such cells.
+
+    Relations without the metric are left out. Of the others, the seeds that all have are taken.
+    """
+    having = [seeds for one in which if (seeds := _having(cells, one, metric))]
+    common = [seed for seed in having[0] if all(seed in seeds for seeds in having)] if having else []
+    return np.array([[seeds[seed][metric] for seed in common] for seeds in having], np.float64) if common else None
 
 
-def values(cells: Cells, relations: Sequence[str], method: str, direction: str, metric: str) -> np.ndarray | None:
-    """A metric of a method over the relations that have such cells: float [relations, seeds, prompts], or None."""
-    found = [cells[relation, method, direction] for relation in relations if (relation, method, direction) in cells]
-    if not found:
-        return None
-    return np.array([[cell.metric(metric) for cell in seeds] for seeds in found], np.float64)
+def difference(cells: Cells, mine: Sequence[Which], theirs: Sequence[Which], metric: str) -> np.ndarray | None:
+    """A metric of cells less that of other cells, paired by relation, seed and prompt; None if nothing can be paired.
+
+    Plain words, which have no seed, are paired with each of the other's seeds.
+    """
+    kept: dict[Which, dict] = {}
+    pairs = []
+    for a, b in zip(mine, theirs, strict=True):
+        of_a, of_b = (_having(cells, one, metric) for one in (a, b))
+        if None not in of_a and None not in of_b:
+            of_a, of_b = ({seed: own[seed] for seed in of_a.keys() & of_b.keys()} for own in (of_a, of_b))
+        if of_a and of_b:
+            kept |= {a: of_a, b: of_b}
+            pairs.append((a, b))
+    first, second = (values(kept, [pair[side] for pair in pairs], metric) for side in (0, 1))
+    return None if first is None or second is None else first - second
 
 
-def summary(cells: Cells, groups: Mapping[str, Sequence[str]], methods: Sequence[str]) -> list[dict]:
+def _having(cells: Cells, which: Which, metric: str) -> dict[int | None, Mapping[str, Sequence[float]]]:
+    """A cell's seeds that have the metric."""
+    return {seed: cell for seed, cell in cells.get(which, {}).items() if metric in cell}
+
+
+def summary(
+    cells: Cells, groups: Mapping[str, Sequence[str]], methods: Sequence[str], metrics: Sequence[Metric]
+) -> list[dict]:
     """Every figure: a record of group, method, direction, metric, mean, low, high, relations, seeds, prompts."""
     records = []
     for group, relations in groups.items():
         for method in methods:
             for direction in DIRECTIONS:
-                for metric in METRICS:
-                    found = values(cells, relations, method, direction, metric)
+                for metric in metrics:
+                    found = values(cells, [(r, method, direction) for r in relations], metric.name)
                     if found is None:
                         continue
-                    about = {"group": group, "method": method, "direction": direction, "metric": metric}
+                    about = {"group": group, "method": method, "direction": direction, "metric": metric.name}
                     shape = dict(zip(("relations", "seeds", "prompts"), found.shape, strict=True))
                     records.append(about | bootstrap(found)._asdict() | shape)
     return records
 
 
-def markdown(records: Sequence[Mapping], group: str, methods: Sequence[str]) -> str:
-    """A table of a group: a row for each of the methods and direction, shares in percent with their intervals."""
+def markdown(records: Sequence[Mapping], group: str, methods: Sequence[str], metrics: Sequence[Metric]) -> str:
+    """A table of a group: a row for each of the methods and direction, with intervals; "" without such rows."""
     rows: dict[tuple[str, str], dict[str, Mapping]] = {}
     for record in records:
         if record["group"] == group and record["method"] in methods:
             rows.setdefault((record["method"], record["direction"]), {})[record["metric"]] = record
+    if not rows:
+        return ""
     any_record = next(iter(next(iter(rows.values())).values()))
+    shown = [metric for metric in metrics if any(metric.name in found for found in rows.values())]
     lines = [
         f"**{group}**, {any_record['prompts']} prompts a cell",
         "",
-        f"| method | relations | seeds | {' | '.join(_HEADINGS)} |",
-        f"|---|---|---|{'---|' * len(_HEADINGS)}",
+        f"| method | relations | seeds | {' | '.join(metric.heading for metric in shown)} |",
+        f"|---|---|---|{'---|' * len(shown)}",
     ]
     for (method, direction), found in rows.items():
-        name = method + DIRECTIONS[direction]
-        shares = " | ".join(percent(Interval(*(found[metric][key] for key in Interval._fields))) for metric in METRICS)
-        lines.append(f"| {name} | {found['both']['relations']} | {found['both']['seeds']} | {shares} |")
+        intervals = {name: Interval(*(record[key] for key in Interval._fields)) for name, record in found.items()}
+        columns = [metric.show(intervals[metric.name]) if metric.name in intervals else "" for metric in shown]
+        most = max(found.values(), key=lambda record: record["relations"])
+        about = f"{method}{DIRECTIONS[direction]} | {most['relations']} | {most['seeds']}"
+        lines.append(f"| {about} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
 
 
-def by_relation(cells: Cells, relations: Sequence[str], methods: Sequence[str], metric: str) -> str:
-    """A row for each relation, a column for each method: one metric, direct prompts."""
-    lines = [f"| {_HEADINGS[METRICS.index(metric)]} | {' | '.join(methods)} |", f"|---|{'---|' * len(methods)}"]
+def by_relation(cells: Cells, relations: Sequence[str], methods: Sequence[str], metric: Metric) -> str:
+    """A row for each relation, a column for each method: one metric of direct prompts, as in the papers' tables."""
+    lines = [f"| {metric.heading} | {' | '.join(methods)} |", f"|---|{'---|' * len(methods)}"]
     for relation in relations:
-        found = [values(cells, [relation], method, "direct", metric) for method in methods]
-        shares = " | ".join("" if value is None else percent(bootstrap(value)) for value in found)
-        lines.append(f"| {relation} | {shares} |")
+        found = [values(cells, [(relation, method, "direct")], metric.name) for method in methods]
+        shown = " | ".join("" if value is None else metric.show(bootstrap(value)) for value in found)
+        lines.append(f"| {relation} | {shown} |")
     return "\n".join(lines) + "\n"
 
 
-def differences(cells: Cells, relations: Sequence[str], methods: Sequence[str], baseline: str) -> str:
-    """Each method, and the baseline said otherwise, minus the baseline's direct prompts: percentage points.
-
-    Paired by relation, seed and prompt.
-    """
-    lines = [f"| minus {baseline} | {' | '.join(_HEADINGS)} |", f"|---|{'---|' * len(_HEADINGS)}"]
-    others = [(method, "direct") for method in methods if method != baseline]
-    for method, direction in [*others, *((baseline, direction) for direction in DIRECTIONS if direction != "direct")]:
-        where = [r for r in relations if (r, method, direction) in cells]
-        shares = []
-        for metric in METRICS:
-            mine = values(cells, where, method, direction, metric)
-            theirs = values(cells, where, baseline, "direct", metric)
-            if mine is None or theirs is None:
-                break
-            shares.append(percent(bootstrap(mine - theirs), signed=True))
-        else:
-            lines.append(f"| {method}{DIRECTIONS[direction]} | {' | '.join(shares)} |")
+def differences(
+    cells: Cells, relations: Sequence[str], methods: Sequence[str], baseline: str, metrics: Sequence[Metric]
+) -> str:
+    """Each method, and the baseline turned round, minus the baseline's direct prompts; shares in percentage points."""
+    lines = [
+        f"| minus {baseline} | {' | '.join(metric.heading for metric in metrics)} |",
+        f"|---|{'---|' * len(metrics)}",
+    ]
+    others = [(method, "direct") for method in methods if method != baseline] + [(baseline, "inverse")]
+    for method, direction in others:
+        columns = []
+        for metric in metrics:
+            mine, theirs = ([(r, *side) for r in relations] for side in ((method, direction), (baseline, "direct")))
+            found = difference(cells, mine, theirs, metric.name)
+            columns.append("" if found is None else metric.show(bootstrap(found), signed=True))
+        if any(columns):
+            lines.append(f"| {method}{DIRECTIONS[direction]} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
 
 
-def percent(interval: Interval, *, signed: bool = False) -> str:
-    """Such as "72 [65, 78]"; with a sign, such as "+3 [-1, 7]"."""
-    mean, low, high = (100 * value for value in interval)
-    return f"{mean:{'+' if signed else ''}.0f} [{low:.0f}, {high:.0f}]"
+def as_csv(records: Sequence[Mapping]) -> str:
+    """The records of `summary` as comma-separated values."""
+    text = io.StringIO()
+    if records:
+        writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    return text.getvalue()

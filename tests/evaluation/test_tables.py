@@ -1,70 +1,100 @@
 import numpy as np
 
 from reversion_jax.evaluation import tables
+from reversion_jax.evaluation.tables import Metric
 
-YES, NO = True, False
-
-
-def cell(relation, entities, fused=(NO, NO), leaked=(NO, NO)):
-    return tables.Cell(*map(np.array, (relation, entities, fused, leaked)))
+RIGHT, SCORE, ORDER = Metric("right", "right"), Metric("score", "entity score", percent=False), Metric("order", "order")
+METRICS = (RIGHT, SCORE, ORDER)
 
 
-# Two relations, two prompts; method B has two seeds and turns round, A (words) has one.
+def cell(right, score=(0.25, 0.75), **more):
+    return {"right": list(right), "score": list(score), **more}
+
+
+# Two relations, two prompts. Words (A) have no seed; method B has two, and one more of "on"; only "on" has an order.
 CELLS = {
-    ("on", "A", "direct"): [cell([YES, NO], [YES, YES])],
-    ("in", "A", "direct"): [cell([NO, NO], [YES, NO], leaked=[YES, NO])],
-    ("on", "B", "direct"): [cell([YES, YES], [YES, NO], [NO, YES]), cell([YES, YES], [YES, YES])],
-    ("in", "B", "direct"): [cell([YES, YES], [YES, YES]), cell([NO, YES], [YES, YES])],
-    ("on", "B", "inverse"): [cell([NO, YES], [YES, YES]), cell([YES, YES], [YES, NO])],
+    ("on", "A", "direct"): {None: cell([1, 0])},
+    ("in", "A", "direct"): {None: cell([0, 0])},
+    ("on", "B", "direct"): {7: cell([1, 1], order=[1, 0]), 3: cell([1, 0], order=[1, 1]), 9: cell([0, 0])},
+    ("in", "B", "direct"): {3: cell([1, 1]), 7: cell([0, 1])},
+    ("on", "B", "inverse"): {3: cell([0, 0]), 7: cell([1, 0])},
+    ("on", "C", "direct"): {7: cell([0, 1])},
 }
 
 
+def of(method, direction="direct", relations=("on", "in")):
+    return [(relation, method, direction) for relation in relations]
+
+
 def test_values_have_relations_seeds_and_prompts():
-    both = tables.values(CELLS, ["on", "in"], "B", "direct", "both")
-    np.testing.assert_array_equal(both, [[[1, 0], [1, 1]], [[1, 1], [0, 1]]])
-    assert tables.values(CELLS, ["in"], "B", "inverse", "both") is None
-    assert tables.values(CELLS, ["on", "in"], "B", "inverse", "relation").shape == (1, 2, 2)
+    """Seeds are those that every relation has, in the same order for all."""
+    np.testing.assert_array_equal(tables.values(CELLS, of("B"), "right"), [[[1, 1], [1, 0]], [[0, 1], [1, 1]]])
+    np.testing.assert_array_equal(tables.values(CELLS, of("A"), "right"), [[[1, 0]], [[0, 0]]])
+    assert tables.values(CELLS, of("B", "inverse", ["in"]), "right") is None
+    assert tables.values(CELLS, of("B", "inverse"), "right").shape == (1, 2, 2)
+
+
+def test_a_relation_without_a_metric_is_left_out():
+    np.testing.assert_array_equal(tables.values(CELLS, of("B"), "order"), [[[1, 0], [1, 1]]])
+    assert tables.values(CELLS, of("A"), "order") is None
+
+
+def test_differences_are_paired():
+    found = tables.difference(CELLS, of("C"), of("B"), "right")
+    np.testing.assert_array_equal(found, [[[-1, 0]]])  # seed 7 of "on", which both have
+    found = tables.difference(CELLS, of("A"), of("B"), "right")  # words, with each seed
+    np.testing.assert_array_equal(found, [[[0, -1], [0, 0]], [[0, -1], [-1, -1]]])
+    found = tables.difference(CELLS, of("B", "inverse"), of("B"), "right")
+    assert sorted(map(tuple, found[0])) == [(-1, 0), (0, -1)]
+    assert tables.difference(CELLS, of("D"), of("B"), "right") is None
+    assert tables.difference(CELLS, of("A"), of("B"), "order") is None
 
 
 def test_summary_and_its_table():
-    records = tables.summary(CELLS, {"all": ["on", "in"], "one": ["in"]}, ["A", "B"])
+    records = tables.summary(CELLS, {"all": ["on", "in"], "one": ["in"]}, ["A", "B"], METRICS)
     means = {
         (r["group"], r["method"], r["direction"], r["metric"]): (r["mean"], r["relations"], r["seeds"], r["prompts"])
         for r in records
     }
-    assert means["all", "A", "direct", "relation"] == (0.25, 2, 1, 2)
-    assert means["all", "B", "direct", "both"] == (0.75, 2, 2, 2)
-    assert means["all", "B", "direct", "fused"] == (0.125, 2, 2, 2)
-    assert means["all", "A", "direct", "leaked"] == (0.25, 2, 1, 2)
-    assert means["all", "B", "inverse", "both"] == (0.5, 1, 2, 2)
-    assert means["one", "A", "direct", "both"] == (0.0, 1, 1, 2)
-    assert len(records) == 5 * (3 + 2)
+    assert means["all", "A", "direct", "right"] == (0.25, 2, 1, 2)
+    assert means["all", "B", "direct", "right"] == (0.75, 2, 2, 2)
+    assert means["all", "B", "direct", "score"] == (0.5, 2, 2, 2)
+    assert means["all", "B", "direct", "order"] == (0.75, 1, 2, 2)
+    assert means["all", "B", "inverse", "right"] == (0.25, 1, 2, 2)
+    assert means["one", "A", "direct", "right"] == (0.0, 1, 1, 2)
     assert all(r["low"] <= r["mean"] <= r["high"] for r in records)
-    lines = tables.markdown(records, "one", ["A", "B"]).splitlines()
-    assert lines[0] == "**one**, 2 prompts a cell"
-    assert lines[4].startswith("| A | 1 | 1 | 0 [0, 0] | 50 [0, 100] | 0 [0, 0] | 0 [0, 0] | 50 [0, 100] |")
-    assert lines[5].startswith("| B | 1 | 2 | 75 [")
-    assert len(lines) == 6
-    of_b = tables.markdown(records, "all", ["B"]).splitlines()
-    assert len(of_b) == 6
-    assert of_b[5].startswith("| B, turned round | 1 | 2 | 75 [")
+    lines = tables.markdown(records, "all", ["A", "B"], METRICS).splitlines()
+    assert lines[0] == "**all**, 2 prompts a cell"
+    assert lines[2] == "| method | relations | seeds | right | entity score | order |"
+    assert lines[4].startswith("| A | 2 | 1 | 25 [")
+    assert lines[4].endswith(" | 0.500 [0.250, 0.750] |  |")
+    assert lines[5].startswith("| B | 2 | 2 | 75 [")
+    assert lines[6].startswith("| B, turned round | 1 | 2 | 25 [")
+    assert len(lines) == 7
+    assert "order" not in tables.markdown(records, "one", ["A"], METRICS)
+    assert tables.markdown(records, "one", ["C"], METRICS) == ""
 
 
 def test_by_relation():
-    lines = tables.by_relation(CELLS, ["on", "in"], ["A", "B"], "both").splitlines()
-    assert lines[0] == "| all right | A | B |"
-    assert lines[2].startswith("| on | 50 [0, 100] | 75 [")
+    lines = tables.by_relation(CELLS, ["on", "in"], ["A", "B", "C"], RIGHT).splitlines()
+    assert lines[0] == "| right | A | B | C |"
+    assert lines[2].startswith("| on | 50 [0, 100] | 50 [")
     assert lines[3].startswith("| in | 0 [0, 0] | 75 [")
+    assert lines[3].endswith(" |  |")
 
 
-def test_differences_pair_every_seed_with_the_words():
-    line, _ = tables.differences(CELLS, ["on"], ["A"], "B").splitlines()[2:]
-    # Relation: A 1 0, B 1 1 for both seeds: 0 and -1 whichever seed. All right: A 1 0; B 1 0 and 1 1: -0.25.
-    assert line.startswith("| A | -50 [-100, 0] | +25 [")
-    assert "| -25 [" in line
-    assert tables.differences(CELLS, ["on"], ["C"], "A").count("\n") == 2
+def test_differences_as_a_table():
+    lines = tables.differences(CELLS, ["on"], ["A", "B", "D"], "B", (RIGHT, SCORE)).splitlines()
+    assert lines[0] == "| minus B | right | entity score |"
+    assert lines[2].startswith("| A | +0 [")
+    assert lines[2].endswith(" | +0.000 [0.000, 0.000] |")
+    assert lines[3].startswith("| B, turned round | -50 [")
+    assert len(lines) == 4
 
 
-def test_differences_show_the_baseline_said_otherwise_too():
-    line = tables.differences(CELLS, ["on", "in"], ["B"], "B").splitlines()[2]  # "in" is not turned round
-    assert line.startswith("| B, turned round | -25 [")
+def test_csv_has_every_figure():
+    records = tables.summary(CELLS, {"all": ["on", "in"]}, ["A"], (RIGHT,))
+    head, row = tables.as_csv(records).splitlines()
+    assert head == "group,method,direction,metric,mean,low,high,relations,seeds,prompts"
+    assert row.startswith("all,A,direct,right,0.25,")
+    assert tables.as_csv([]) == ""

@@ -1,0 +1,58 @@
+"""How long an evaluation takes and how much disk it needs, from a few timed steps and pictures."""
+
+import io
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from reversion_jax.config import Settings
+from reversion_jax.drawing import generate
+from reversion_jax.training.prepare import advance, first_state, prepare
+from reversion_jax.weights.load import Model
+
+_TIMED_STEPS = 3
+
+
+def step_seconds(job: Settings) -> float:
+    """Seconds of a step that trains all runs of a job; the time to compile it is left out."""
+    prepared = prepare(job)
+    state = first_state(prepared)
+    seconds = 0.0
+    for count in (1, _TIMED_STEPS):  # the first call compiles
+        began = time.perf_counter()
+        state, _ = advance(prepared, state, count, job.steps_per_dispatch)
+        jax.block_until_ready(state.rows)
+        seconds = time.perf_counter() - began
+    return seconds / _TIMED_STEPS
+
+
+class PictureCost(NamedTuple):
+    """What a picture costs."""
+
+    seconds: float
+    bytes: int
+
+
+def picture_cost(model: Model, config: Settings, text: str) -> PictureCost:
+    """What a picture of `text` costs, from a batch of them; the time to compile is left out."""
+    sampling = generate.Sampling.of(config)
+    images, seconds = np.zeros(0), 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        images = generate.draw(
+            model.sd, model.tokenizer, [text] * sampling.batch_size, range(sampling.batch_size), sampling=sampling
+        )
+        seconds = (time.perf_counter() - began) / len(images)
+    file = io.BytesIO()
+    Image.fromarray(generate.to_uint8(images[0])).save(file, "PNG")
+    return PictureCost(seconds, len(file.getvalue()))
+
+
+def duration(seconds: float) -> str:
+    """Such as "40 s", "12 min" or "3.5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,43 @@
+"""The miniature's judge as an evaluation's scorer: shares of pictures in which this or that is right."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reversion_jax.evaluation.cells import Scores
+from reversion_jax.evaluation.tables import Metric
+from reversion_jax.inversion.prompts import RelationPrompt
+from reversion_jax.miniature import judge, scenes
+
+NAME = "the miniature's judge"
+METRICS = (
+    Metric("relation", "relation right"),
+    Metric("entities", "both entities right"),
+    Metric("both", "all right"),
+    Metric("fused", "fused"),
+    Metric("leaked", "leaked"),
+)
+BY_RELATION = ("both", "relation", "entities", "fused")  # metrics with a table of every relation
+
+
+def score(relation: str, prompts: Sequence[RelationPrompt], files: Sequence[Sequence[Path]]) -> Scores:
+    """The share of each prompt's pictures of which the judge says so, see miniature/judge.py."""
+    images = np.stack([np.asarray(Image.open(file)) for own in files for file in own]) / np.float32(127.5) - 1
+    asked = [_scene(relation, prompt) for prompt, own in zip(prompts, files, strict=True) for _ in own]
+    verdict = judge.look(images)
+    right, entities = judge.right(verdict, asked)
+    seen = {
+        "relation": right,
+        "entities": entities,
+        "both": right & entities,
+        "fused": judge.fused(verdict, asked),
+        "leaked": judge.leaked(images),
+    }
+    return {name: values.reshape(len(files), -1).mean(1).tolist() for name, values in seen.items()}
+
+
+def _scene(relation: str, prompt: RelationPrompt) -> scenes.Scene:
+    subject, object_ = (scenes.Entity(*entity.split()) for entity in (prompt.subject, prompt.object))
+    return scenes.Scene(relation, subject, object_)

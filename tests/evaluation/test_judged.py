@@ -1,0 +1,26 @@
+"""The miniature's judge as an evaluation's scorer."""
+
+import numpy as np
+from PIL import Image
+
+from reversion_jax.evaluation import judged
+from reversion_jax.inversion.prompts import RelationPrompt
+from reversion_jax.miniature import scenes
+
+
+def test_scores_are_shares_of_a_prompts_pictures(tmp_path):
+    """Of two pictures of each prompt, one is drawn as asked, and the other with another relation."""
+    shown = scenes.unseen_scenes("on", 6, seed=3)
+    prompts = [RelationPrompt("{subject} {} {object}", str(s.subject), str(s.object)) for s in shown]
+    rng, drawn = np.random.default_rng(0), []
+    for i, scene in enumerate(shown):
+        drawn.append([tmp_path / f"{i}-{k}.png" for k in range(2)])
+        other = scenes.Scene("beside", scene.subject, scene.object)
+        for file, each in zip(drawn[-1], (scene, other), strict=True):
+            Image.fromarray(scenes.draw(each, rng)).save(file)
+    found = judged.score("on", prompts, drawn)
+    assert set(found) == {metric.name for metric in judged.METRICS}
+    assert found["relation"] == [0.5] * 6
+    assert np.mean(found["entities"]) > 0.9
+    assert found["both"] == [0.5] * 6
+    assert found["fused"] == found["leaked"] == [0] * 6
