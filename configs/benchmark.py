@@ -2,9 +2,9 @@
 
     python -m reversion_jax.evaluate --config configs/benchmark.py --quick
 
-Without --quick, all of it: on one H100 some days, see docs/benchmark.md. It needs the benchmark's exemplars, a folder
-for each relation in exemplars/ (or --config.evaluation.benchmark=FOLDER, with any relations), and it scores pictures by
-a CLIP. `evaluation` says what is compared; all else is a training config, so any model that `train` takes will do.
+Without --quick, all of it, see docs/benchmark.md. It needs the benchmark's exemplars, a folder for each relation in
+exemplars/ (or --config.evaluation.benchmark=FOLDER, with any relations), and it scores pictures by a CLIP. `evaluation`
+says what is compared; all else is a training config, so any model that `train` takes will do.
 """
 
 import dataclasses
