@@ -57,15 +57,17 @@ def trained(workdir: Path) -> dict[str, Path]:
 
 
 def jobs(plan: Plan, todo: Sequence[Asked], workdir: Path) -> dict[Path, Settings]:
-    """What there is to train for the cells: a job for each seed, by its folder."""
+    """What there is to train for the cells, by its folder: a job for each seed and each set of shared settings."""
     needed = {_identity(cell.run) for cell in todo if cell.run and cell.method != DREAMBOOTH} - trained(workdir).keys()
     missing = {key: own for key, run in plan.runs.items() if (own := _identity(run)) in needed}
+    together: defaultdict[str, list[plans.Key]] = defaultdict(list)
+    for key in missing:
+        together[json.dumps([key[2], plan.shared(key)])].append(key)
     found = {}
-    for seed in plan.seeds:
-        if keys := [key for key in missing if key[2] == seed]:
-            # A stopped job is found again by its name: none of its runs is done before all are.
-            digest = hashlib.sha256("".join(missing[key] for key in keys).encode()).hexdigest()[:8]
-            found[workdir / "training" / f"seed{seed}-{digest}"] = plan.job(keys)
+    for keys in together.values():
+        # A stopped job is found again by its name: none of its runs is done before all are.
+        digest = hashlib.sha256("".join(missing[key] for key in keys).encode()).hexdigest()[:8]
+        found[workdir / "training" / f"seed{keys[0][2]}-{digest}"] = plan.job(keys)
     return found
 
 
@@ -168,10 +170,11 @@ def describe(plan: Plan, todo: Sequence[Asked], to_train: Sequence[Settings]) ->
     lines = [f"draws       {len(todo)} cells, {count} pictures"]
     times = [f"{estimate.duration(count * a_picture.seconds)} of drawing"]
     if to_train:
-        words, steps = sum(len(job.runs) for job in to_train), plan.training.steps
         a_step = estimate.step_seconds(to_train[0]) / len(to_train[0].runs)
-        lines.insert(0, f"trains      {words} words, {steps} steps each")
-        times.insert(0, f"{estimate.duration(words * steps * a_step)} of training")
+        all_steps = sum(len(job.runs) * job.steps for job in to_train)
+        steps = " or ".join(str(steps) for steps in sorted({job.steps for job in to_train}))
+        lines.insert(0, f"trains      {sum(len(job.runs) for job in to_train)} words, {steps} steps each")
+        times.insert(0, f"{estimate.duration(all_steps * a_step)} of training")
     if fine_tuned := sum(cell.method == DREAMBOOTH for cell in todo):
         lines.append(f"fine-tunes  {fine_tuned} models by DreamBooth, whose time the estimate leaves out")
     devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"

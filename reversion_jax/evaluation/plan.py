@@ -10,13 +10,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reversion_jax import config as settings
-from reversion_jax.config import Settings
+from reversion_jax.config import OF_RUN, Settings
 from reversion_jax.data import benchmark
 from reversion_jax.data.relations import PLAIN, WORDS
 from reversion_jax.inversion.prompts import RelationPrompt, parse
 from reversion_jax.miniature import scenes
 from reversion_jax.training.dreambooth import Recipe
 from reversion_jax.training.prepare import settle
+
+Key = tuple[str, str, int]  # of a run: relation, method, seed
 
 NATURAL = "natural words"
 # A benchmark's prompts are 10 subjects by 10 objects. With this stride, one after the other changes both.
@@ -27,8 +29,8 @@ _STRIDE = 11
 class Plan:
     """What is compared. Tables keep the order of the mappings."""
 
-    training: Settings  # settled; its runs are those of `keys`
-    keys: tuple[tuple[str, str, int], ...]  # of the trained words: relation, method, seed
+    training: Settings  # what all runs share, settled
+    own: Mapping[Key, Mapping[str, Any]]  # what each run has of its own, by relation, method and seed
     relations: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]]  # of relations, for the tables
     words: Mapping[str, Mapping[str, str]]  # a baseline's name -> what stands for each relation in its prompts
@@ -43,14 +45,18 @@ class Plan:
     of_drawn: bool  # whether exemplars and prompts are of the miniature's world
 
     @functools.cached_property
-    def runs(self) -> dict[tuple[str, str, int], Settings]:
+    def runs(self) -> dict[Key, Settings]:
         """The settings of each run, by relation, method and seed."""
-        return dict(zip(self.keys, settings.each_run(self.training).values(), strict=True))
+        return {key: next(iter(settings.each_run(self.job([key])).values())) for key in self.own}
 
-    def job(self, keys: Collection[tuple[str, str, int]]) -> Settings:
-        """The settings that train some of the runs in one program."""
-        own = [own for key, own in zip(self.keys, self.training.runs, strict=True) if key in keys]
-        return dataclasses.replace(self.training, runs=tuple(own))
+    def job(self, keys: Sequence[Key]) -> Settings:
+        """The settings that train some runs in one program; they share what a program's runs have to share."""
+        runs = tuple({name: value for name, value in self.own[key].items() if name in OF_RUN} for key in keys)
+        return dataclasses.replace(self.training, runs=runs, **self.shared(keys[0]))
+
+    def shared(self, key: Key) -> dict[str, Any]:
+        """What a run has of its own that the other runs of its program must have as well."""
+        return {name: value for name, value in self.own[key].items() if name not in OF_RUN}
 
 
 def make(config: ConfigDict, *, quick: bool = False, given: Collection[str] = ()) -> Plan:
@@ -68,14 +74,14 @@ def make(config: ConfigDict, *, quick: bool = False, given: Collection[str] = ()
     folders = _folders(e["benchmark"])
     relations = _relations(e, folders)
     methods, ablations = dict(e["methods"]), dict(e["ablations"])
-    own_settings = {}
+    own_settings: dict[Key, dict[str, Any]] = {}
     for relation, (method, of_method), seed in itertools.product(relations, (methods | ablations).items(), e["seeds"]):
         own = {"relation": relation, "exemplars": folders.get(relation, settings.DRAWN)}
         own_settings[relation, method, seed] = own | dict(e["own"]).get(relation, {}) | of_method | {"seed": seed}
     groups = {name: tuple(r for r in group if r in relations) for name, group in e["groups"]}
     return Plan(
-        training=_training(config, tuple(own_settings.values())),
-        keys=tuple(own_settings),
+        training=_training(config),
+        own=own_settings,
         relations=relations,
         groups={name: group for name, group in groups.items() if group} or {"all relations": relations},
         words=_words(e, relations),
@@ -91,10 +97,9 @@ def make(config: ConfigDict, *, quick: bool = False, given: Collection[str] = ()
     )
 
 
-def _training(config: ConfigDict, runs: tuple[dict[str, Any], ...]) -> Settings:
+def _training(config: ConfigDict) -> Settings:
     c = config.copy_and_resolve_references().unlock()
     del c.evaluation
-    c.runs = runs
     return settle(c)
 
 

@@ -179,7 +179,7 @@ def test_it_says_first_what_it_will_do(config, monkeypatch):
 
 def test_timed_steps_and_pictures_cost_something(config):
     full = plan.make(changed(config, seeds=(0,), methods=(("ReVersion", {"method": "reversion"}),), ablations=()))
-    assert 0 < estimate.step_seconds(full.job(full.keys)) < 60
+    assert 0 < estimate.step_seconds(full.job(list(full.own))) < 60
     cost = estimate.picture_cost(compare._load(full), full.training, "a cat")
     assert 0 < cost.seconds < 60
     assert 500 < cost.bytes < 1200  # 16 by 16 px of noise

@@ -1,20 +1,21 @@
 """What is compared, as configs and flags say."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from config_files import load
 
 from reversion_jax.data import benchmark, exemplars
-from reversion_jax.evaluation import cells, plan
+from reversion_jax.evaluation import cells, compare, plan
 from reversion_jax.miniature import scenes
 
 
 def test_the_miniatures_plan_covers_its_world():
     full = plan.make(load("evaluation"))
     assert sorted(relation for group in full.groups.values() for relation in group) == sorted(scenes.RELATIONS)
-    assert len(full.runs) == len(full.training.runs) == 12 * 6 * 3
+    assert len(full.runs) == 12 * 6 * 3
     assert full.methods == ("Textual Inversion", "ReVersion", "Inv-ReVersion")
     assert full.words["natural words"]["hug"] == "holding around"
     assert all(len(prompts) == 100 for prompts in full.prompts.values())
@@ -49,6 +50,17 @@ def test_runs_are_those_of_the_cells():
     assert ("ReVersion", "inverse") not in kinds
     # Hugging looks the same both ways.
     assert {cell.direction for cell in asked if cell.relation == "hug"} == {"direct"}
+
+
+def test_methods_may_differ_in_what_a_program_shares():
+    """Those train in a program of their own."""
+    config = load("evaluation")
+    config.evaluation.ablations = (("longer", {"steps": 133}),)
+    longer = plan.make(config, quick=True)
+    assert {run.steps for (_, method, _), run in longer.runs.items() if method == "longer"} == {133}
+    assert {run.steps for (_, method, _), run in longer.runs.items() if method != "longer"} == {100}
+    jobs = compare.jobs(longer, list(cells.of_plan(longer)), Path("nowhere"))
+    assert [(job.steps, len(job.runs)) for job in jobs.values()] == [(100, 9), (133, 3)]
 
 
 def test_a_turned_prompt_names_the_entities_the_other_way_round():
