@@ -99,6 +99,9 @@ class Settings:
     preview_seed: int = 0
     judged_prompts: int = OPEN  # of drawn exemplars: unseen pairs that the judge looks at; 0: none, miniature 64
 
+    # Where metrics and previews go besides the run's folder: "tensorboard", "wandb", or both with a comma.
+    log_to: str = ""
+
     # Sampling, for previews and as the defaults of `sample`.
     sampler: str = "auto"  # the model's own; or "ddim" or another of diffusion/samplers.py
     sample_steps: int = OPEN  # 50, miniature 20
@@ -110,6 +113,11 @@ class Settings:
     def size(self) -> tuple[int, int]:
         """Height and width of pictures, px."""
         return self.height or self.resolution, self.width or self.resolution
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """The tools that `log_to` names."""
+        return tuple(name.strip() for name in self.log_to.split(",") if name.strip())
 
 
 # What suits Stable Diffusion 1.5. Another model's folder may say otherwise, see weights/own_settings.py.
@@ -149,7 +157,7 @@ OF_RUN = (
 FREE = (
     *("devices", "weight_shards", "remat", "samples_at_once", "steps", "steps_per_dispatch"),
     *("checkpoint_every_steps", "preview_every_steps", "preview_prompts", "preview_seed", "judged_prompts"),
-    *("sample_steps", "sampler", "guidance_scale", "negative_prompt", "sample_batch"),
+    *("log_to", "sample_steps", "sampler", "guidance_scale", "negative_prompt", "sample_batch"),
 )
 
 
@@ -288,6 +296,8 @@ def check(c: Settings) -> None:
     need("temperature adam_eps", lambda value: value > 0, "must be positive")
     if c.denoise_weight == c.control_weight == 0:
         raise ValueError("config.denoise_weight and config.control_weight are both 0: nothing would be learned")
+    if unknown := sorted(set(c.logs) - {"tensorboard", "wandb"}):
+        raise ValueError(f"config.log_to={c.log_to!r}: {unknown[0]!r} is not known, use tensorboard, wandb or both")
     choices = {
         "precision": ("auto", "float32", "tensorfloat32", "bfloat16", "float16"),
         "negatives": ("prompts", "vocabulary"),

@@ -4,6 +4,7 @@
     rows.safetensors               the newest rows of <R> and <R-inv>
     rows/step_000500.safetensors   the rows of every checkpoint
     metrics.jsonl, previews/, contact_sheet.png, training.png
+    tensorboard/; wandb/ and wandb_id.txt    only if config.log_to asks for them
 
 Several runs that train together have a folder each. Checkpoints lie beside them and serve resuming alone.
 """

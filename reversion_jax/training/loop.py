@@ -21,9 +21,11 @@ from reversion_jax.runs import folder
 from reversion_jax.runs.checkpoints import Checkpoints
 from reversion_jax.runs.owner import owned
 from reversion_jax.runtime.parallel import any_process, is_first
+from reversion_jax.training import run_logs
 from reversion_jax.training.prepare import Job, advance, prepare, settle
 from reversion_jax.training.report import describe, draw, report
 from reversion_jax.training.resume import check, state_hash, take_up
+from reversion_jax.training.run_logs import RunLog
 from reversion_jax.training.watch import Progress, Watcher
 from reversion_jax.weights import own_settings
 
@@ -58,8 +60,8 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 class _Previews:
     """Draws each run's preview prompts, and keeps the first and the last pictures for the report."""
 
-    def __init__(self, job: Job, workdir: epath.Path):
-        self._job, self._workdir = job, workdir
+    def __init__(self, job: Job, workdir: epath.Path, logs: Sequence[RunLog]):
+        self._job, self._workdir, self._logs = job, workdir, logs
         self.drawn: list[dict[int, np.ndarray]] = [{} for _ in job.runs]  # by run and step
 
     def draw(self, learned: jax.Array, at: int) -> None:
@@ -75,7 +77,9 @@ class _Previews:
                 self.drawn[number][at] = images
             if is_first():
                 path = self._workdir / run.name / "previews" / f"step_{at:06d}.png"
-                pictures.save_png(path, pictures.grid(images))
+                grid = pictures.grid(images)
+                pictures.save_png(path, grid, {"prompts": "\n".join(run.config.preview_prompts)})
+                self._logs[number].picture(grid, at)
 
 
 def _write_rows(job: Job, workdir: epath.Path, state: step.State) -> None:
@@ -113,6 +117,7 @@ def _train_steps(
     state: step.State,
     workdir: epath.Path,
     checkpoints: Checkpoints,
+    logs: Sequence[RunLog],
     previews: _Previews,
     stopped: Callable[[], bool],
     still_ours: Callable[[], None],
@@ -121,7 +126,7 @@ def _train_steps(
     """Trains until the last step, or until `stopped` says so; writes metrics, checkpoints and previews."""
     config, done = job.config, int(state.step)
     preview_every = config.preview_every_steps or config.checkpoint_every_steps
-    watcher = Watcher(job, workdir, done, on_progress)
+    watcher = Watcher(job, workdir, logs, done, on_progress)
     first, slow = done, _takes_seconds(job)
 
     def keep(state: step.State) -> None:
@@ -168,6 +173,7 @@ def train(
     """
     own = own_settings.read(config.model)
     given, config = config, settle(config)
+    run_logs.check(config, workdir)
     with owned(workdir) as still_ours:
         config = check(config, workdir)
         return _train(
@@ -191,15 +197,18 @@ def _train(
     say(f"loaded in   {time.time() - started:.0f} s; results go to {workdir}", flush=True)
     checkpoints = Checkpoints(workdir / folder.CHECKPOINTS)
     state = take_up(job, workdir, checkpoints)
-    previews = _Previews(job, workdir)
-    if int(state.step):
-        say(f"taken up at step {int(state.step)} of {config.steps}")
-        _write_rows(job, workdir, state)
-    else:
-        previews.draw(state.rows, 0)
-    with _stop_on_signal() as signalled:
-        stopped = lambda: any_process(signalled() or should_stop())
-        state, done = _train_steps(job, state, workdir, checkpoints, previews, stopped, still_ours, on_progress)
+    with run_logs.opened(job, workdir, int(state.step)) as logs:
+        previews = _Previews(job, workdir, logs)
+        if int(state.step):
+            say(f"taken up at step {int(state.step)} of {config.steps}")
+            _write_rows(job, workdir, state)
+        else:
+            previews.draw(state.rows, 0)
+        with _stop_on_signal() as signalled:
+            stopped = lambda: any_process(signalled() or should_stop())
+            state, done = _train_steps(
+                job, state, workdir, checkpoints, logs, previews, stopped, still_ours, on_progress
+            )
     checkpoints.close()
     if done < config.steps:
         if any_process(signalled()):

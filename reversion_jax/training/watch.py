@@ -1,6 +1,6 @@
 """Watches training: writes each run's metrics, moves the progress bar, and stops a run that is not finite."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from reversion_jax.runtime.errors import warn
 from reversion_jax.runtime.parallel import is_first
 from reversion_jax.training.prepare import Job, Run
 from reversion_jax.training.report import look
+from reversion_jax.training.run_logs import RunLog
 
 # Rows this many times as long as a usual word's have run away: at sound rates they stay below 5 times.
 RUNAWAY = 20.0
@@ -33,8 +34,15 @@ class Progress(NamedTuple):
 class Watcher:
     """Handles the metrics of one dispatch while the device computes the next."""
 
-    def __init__(self, job: Job, workdir: epath.Path, first: int, on_progress: Callable[[Progress], None] | None):
-        self._job, self._workdir, self._on_progress = job, workdir, on_progress
+    def __init__(
+        self,
+        job: Job,
+        workdir: epath.Path,
+        logs: Sequence[RunLog],
+        first: int,
+        on_progress: Callable[[Progress], None] | None,
+    ):
+        self._job, self._workdir, self._logs, self._on_progress = job, workdir, logs, on_progress
         self._pending: tuple[int, int, step.Metrics, jax.Array] | None = None
         steps = job.config.steps
         starts = np.linalg.norm(np.asarray(job.first_rows), axis=-1).max(axis=-1)
@@ -66,6 +74,7 @@ class Watcher:
             newest[run.name] = records[-1]
             if is_first():
                 history.append(self._workdir / run.name / history.NAME, records)
+                self._logs[number].metrics(records)
         if is_first():
             self._show(losses, seen, count)
         if self._on_progress:

@@ -1,0 +1,250 @@
+"""What a run writes to TensorBoard and Weights & Biases: every step once, also when it is taken up again."""
+
+import dataclasses
+import importlib.machinery
+import io
+import struct
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+from tiny_run import changed
+
+from reversion_jax import config as settings
+from reversion_jax.runs import history
+from reversion_jax.training import loop, run_logs
+
+NAMES = ("seed1", "under-reversion")
+LOSSES = ("denoising", "control")
+
+
+def events(run: Path) -> list:
+    """The events of a run's TensorBoard log, by tensorboardX's own messages."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = []
+    for path in sorted((run / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:  # a record: its length, a checksum, the event, a checksum
+            (length,) = struct.unpack("<Q", content[:8])
+            found.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+    return found
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """By their names: steps and values, in the order in which they were written."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for event in events(run):
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def pictures(run: Path) -> dict[int, np.ndarray]:
+    shown = [(e.step, v.image) for e in events(run) for v in e.summary.value if v.HasField("image")]
+    assert len(dict(shown)) == len(shown)
+    return {step: np.asarray(Image.open(io.BytesIO(image.encoded_image_string))) for step, image in shown}
+
+
+class Server(types.ModuleType):
+    """Stands in for the package wandb and for W&B itself: it keeps a history for each id, and takes no step twice."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+        self.asked, self.histories, self.exit_codes, self.open = [], {}, [], 0
+
+    def init(self, **asked):
+        self.asked.append(asked)
+        assert (Path(asked["dir"]) / "metrics.jsonl").is_file()
+        return Session(self, self.histories.setdefault(asked["id"], []))
+
+    @staticmethod
+    def Image(image):
+        return np.asarray(image)
+
+
+class Session:
+    def __init__(self, server, steps):
+        self.server, self.steps = server, steps
+        self.starting_step = steps[-1][0] + 1 if steps else 0
+        server.open += 1
+
+    def log(self, data, step):
+        assert step >= (self.steps[-1][0] if self.steps else 0), "W&B drops a step that is behind its newest"
+        self.steps.append((step, data))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.server.open -= 1
+        self.server.exit_codes.append(int(kind is not None))
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server()
+    monkeypatch.setitem(sys.modules, "wandb", server)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    return server
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch):
+    """Previews are noise: what draws them takes its time to compile."""
+    noise = np.random.default_rng(0)
+    draw = lambda job, texts, *_: noise.integers(0, 256, (len(texts), 16, 16, 3)).astype(np.uint8)
+    monkeypatch.setattr(loop, "draw", draw)
+    monkeypatch.setattr(loop, "report", lambda *_: None)
+
+
+def one_run(place: Path, log_to: str):
+    """A job of one run, as the logs see it, and its folder."""
+    history.cut(epath.Path(place) / history.NAME, 0)
+    config = settings.Settings(log_to=log_to)
+    return types.SimpleNamespace(config=config, runs=[types.SimpleNamespace(name="", config=config)])
+
+
+def test_every_step_is_logged_once_although_the_run_was_stopped(config, server, tmp_path):
+    """Stopped with a checkpoint at step 4, and taken up after a crash that left a torn log. Previews at 0, 3 and 6."""
+    workdir = tmp_path / "run"
+    loop.train(changed(config, steps=4, log_to="tensorboard, wandb"), workdir)
+    (log,) = (workdir / "tensorboard").iterdir()
+    log.write_bytes(log.read_bytes()[:-9])
+    log.rename(log.with_name("events.out.tfevents.0.torn"))  # a process that starts later has a later name
+    (on_wandb,) = server.histories.values()
+    del on_wandb[-3:]  # it lacks what the checkpoint has of steps 3 and 4
+    assert on_wandb[-1][0] == 2
+    loop.train(changed(config, log_to="tensorboard, wandb"), workdir)
+    assert (server.exit_codes, server.open, len(server.histories)) == ([0, 0], 0, 1)
+
+    records = history.read(workdir / history.NAME)
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    found = scalars(workdir)
+    assert set(found) == {*LOSSES, "norm", "distance"}
+    for name, logged in found.items():
+        wanted = [(record["step"], record[name]) for record in records if name in record]
+        assert logged == [(step, np.float32(value)) for step, value in wanted]
+        assert [(step, data[name]) for step, data in on_wandb if name in data] == wanted
+    assert found["norm"][-1][0] == 6
+    shown = pictures(workdir)
+    assert list(shown) == [0, 3, 6]
+    shown_on_wandb = [(step, data["previews"]) for step, data in on_wandb if "previews" in data]
+    assert [step for step, _ in shown_on_wandb] == [0, 3, 6]
+    for step, image in shown_on_wandb:
+        kept = np.asarray(Image.open(workdir / "previews" / f"step_{step:06d}.png"))
+        np.testing.assert_array_equal(image, kept)
+        np.testing.assert_array_equal(shown[step], kept)
+    word, cosine = records[-1]["nearest"][0]
+    assert on_wandb[-2][1]["nearest_words"].startswith(f"{word} {cosine:.2f}, ")
+
+
+def test_wandb_is_not_told_twice_what_it_has(server, tmp_path):
+    """After a crash it may have steps beyond the checkpoint, which are trained again and come out the same."""
+    job = one_run(tmp_path, "wandb")
+    for first, done in ((1, 0), (3, 2)):  # the first process came to step 4, and the checkpoint is that of step 2
+        history.cut(epath.Path(tmp_path) / history.NAME, done)
+        with run_logs.opened(job, epath.Path(tmp_path), done) as (log,):
+            for step in range(first, 5 if first == 1 else 7):
+                record = {"step": step, "denoising": step / 10}
+                history.append(epath.Path(tmp_path) / history.NAME, [record])
+                log.metrics([record])
+    (on_wandb,) = server.histories.values()
+    assert [step for step, _ in on_wandb] == [1, 2, 3, 4, 5, 6]
+
+
+def test_each_of_several_runs_has_its_own_logs(config, server, tmp_path):
+    runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
+    several = changed(config, runs=runs, steps=2, preview_every_steps=0, log_to="tensorboard,wandb")
+    loop.train(several, tmp_path / "job")
+    assert (server.open, server.exit_codes) == (0, [0, 0])
+    for name, asked, on_wandb in zip(NAMES, server.asked, server.histories.values(), strict=True):
+        place = tmp_path / "job" / name
+        wanted = [(record["step"], record["denoising"]) for record in history.read(place / history.NAME)]
+        assert [(step, data["denoising"]) for step, data in on_wandb] == wanted
+        assert scalars(place)["denoising"] == [(step, np.float32(value)) for step, value in wanted]
+        assert (asked["project"], asked["name"], asked["group"]) == ("reversion_jax", f"job/{name}", "job")
+        assert (asked["dir"], asked["resume"], asked["reinit"]) == (str(place), "allow", "create_new")
+        assert asked["id"] == (place / "wandb_id.txt").read_text().strip()
+    assert server.asked[1]["config"]["method"] == "reversion"
+
+
+def test_a_log_that_is_asked_for_later_is_complete(config, tmp_path, monkeypatch):
+    """And without log_to neither package is imported."""
+    pytest.importorskip("tensorboardX")
+    with monkeypatch.context() as absent:
+        for package in ("tensorboardX", "wandb"):
+            absent.setitem(sys.modules, package, None)
+        loop.train(changed(config, steps=4), tmp_path / "run")
+    loop.train(changed(config, log_to="tensorboard"), tmp_path / "run")
+    assert [step for step, _ in scalars(tmp_path / "run")["denoising"]] == [1, 2, 3, 4, 5, 6]
+    assert list(pictures(tmp_path / "run")) == [0, 3, 6]
+
+
+def test_only_the_first_process_logs(config, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_logs, "is_first", lambda: False)
+    job = types.SimpleNamespace(
+        config=settings.Settings(log_to="tensorboard,wandb"), runs=[types.SimpleNamespace(name="")]
+    )
+    with run_logs.opened(job, epath.Path(tmp_path), 4) as (log,):
+        log.metrics([{"step": 5, "denoising": 1.0}])
+        log.picture(np.zeros((2, 2, 3), np.uint8), 5)
+    assert not list(tmp_path.iterdir())
+    assert not server.asked
+
+
+def test_a_run_that_fails_is_one_that_failed_on_wandb(server, tmp_path):
+    with (
+        pytest.raises(FloatingPointError),
+        run_logs.opened(one_run(tmp_path, "wandb"), epath.Path(tmp_path), 0),
+    ):
+        raise FloatingPointError
+    assert server.exit_codes == [1]
+    assert server.open == 0
+
+
+def test_what_wandb_refuses_is_one_line(server, tmp_path, monkeypatch):
+    def refuse(**_):
+        raise RuntimeError("No API key configured.\nUse `wandb login` to log in.")
+
+    monkeypatch.setattr(server, "init", refuse)
+    wanted = r"W&B refuses \(No API key configured\.\): run wandb login, or set WANDB_MODE=offline$"
+    with (
+        pytest.raises(ValueError, match=wanted),
+        run_logs.opened(one_run(tmp_path, "wandb"), epath.Path(tmp_path), 0),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("log_to", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_missing_package_is_told_before_anything_is_read(config, log_to, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=rf"log_to='{log_to}' needs {package} .*: pip install {package}$") as error:
+        loop.train(changed(config, log_to=log_to, exemplars="nowhere"), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_needs_a_folder_of_this_machine():
+    pytest.importorskip("tensorboardX")
+    with pytest.raises(ValueError, match="needs a folder of this machine"):
+        run_logs.check(settings.Settings(log_to="tensorboard"), epath.Path("gs://bucket/run"))
+
+
+@pytest.mark.parametrize(
+    ("log_to", "logs"), [("", ()), ("wandb", ("wandb",)), ("tensorboard, wandb", ("tensorboard", "wandb"))]
+)
+def test_the_tools_that_a_config_names(log_to, logs):
+    assert settings.Settings(log_to=log_to).logs == logs
+
+
+def test_a_tool_that_nobody_knows():
+    c = settings.settle(settings.get_config())
+    with pytest.raises(ValueError, match=r"config\.log_to='wandb,tb': 'tb' is not known, use tensorboard, wandb"):
+        settings.check(dataclasses.replace(c, log_to="wandb,tb"))
