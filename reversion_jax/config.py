@@ -40,7 +40,9 @@ class Settings:
     hatched: bool = False  # drawn exemplars are hatched, which no prompt says: a style that a word may leak
     relation: str = "relation"  # names the exported files; of drawn exemplars one of the miniature's twelve relations
     method: str = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
-    initialiser: str = "and"  # word whose embedding <R> and <R-inv> start from (RV); or an embedding file to go on from
+    # The word whose embedding <R> and <R-inv> start from (RV); or what to go on from: an embedding file, or a hub id,
+    # owner/name or owner/name/file.safetensors.
+    initialiser: str = "and"
     rows_per_token: int = 1  # embedding rows of each of <R> and <R-inv>
     devices: int = 0  # maximum number of devices, which share the samples evenly; 0: all
     weight_shards: int = 1  # devices that hold the weights together, where memory asks for it; above 1 needs remat

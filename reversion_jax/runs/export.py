@@ -1,5 +1,7 @@
 """Exports a run's words for other tools. It needs the run's folder alone: no model, no network, no JAX."""
 
+from typing import NamedTuple
+
 from etils import epath
 
 from reversion_jax.inversion.prompts import INVERSE, RELATION
@@ -8,35 +10,59 @@ from reversion_jax.runtime.errors import warn
 from reversion_jax.weights import embeddings
 
 
-def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> str:
+def export(workdir: epath.Path, out: epath.Path, step: int | None = None, *, onetrainer: bool = False) -> str:
     """Writes the files of the run in `workdir` and returns how each is used; ValueError, OSError."""
     run = folder.read(workdir, step)
-    settings = run.settings
-    if run.step < settings.steps:
+    return describe(run, write(run, out, onetrainer=onetrainer))
+
+
+def write(run: folder.LearnedRun, out: epath.Path, *, onetrainer: bool = False) -> list[epath.Path]:
+    """Writes a run's words and returns the files; ValueError, OSError."""
+    if run.step < run.settings.steps:
         warn(f"{run.describe()}: not fully trained")
-    words = run.words()
-    written = embeddings.write(words, settings.relation, out)
-    lines = [usage(path, settings.relation, settings.rows_per_token) for path in written]
-    if INVERSE not in words:
+    return embeddings.write(run.words(), run.settings.relation, out, onetrainer=onetrainer)
+
+
+def describe(run: folder.LearnedRun, written: list[epath.Path]) -> str:
+    """How each of a run's files is used, for people."""
+    lines = [usage(path, run.settings.relation, run.settings.rows_per_token) for path in written]
+    if INVERSE not in run.words():
         lines.append(f"no file for {INVERSE}: the run had no inverse prompts (config.inverse_share is 0)")
     return "\n".join(lines)
 
 
-def usage(path: epath.Path, relation: str, rows_per_token: int) -> str:
-    """A written file's path and, for people, a line for each tool that loads it."""
+class Spelling(NamedTuple):
+    """A token's name in diffusers, and a prompt with it for each tool."""
+
+    token: str
+    diffusers: str
+    a1111: str
+    comfyui: str
+
+
+def spelling(relation: str, rows_per_token: int, *, inverse: bool = False) -> Spelling:
+    """How prompts name <R>, or <R-inv> before it; A1111 and ComfyUI call an embedding by its file's name."""
     words, tokens, form = [relation], [RELATION], "cat {} stone"
-    if path.stem == f"{relation}-inv":
-        words, tokens, form = [path.stem, relation], [INVERSE, RELATION], "stone {} cat"
+    if inverse:
+        words, tokens, form = [f"{relation}-inv", relation], [INVERSE, RELATION], "stone {} cat"
     if rows_per_token > 1:
         # With transformers 5, diffusers finds the further rows of a token only if its name is lower case.
         tokens = [token.lower() for token in tokens]
-    call = f'pipe.load_textual_inversion("{path.as_posix()}", token="{tokens[0]}")'
-    lines = {"diffusers": f'{call}, then "{form.format(" ".join(tokens))}"'}
-    if path.suffix == ".safetensors":
-        # These two call an embedding by its file's name.
-        lines["A1111"] = f'copy it into embeddings, then "{form.format(" ".join(words))}"'
-        named = " ".join(f"embedding:{word}" for word in words)
-        lines["ComfyUI"] = f'copy it into models/embeddings, then "{form.format(named)}"'
-    elif rows_per_token == 1:
-        lines["ReVersion"] = f'python inference.py --only_load_embeds --model_id "{path.parent}" …'
+    named = [f"embedding:{word}" for word in words]
+    return Spelling(tokens[0], *(form.format(" ".join(names)) for names in (tokens, words, named)))
+
+
+def usage(path: epath.Path, relation: str, rows_per_token: int) -> str:
+    """A written file's path and, for people, a line for each tool that loads it."""
+    said = spelling(relation, rows_per_token, inverse=path.stem == f"{relation}-inv")
+    if path.parent.name == embeddings.ONETRAINER:
+        lines = {"OneTrainer": "give it as the base embedding, with a placeholder of your choice"}
+    else:
+        call = f'pipe.load_textual_inversion("{path.as_posix()}", token="{said.token}")'
+        lines = {"diffusers": f'{call}, then "{said.diffusers}"'}
+        if path.suffix == ".safetensors":
+            lines["A1111"] = f'copy it into embeddings, then "{said.a1111}"'
+            lines["ComfyUI"] = f'copy it into models/embeddings, then "{said.comfyui}"'
+        elif rows_per_token == 1:
+            lines["ReVersion"] = f'python inference.py --only_load_embeds --model_id "{path.parent}" …'
     return "\n".join([f"{path}", *(f"  {tool:10} {line}" for tool, line in lines.items())])

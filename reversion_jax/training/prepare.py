@@ -158,10 +158,13 @@ def _check_sizes(config: Settings, sizes: ModelConfig, lists: Mapping[str, Seque
 
 
 def _learned(initialiser: str) -> Mapping[str, np.ndarray] | None:
-    """The words of an embedding file that a run goes on from; None for a word. ValueError, OSError."""
-    if Path(initialiser).suffix not in embeddings.SUFFIXES:
+    """The words that a run goes on from: of a file, a folder or a hub id; None for a word of the vocabulary.
+
+    ValueError, OSError.
+    """
+    if "/" not in initialiser and Path(initialiser).suffix not in embeddings.SUFFIXES:
         return None
-    found = embeddings.read(files.place(initialiser))
+    found = {token: own for path in embeddings.find(initialiser) for token, own in embeddings.read(path).items()}
     if RELATION in found:
         return found
     if len(found) > 1:

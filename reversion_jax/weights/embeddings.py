@@ -1,11 +1,8 @@
-"""Learned rows as files that other tools load, one token a file; PyTorch's format without PyTorch."""
+"""Learned rows as files that other tools load, one token a file."""
 
-import io
-import math
 import re
-import struct
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,16 +17,22 @@ from reversion_jax.weights import hub, torch_file
 from reversion_jax.weights.floats import FLOATS, all_finite
 
 SUFFIXES = (".safetensors", ".pt", ".bin")  # of embedding files
+# A folder of its own: beside the others, every tool would take these files for further words.
+ONETRAINER = "onetrainer"
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, **FLOATS}
 
 
-def write(words: Mapping[str, Any], relation: str, folder: epath.PathLike) -> list[epath.Path]:
+def write(
+    words: Mapping[str, Any], relation: str, folder: epath.PathLike, *, onetrainer: bool = False
+) -> list[epath.Path]:
     """Writes the words of a run for diffusers, A1111, ComfyUI and ReVersion; returns the files, <R>'s first.
 
     words: rows [S, D] of <R>, and of <R-inv> if it was learned. Files, all float32, one relation a folder:
     `<relation>.safetensors` {"<R>": [S, D]}, `<relation>-inv.safetensors` {"<R-inv>": [S, D]}, and ReVersion's
     `learned_embeds.bin` {"<R>": [D], or [S, D] if S > 1}. Existing files are replaced. ValueError if the rows have
     another shape or `relation` cannot name a file; OSError.
+
+    onetrainer: writes the first two for OneTrainer as well, into the folder onetrainer, as {"emp_params": [S, D]}.
     """
     rows = {token: np.ascontiguousarray(own, "<f4") for token, own in words.items()}
     if prompts.RELATION not in rows or set(rows) - set(prompts.PLACEHOLDERS):
@@ -46,18 +49,23 @@ def write(words: Mapping[str, Any], relation: str, folder: epath.PathLike) -> li
     if prompts.INVERSE in rows:
         contents[f"{relation}-inv.safetensors"] = save({prompts.INVERSE: rows[prompts.INVERSE]})
     # Without the first axis, as ReVersion's inference assigns it to one row of the table.
-    contents["learned_embeds.bin"] = _torch_zip(prompts.RELATION, forward[0] if len(forward) == 1 else forward)
+    contents["learned_embeds.bin"] = torch_file.pack(prompts.RELATION, forward[0] if len(forward) == 1 else forward)
+    if onetrainer:
+        for token, stem in ((prompts.RELATION, relation), (prompts.INVERSE, f"{relation}-inv")):
+            if token in rows:
+                contents[f"{ONETRAINER}/{stem}.safetensors"] = save({"emp_params": rows[token]})
     folder = epath.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         files.write(folder / name, content)
     return [folder / name for name in contents]
 
 
 def find(name: str) -> list[epath.Path]:
-    """The embedding files that a name means: a file, all those in a folder, or that of a hub id such as owner/name.
+    """The embedding files that a name means: a file, all those in a folder, or those of a hub id.
 
-    ValueError if there are none; a file need not be there.
+    A hub id is owner/name, of which "@revision" picks a branch, tag or commit, and "/file" one of its files:
+    owner/name/hug.safetensors, owner/name@main/hug.safetensors. ValueError if there are none; a file need not be there.
     """
     path = files.place(name)
     if path.is_dir():
@@ -67,20 +75,48 @@ def find(name: str) -> list[epath.Path]:
         # ReVersion's copy of a word that lies there under its own name as well
         named = [child for child in inside if child.name != "learned_embeds.bin"]
         return named or inside
-    hub_id = hub.parse_id(name)
-    if path.exists() or not hub_id or path.suffix in SUFFIXES:
+    where = None if path.exists() else _on_hub(name)
+    if not where:
         return [path]
+    repository, revision, file = where
 
     def choose(present: list[str]) -> list[str]:
-        own = [n for suffix in SUFFIXES for n in sorted(present) if "/" not in n and n.endswith(suffix)]
-        usual = [n for n in own if n.startswith("learned_embeds")] or own
-        if not usual:
-            raise ValueError(f"{name} holds no embedding: want a file in {', '.join(SUFFIXES)}")
-        return usual[:1]
+        if not file:
+            return _words_of(present, name)
+        if file not in present:
+            raise ValueError(f"{repository} has no file {file}")
+        return [file]
 
-    folder = epath.Path(hub.fetch(*hub_id, choose))
-    (found,) = choose([child.name for child in folder.iterdir()])
-    return [folder / found]
+    try:
+        folder = hub.fetch(repository, revision, choose)
+    except ValueError as error:
+        raise ValueError(f"no file {name}, and {error}" if file else error) from error
+    # The folder may hold what was fetched earlier.
+    names = [child.relative_to(folder).as_posix() for child in folder.rglob("*") if child.suffix in SUFFIXES]
+    return [epath.Path(folder / chosen) for chosen in choose(names)]
+
+
+def _on_hub(name: str) -> tuple[str, str | None, str] | None:
+    """Repository, revision and file ("" for none) of what may lie on the hub; None for a path of this machine."""
+    parts = name.split("/", 2)
+    is_file = Path(name).suffix in SUFFIXES
+    # A folder of that name is here: the path into it was mistyped, which the hub need not hear of.
+    if is_file and (len(parts) < 3 or Path(parts[0]).exists()):
+        return None
+    hub_id = hub.parse_id("/".join(parts[:2]) if is_file else name)
+    return (*hub_id, parts[2] if is_file else "") if hub_id else None
+
+
+def _words_of(present: Sequence[str], name: str) -> list[str]:
+    """Those of a repository's files, `present`, that hold its words: as `write` leaves them, or one as others do."""
+    own = [n for suffix in SUFFIXES for n in sorted(present) if "/" not in n and n.endswith(suffix)]
+    if not own:
+        raise ValueError(f"{name} holds no embedding: want a file in {', '.join(SUFFIXES)}")
+    inverse = {n: n.removesuffix(".safetensors") + "-inv.safetensors" for n in own}
+    ours = [n for n in own if inverse[n] in own]
+    if len(ours) > 1:
+        raise ValueError(f"{name} holds {len(ours)} relations: give a file of one, such as {name}/{ours[0]}")
+    return [ours[0], inverse[ours[0]]] if ours else ([n for n in own if n.startswith("learned_embeds")] or own)[:1]
 
 
 def read(path: epath.PathLike) -> dict[str, np.ndarray]:
@@ -172,59 +208,3 @@ def _named(path: epath.Path, tensors: dict[Any, Any]) -> dict[Any, Any]:
                 warn(f"{path}: only {name} is used; left out {', '.join(others)}")
             return {path.stem: tensors[name]}
     return tensors
-
-
-def _torch_zip(token: str, array: np.ndarray) -> bytes:
-    """What `torch.load` reads as {token: tensor}, as PyTorch 1.x wrote it.
-
-    array: float32, of one or two axes.
-    """
-    # ReVersion's own file is a zip of these three members. PyTorch takes it, old and new, weights_only too,
-    # and so does A1111's scanner, which refuses the members that torch.save has added since. The older
-    # form, some pickles in a row, opens no further tool, and diffusers could not map it into memory.
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in (
-            ("data.pkl", _pickle(token, array.shape)),
-            ("data/0", array.tobytes()),
-            ("version", b"3\n"),
-        ):
-            member = zipfile.ZipInfo(f"archive/{name}")  # dated 1980: equal rows give equal files
-            # Contents start at multiples of 64 bytes, as torch.save's do: mapped floats have to be aligned.
-            padding = -(buffer.tell() + 30 + len(member.filename) + 4) % 64
-            member.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-            archive.writestr(member, content)
-    return buffer.getvalue()
-
-
-def _pickle(token: str, shape: tuple[int, ...]) -> bytes:
-    """The pickle of {token: tensor of `shape` [D] or [S, D], kept in data/0}: torch.save's very bytes."""
-    strides = (shape[-1], 1)[-len(shape) :]
-    return b"".join(
-        (
-            b"\x80\x02}q\x00" + _text(token, 1),
-            b"ctorch._utils\n_rebuild_tensor_v2\nq\x02(",
-            # The persistent id ("storage", torch.FloatStorage, "0", "cpu", how many numbers).
-            b"(" + _text("storage", 3) + b"ctorch\nFloatStorage\nq\x04" + _text("0", 5) + _text("cpu", 6),
-            _integer(math.prod(shape)) + b"tq\x07Q",
-            # Offset, shape, strides, no gradient wanted, no hooks.
-            _integer(0) + _integers(shape) + b"q\x08" + _integers(strides) + b"q\x09",
-            b"\x89ccollections\nOrderedDict\nq\x0a)Rq\x0b",
-            b"tq\x0cRq\x0ds.",
-        )
-    )
-
-
-def _text(text: str, memo: int) -> bytes:
-    return struct.pack("<cI", b"X", len(text.encode())) + text.encode() + b"q" + bytes([memo])
-
-
-def _integers(values: tuple[int, ...]) -> bytes:
-    """A tuple of one or two."""
-    return b"".join(map(_integer, values)) + {1: b"\x85", 2: b"\x86"}[len(values)]
-
-
-def _integer(value: int) -> bytes:
-    if value < 1 << 8:
-        return struct.pack("<cB", b"K", value)
-    return struct.pack("<cH", b"M", value) if value < 1 << 16 else struct.pack("<ci", b"J", value)

@@ -1,10 +1,11 @@
-"""Reads the tensors of a file that torch.save wrote, without PyTorch and without running any of its code."""
+"""Tensors in PyTorch's files, without PyTorch: read without running any of a file's code, and written."""
 
 import collections
 import io
 import math
 import pickle
 import pickletools
+import struct
 import zipfile
 from collections.abc import Callable
 from typing import IO, Any, NoReturn
@@ -148,3 +149,59 @@ _KNOWN = {
     ("torch.nn.modules.container", "ParameterDict"): _ParameterDict,
     ("__builtin__", "set"): _Fixed(set),
 }
+
+
+def pack(token: str, array: np.ndarray) -> bytes:
+    """What `torch.load` reads as {token: tensor}, as PyTorch 1.x wrote it.
+
+    array: float32, of one or two axes.
+    """
+    # ReVersion's own file is a zip of these three members. PyTorch takes it, old and new, weights_only too,
+    # and so does A1111's scanner, which refuses the members that torch.save has added since. The older
+    # form, some pickles in a row, opens no further tool, and diffusers could not map it into memory.
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in (
+            ("data.pkl", _pickle(token, array.shape)),
+            ("data/0", array.tobytes()),
+            ("version", b"3\n"),
+        ):
+            member = zipfile.ZipInfo(f"archive/{name}")  # dated 1980: equal rows give equal files
+            # Contents start at multiples of 64 bytes, as torch.save's do: mapped floats have to be aligned.
+            padding = -(buffer.tell() + 30 + len(member.filename) + 4) % 64
+            member.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+            archive.writestr(member, content)
+    return buffer.getvalue()
+
+
+def _pickle(token: str, shape: tuple[int, ...]) -> bytes:
+    """The pickle of {token: tensor of `shape` [D] or [S, D], kept in data/0}: torch.save's very bytes."""
+    strides = (shape[-1], 1)[-len(shape) :]
+    return b"".join(
+        (
+            b"\x80\x02}q\x00" + _text(token, 1),
+            b"ctorch._utils\n_rebuild_tensor_v2\nq\x02(",
+            # The persistent id ("storage", torch.FloatStorage, "0", "cpu", how many numbers).
+            b"(" + _text("storage", 3) + b"ctorch\nFloatStorage\nq\x04" + _text("0", 5) + _text("cpu", 6),
+            _integer(math.prod(shape)) + b"tq\x07Q",
+            # Offset, shape, strides, no gradient wanted, no hooks.
+            _integer(0) + _integers(shape) + b"q\x08" + _integers(strides) + b"q\x09",
+            b"\x89ccollections\nOrderedDict\nq\x0a)Rq\x0b",
+            b"tq\x0cRq\x0ds.",
+        )
+    )
+
+
+def _text(text: str, memo: int) -> bytes:
+    return struct.pack("<cI", b"X", len(text.encode())) + text.encode() + b"q" + bytes([memo])
+
+
+def _integers(values: tuple[int, ...]) -> bytes:
+    """A tuple of one or two."""
+    return b"".join(map(_integer, values)) + {1: b"\x85", 2: b"\x86"}[len(values)]
+
+
+def _integer(value: int) -> bytes:
+    if value < 1 << 8:
+        return struct.pack("<cB", b"K", value)
+    return struct.pack("<cH", b"M", value) if value < 1 << 16 else struct.pack("<ci", b"J", value)

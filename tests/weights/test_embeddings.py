@@ -262,6 +262,26 @@ def test_read_takes_one_trainers_words(tmp_path):
         np.testing.assert_array_equal(embeddings.read(tmp_path / "hug.safetensors")["hug"], rows[:2])
 
 
+@pytest.mark.parametrize("per_token", [1, 2])
+def test_one_trainer_gets_a_folder_of_its_own(tmp_path, per_token):
+    """A file's only tensor is emp_params [S, D]; whoever reads the folder above sees no further words."""
+    words = some_words(per_token)
+    files = embeddings.write(words, "hug", tmp_path, onetrainer=True)
+    assert [path.relative_to(tmp_path).as_posix() for path in files[3:]] == [
+        "onetrainer/hug.safetensors",
+        "onetrainer/hug-inv.safetensors",
+    ]
+    for path, (name, wanted) in zip(files[3:], {"hug": words["<R>"], "hug-inv": words["<R-inv>"]}.items(), strict=True):
+        assert list(load_file(path)) == ["emp_params"]
+        np.testing.assert_array_equal(load_file(path)["emp_params"], wanted)
+        np.testing.assert_array_equal(embeddings.read(path)[name], wanted)
+        assert "OneTrainer give it as the base embedding" in export.usage(path, "hug", per_token)
+        assert "A1111" not in export.usage(path, "hug", per_token)
+    assert embeddings.find(str(tmp_path)) == sorted(files[:2])
+    alone = embeddings.write({"<R>": words["<R>"]}, "hug", tmp_path / "alone", onetrainer=True)
+    assert [path.name for path in alone] == ["hug.safetensors", "learned_embeds.bin", "hug.safetensors"]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["hug.safetensors", "learned_embeds.bin"])
 def test_read_refuses_numbers_that_are_none(tmp_path, name, value):
