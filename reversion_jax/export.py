@@ -1,4 +1,8 @@
-"""Writes the files that other tools load: python -m reversion_jax.export --workdir W --out DIR"""
+"""Writes the files that other tools load: python -m reversion_jax.export --workdir W --out DIR
+
+It needs the run's folder alone, no model and no network. With --push_to_hub OWNER/NAME the files also go to the Hugging
+Face hub, with a model card; docs/sharing.md says what is sent.
+"""
 
 from reversion_jax.runtime.errors import one_line, parse_flags
 
@@ -7,16 +11,32 @@ from reversion_jax.runtime.errors import one_line, parse_flags
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: use --workdir and --out")
-    from reversion_jax.runs import export
+    from reversion_jax.runs import export, share
     from reversion_jax.runtime import files
 
-    print(export.export(files.place(_WORKDIR.value), files.place(_OUT.value), _STEP.value))
+    workdir, out = files.place(_WORKDIR.value), files.place(_OUT.value) if _OUT.value else None
+    if _PUSH.value:
+        push = share.Push(_PUSH.value, _PRIVATE.value, _LICENSE.value, _DRY_RUN.value)
+        print(share.share(workdir, out, push, _STEP.value, onetrainer=_ONETRAINER.value))
+    elif out is None:
+        raise ValueError("give --out=DIR, or --push_to_hub=OWNER/NAME; --help says more")
+    elif given := [name for name in ("private", "license", "dry_run") if flags.FLAGS[name].present]:
+        raise ValueError(f"--{given[0]} is for --push_to_hub=OWNER/NAME")
+    else:
+        print(export.export(workdir, out, _STEP.value, onetrainer=_ONETRAINER.value))
 
 
 if __name__ == "__main__":
     from absl import app, flags
 
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-    _OUT = flags.DEFINE_string("out", None, "Where the files go: a folder of its own for each relation.", required=True)
+    _OUT = flags.DEFINE_string("out", None, "Where the files go: a folder of its own for each relation.")
     _STEP = flags.DEFINE_integer("step", None, "An earlier checkpoint of the run, by its step; the newest by default.")
+    _ONETRAINER = flags.DEFINE_bool("onetrainer", False, "Write files for OneTrainer too, into OUT/onetrainer.")
+    _PUSH = flags.DEFINE_string(
+        "push_to_hub", None, "OWNER/NAME: send the files there, made if need be. Needs a token."
+    )
+    _PRIVATE = flags.DEFINE_bool("private", False, "With --push_to_hub: a new repository is private.")
+    _LICENSE = flags.DEFINE_string("license", "", "With --push_to_hub: the license that the card names, as cc-by-4.0.")
+    _DRY_RUN = flags.DEFINE_bool("dry_run", False, "With --push_to_hub: write all of it to --out, and send nothing.")
     app.run(main, flags_parser=parse_flags)

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -101,6 +102,7 @@ def origin(job: Job) -> dict[str, Any]:
     versions = {name: _version(name) for name in _PACKAGES}
     return {
         "model": job.config.model,
+        "model_is_local": Path(job.config.model).expanduser().exists(),
         "model_hash": fingerprint(resolve(job.config.model)),
         "versions": {"python": platform.python_version(), **versions},
         "device": jax.devices()[0].device_kind,

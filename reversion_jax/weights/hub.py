@@ -1,8 +1,8 @@
-"""Files from the Hugging Face hub, or from its cache where the hub cannot be reached."""
+"""Files from the Hugging Face hub, or from its cache where the hub cannot be reached; and files to the hub."""
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def fetch(
     repository: str,
     revision: str | None,
     choose: Callable[[list[str]], list[str]],
-    check: Callable[[Path], object] = lambda folder: None,
+    check: Callable[[Path], object] | None = None,
     *,
     quiet: bool = False,
 ) -> Path:
@@ -52,15 +52,55 @@ def fetch(
             print(f"{repository}: taken from the cache, as the hub cannot be asked ({reason})", file=sys.stderr)
         return folder
     files = choose(names)
-    try:
-        folder = snapshot([name for name in files if name.endswith(".json")])
-    except Exception as error:
-        raise ValueError(_advice(repository, revision, _first_line(error))) from error
-    check(folder)
+    if check:
+        try:
+            folder = snapshot([name for name in files if name.endswith(".json")])
+        except Exception as error:
+            raise ValueError(_advice(repository, revision, _first_line(error))) from error
+        check(folder)
     try:
         return snapshot(files)
     except Exception as error:
         raise ValueError(_advice(repository, revision, _first_line(error))) from error
+
+
+def check_push(repository: str, *, sends: bool = True) -> None:
+    """ValueError, one line, for a name that no repository can have, and if there is no token to send by."""
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import validate_repo_id
+
+    if parse_id(repository) != (repository, None):
+        raise ValueError(f"{repository!r} is no repository: give OWNER/NAME, where OWNER is you or your organisation")
+    try:
+        validate_repo_id(repository)
+    except ValueError as error:
+        raise ValueError(f"{repository!r} cannot be a repository: {_first_line(error)}") from error
+    if sends and not get_token():
+        raise ValueError("no token for the Hugging Face hub: run hf auth login, or set HF_TOKEN")
+
+
+def push(folder: Path, names: Sequence[str], repository: str, *, private: bool, message: str) -> str:
+    """Sends the files `names` of a folder; returns the repository's address.
+
+    The repository is made if need be; private, or else as the owner's new ones are. ValueError, one line.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise ValueError("it exists and is public: make it private on the hub, or leave out --private")
+        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(names), commit_message=message)
+    except HfHubHTTPError as error:
+        mended = (
+            "" if error.response.status_code not in (401, 403) else ": use another token, hf auth login or HF_TOKEN"
+        )
+        raise ValueError(f"the hub refuses {repository} ({_first_line(error)}){mended}") from error
+    except Exception as error:  # its HTTP client's errors and the disk's have no common ancestor
+        raise ValueError(f"cannot push to {repository}: {_first_line(error)}") from error
+    return str(address)
 
 
 def clip_tokenizer(beside: Path) -> Path:

@@ -1,0 +1,297 @@
+"""Pushing a run's words to the hub, and starting from them there: against a hub on loopback."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from etils import epath
+from fake_hub import TOKEN, FakeHub
+from huggingface_hub import constants
+from places import ROOT
+from tiny_run import changed
+
+from reversion_jax import config as settings
+from reversion_jax.drawing import pictures, samples, words
+from reversion_jax.runs import export, folder
+from reversion_jax.runs.share import Push, share
+from reversion_jax.runtime.errors import Caution
+from reversion_jax.training import prepare
+from reversion_jax.weights import embeddings
+
+D = 32  # of the tiny models
+SENT = {"on.safetensors", "on-inv.safetensors", "learned_embeds.bin", "README.md", "preview.png"}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub that this process, and those that it starts, take for the real one."""
+    server = FakeHub()
+    told = {"ENDPOINT": server.address, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    told["HUGGINGFACE_CO_URL_TEMPLATE"] = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    told["HF_TOKEN_PATH"] = str(tmp_path / "no_token")  # never a token of whoever runs the tests
+    for name, value in told.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def write_run(place, origin=None, **changes):
+    """A training run's folder with previews of steps 0, 200 and 400, and rows of the last two."""
+    config = settings.get_config()
+    config.update({"model": "someone/base@v2", "relation": "on", "steps": 400} | changes)
+    config = settings.settle(config)
+    workdir = epath.Path(place / "run")
+    of_model = {"model": config.model, "model_is_local": False, "model_hash": "0123456789abcdef"}
+    folder.write_settings(workdir, config, of_model | {"versions": {"reversion_jax": "0.4.0"}} | (origin or {}))
+    for step in (200, 400):
+        rows = np.random.default_rng(step).normal(size=(2 * config.rows_per_token, D)).astype(np.float32)
+        folder.write_rows(workdir, rows, step)
+    for step in (0, 200, 400):
+        grid = np.full((8, 8, 3), step // 2, np.uint8)
+        pictures.save_png(workdir / "previews" / f"step_{step:06d}.png", grid, {"prompts": f"cat <R> dog\n{step}"})
+    pictures.save_png(workdir / "contact_sheet.png", np.full((8, 8, 3), 7, np.uint8))
+    return workdir
+
+
+def front_matter(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_what_is_pushed(hub, tmp_path):
+    workdir = write_run(tmp_path)
+    said = share(workdir, epath.Path(tmp_path / "out"), Push("me/on", license="cc-by-4.0"))
+    assert said.splitlines()[-1].startswith(f"{hub.address}/me/on has on.safetensors, ")
+    assert f'pipe.load_textual_inversion("{tmp_path}/out/on.safetensors", token="<R>")' in said
+    sent = dict(hub.files["me/on"])
+    assert sent.pop(".gitattributes") == b""
+    assert set(sent) == SENT
+    assert sent == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert (hub.private, hub.commits) == ({"me/on": False}, ["on by inv_reversion, 400 of 400 steps trained"])
+    assert sent["preview.png"] == (workdir / "previews" / "step_000400.png").read_bytes()
+    assert not [name for name, content in sent.items() if str(tmp_path).encode() in content]
+
+    card = sent["README.md"].decode()
+    about = front_matter(card)
+    assert (about["base_model"], about["base_model_relation"]) == ("someone/base", "adapter")
+    assert about["license"] == "cc-by-4.0"
+    assert {"textual_inversion", "text-to-image", "reversion_jax"} <= set(about["tags"])
+    for line in (
+        "| relation | on |",
+        "| method | [Inv-ReVersion](https://doi.org/10.3390/app14083338) |",
+        "| steps | 400 of 400 |",
+        "| base model | [someone/base@v2](https://huggingface.co/someone/base) |",
+        "| hash of its weights | `0123456789abcdef` |",
+        "cat <R> dog\n400",
+        'pipe = StableDiffusionPipeline.from_pretrained("someone/base", revision="v2")',
+        'pipe.load_textual_inversion("me/on", weight_name="on.safetensors", token="<R>")',
+        'pipe.load_textual_inversion("me/on", weight_name="on-inv.safetensors", token="<R-inv>")',
+        'pipe("stone <R-inv> <R> cat").images[0]',
+        "Prompts: `cat on stone`, `stone on-inv on cat`.",
+        "Prompts: `cat embedding:on stone`, `stone embedding:on-inv embedding:on cat`.",
+        'reversion_jax.sample --model someone/base@v2 --embedding me/on --prompt "cat <R> stone"',
+        "`--config.initialiser=me/on`",
+    ):
+        assert line in card
+
+
+def test_pushed_again(hub, tmp_path):
+    """An earlier checkpoint, with the preview of its time; two rows a word; no inverse word."""
+    workdir = write_run(tmp_path, method="reversion", rows_per_token=2)
+    share(workdir, None, Push("me/on"))
+    with pytest.warns(Caution, match="200 of 400 steps"):
+        share(workdir, None, Push("me/on"), 200, onetrainer=True)
+    sent = hub.files["me/on"]
+    assert set(sent) == {".gitattributes", "onetrainer/on.safetensors", *SENT} - {"on-inv.safetensors"}
+    assert len(hub.commits) == 2
+    assert sent["preview.png"] == (workdir / "previews" / "step_000200.png").read_bytes()
+    card = sent["README.md"].decode()
+    assert "| steps | 200 of 400 |" in card
+    assert 'weight_name="on.safetensors", token="<r>")' in card
+    assert "on-inv.safetensors" not in card
+    assert "<R-inv>" not in card
+    assert "license" not in front_matter(card)
+    assert "folder `onetrainer`" in card
+
+
+@pytest.mark.parametrize("model", ["/home/somebody/models/sd15", "models/sd15", "miniature"])
+def test_the_card_does_not_tell_where_a_local_model_lies(hub, tmp_path, model):
+    workdir = write_run(tmp_path, {"model_is_local": model != "miniature"}, model=model)
+    (workdir / "previews" / "step_000400.png").unlink()
+    with pytest.warns(Caution) if model == "miniature" else pytest.MonkeyPatch.context():
+        share(workdir, None, Push("me/on"), 400 if model != "miniature" else 200)
+    card = hub.files["me/on"]["README.md"].decode()
+    assert "base_model" not in front_matter(card)
+    assert "somebody" not in card
+    assert "models/sd15" not in card
+    known_as = "miniature" if model == "miniature" else "MODEL"
+    assert f"--model {known_as} --embedding me/on" in card
+
+
+def test_a_run_without_previews_has_a_card_without_a_picture(hub, tmp_path):
+    workdir = write_run(tmp_path)
+    for path in (workdir / "previews").iterdir():
+        path.unlink()
+    share(workdir, None, Push("me/on"))
+    assert "preview.png" not in hub.files["me/on"]
+    assert "![" not in hub.files["me/on"]["README.md"].decode()
+
+
+def test_private(hub, tmp_path):
+    workdir = write_run(tmp_path)
+    share(workdir, None, Push("me/secret", private=True))
+    assert hub.private == {"me/secret": True}
+    share(workdir, None, Push("me/secret", private=True))
+    share(workdir, None, Push("me/on"))
+    with pytest.raises(ValueError, match="me/on: it exists and is public: make it private") as error:
+        share(workdir, None, Push("me/on", private=True))
+    assert "\n" not in str(error.value)
+    assert len(hub.commits) == 3
+
+
+def test_nothing_is_sent_unless_it_is_asked_for(hub, tmp_path):
+    workdir, out = write_run(tmp_path), epath.Path(tmp_path / "out")
+    export.export(workdir, out, onetrainer=True)
+    said = share(workdir, epath.Path(tmp_path / "dry"), Push("me/on", dry_run=True))
+    assert said.splitlines()[-1].startswith("nothing was sent; me/on would get on.safetensors, ")
+    assert {path.name for path in (tmp_path / "dry").iterdir()} == SENT
+    assert "me/on" in (tmp_path / "dry" / "README.md").read_text()
+    assert hub.asked == []
+    with pytest.raises(ValueError, match="say where by --out"):
+        share(workdir, None, Push("me/on", dry_run=True))
+    with pytest.raises(ValueError, match="sends from folders of this machine only"):
+        share(workdir, epath.Path("gs://bucket/on"), Push("me/on"))
+
+
+@pytest.mark.parametrize(
+    "name", ["on", "me/on/on.safetensors", "me/on@main", "me/o--n", "me/on.git", "https://hub/on", ""]
+)
+def test_names_that_no_repository_has(hub, tmp_path, name):
+    with pytest.raises(ValueError, match=re.escape(repr(name))) as error:
+        share(write_run(tmp_path), epath.Path(tmp_path / "out"), Push(name))
+    assert "\n" not in str(error.value)
+    assert hub.asked == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_token(hub, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(ValueError, match=r"no token for the Hugging Face hub: run hf auth login, or set HF_TOKEN$"):
+        share(write_run(tmp_path), None, Push("me/on"))
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("why", ["another token", "no right", "no hub", "offline"])
+def test_a_push_that_fails_is_one_line_without_the_token(hub, tmp_path, monkeypatch, why):
+    token, says = TOKEN, r"the hub refuses me/on \(.*40[13].*\): use another token, hf auth login or HF_TOKEN$"
+    if why == "another token":
+        token = "hf_anotherOne"
+        monkeypatch.setenv("HF_TOKEN", token)
+    elif why == "no right":
+        hub.refuse = 403
+    elif why == "no hub":
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        says = "cannot push to me/on: .*[Cc]onnection refused"
+    else:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        says = "cannot push to me/on: .*offline"
+    with pytest.raises(ValueError, match=says) as error:
+        share(write_run(tmp_path), None, Push("me/on"))
+    assert "\n" not in str(error.value)
+    assert token not in str(error.value)
+    assert "me/on" not in hub.files
+
+
+def test_the_command_pushes(hub, tmp_path):
+    workdir = write_run(tmp_path)
+    told = {
+        "HF_ENDPOINT": hub.address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(ROOT),
+    }
+    line = [sys.executable, "-m", "reversion_jax.export", "--workdir", str(workdir), "--push_to_hub", "me/on"]
+    done = subprocess.run(line, env=os.environ | told, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert set(hub.files["me/on"]) == {".gitattributes", *SENT}
+    assert TOKEN not in done.stdout + done.stderr
+    assert done.stdout.splitlines() == [f"{hub.address}/me/on has {', '.join(hub_order())}"]
+
+
+def hub_order():
+    return ["on.safetensors", "on-inv.safetensors", "learned_embeds.bin", "README.md", "preview.png"]
+
+
+def pushed(tmp_path, name="me/on", **changes):
+    """Pushes a run; returns its words."""
+    workdir = write_run(tmp_path, **changes)
+    share(workdir, None, Push(name), onetrainer=True)
+    return folder.read(workdir).words()
+
+
+def test_words_are_found_by_the_repository_or_by_a_file(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    both = pushed(tmp_path)
+    names = lambda name: [path.name for path in embeddings.find(name)]
+    assert names("me/on") == names("me/on@main") == ["on.safetensors", "on-inv.safetensors"]
+    for name, token, wanted in (
+        ("me/on/on.safetensors", "<R>", "<R>"),
+        ("me/on@main/on-inv.safetensors", "<R-inv>", "<R-inv>"),
+        ("me/on/learned_embeds.bin", "<R>", "<R>"),
+        ("me/on/onetrainer/on-inv.safetensors", "on-inv", "<R-inv>"),
+    ):
+        (path,) = embeddings.find(name)
+        found = embeddings.read(path)
+        assert list(found) == [token]
+        np.testing.assert_array_equal(found[token], both[wanted])
+    with pytest.raises(ValueError, match=r"no file me/on/off\.safetensors, and me/on has no file off\.safetensors$"):
+        embeddings.find("me/on/off.safetensors")
+
+    pushed(tmp_path, relation="under")
+    with pytest.raises(ValueError, match=r"holds 2 relations: give a file of one, such as me/on/on.safetensors$"):
+        embeddings.find("me/on")
+    pushed(tmp_path, "me/alone", method="reversion")
+    assert names("me/alone") == ["learned_embeds.bin"]
+
+
+def test_a_mistyped_path_is_not_asked_of_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/hug/on.safetensors", "on.safetensors", "words/on.bin", "/nowhere/at/all.pt", "gs://b/c/on.bin"):
+        if "://" not in name:
+            assert embeddings.find(name) == [epath.Path(name)]
+    assert hub.asked == []
+
+
+def test_sample_draws_with_what_lies_on_the_hub(hub, small, tmp_path):
+    both = pushed(tmp_path)
+    found = words.read(None, str(small), ["me/on"])
+    assert list(found.tokens) == ["<R>", "<R-inv>"]
+    for token, rows in both.items():
+        np.testing.assert_array_equal(found.tokens[token], rows)
+    chosen = {"resolution": 16, "sample_steps": 1, "guidance_scale": 1.0, "precision": "float32"}
+    source = samples.Source(None, None, str(small), ["me/on/on.safetensors"], chosen)
+    grid = samples.sample(source, ["cat <R> dog"], str(tmp_path / "out"), num_images=1, seed=0)
+    assert pictures.read_metadata(grid)["words"].startswith("<R> from ")
+
+
+@pytest.mark.parametrize(
+    "name", ["me/on", "me/on/on.safetensors", "me/on/learned_embeds.bin", "me/on/onetrainer/on.safetensors"]
+)
+def test_training_starts_from_what_lies_on_the_hub(hub, config, tmp_path, name):
+    both = pushed(tmp_path)
+    job = prepare.prepare(prepare.settle(changed(config, initialiser=name)))
+    inverse = both["<R-inv>"] if name == "me/on" else both["<R>"]
+    np.testing.assert_array_equal(np.asarray(job.first_rows[0]), np.concatenate([both["<R>"], inverse]))
+
+
+def test_training_starts_from_a_folder_of_words(config, tmp_path):
+    both = {token: np.full((1, D), value, np.float32) for token, value in (("<R>", 1), ("<R-inv>", 2))}
+    embeddings.write(both, "on", tmp_path / "words")
+    found = prepare._learned(str(tmp_path / "words"))
+    assert {token: rows[0, 0] for token, rows in found.items()} == {"<R>": 1, "<R-inv>": 2}
