@@ -295,3 +295,19 @@ def test_training_starts_from_a_folder_of_words(config, tmp_path):
     embeddings.write(both, "on", tmp_path / "words")
     found = prepare._learned(str(tmp_path / "words"))
     assert {token: rows[0, 0] for token, rows in found.items()} == {"<R>": 1, "<R-inv>": 2}
+
+
+@pytest.mark.long
+def test_diffusers_loads_by_the_cards_commands(hub, recorded, tmp_path):
+    pytest.importorskip("diffusers")
+    import torch_tiny
+
+    both = pushed(tmp_path)
+    commands = re.findall(r"pipe\.load_textual_inversion\(.+\)", hub.files["me/on"]["README.md"].decode())
+    assert len(commands) == 2
+    pipe = torch_tiny.pipeline(recorded.folder)
+    for command in commands:
+        exec(command, {"pipe": pipe})
+    table = pipe.text_encoder.get_input_embeddings().weight.detach().numpy()
+    for token, rows in both.items():
+        np.testing.assert_array_equal(table[pipe.tokenizer.convert_tokens_to_ids(token)], rows[0])
