@@ -1,7 +1,7 @@
 """A Hugging Face hub on loopback: repositories in memory, made, filled and read over the hub's own HTTP interface.
 
-It knows what huggingface_hub asks for when a small folder is pushed and fetched again: files go into the commit itself
-("regular"), as they do where they are no LFS files.
+It knows what huggingface_hub asks for when a small folder is pushed and fetched again. Files go into the commit itself
+("regular"), or, if `lfs` is set, weights go to the large file storage first, by Git LFS' basic transfer.
 """
 
 import base64
@@ -28,6 +28,9 @@ class FakeHub(ThreadingHTTPServer):
         self.commits: list[str] = []
         self.asked: list[tuple[str, str]] = []
         self.refuse = 0  # an HTTP status that every write gets
+        self.lfs = False
+        self.objects: dict[str, bytes] = {}  # of the large file storage, by their SHA-256
+        self.lose = False  # the large file storage refuses everything
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -81,20 +84,33 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer({"url": f"{hub.address}/{name}", "name": name})
         if path == "/api/validate-yaml":
             return self.answer({"errors": [], "warnings": []})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            objects = json.loads(content)["objects"]
+            upload = lambda oid: {"actions": {"upload": {"href": f"{hub.address}/storage/{oid}"}}}
+            return self.answer({"transfer": "basic", "objects": [one | upload(one["oid"]) for one in objects]})
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
         if not found or found[1] not in hub.files:
             return self.refused(404, "Repository not found", "RepoNotFound")
         if found[2] == "preupload":
             names = [file["path"] for file in json.loads(content)["files"]]
+            mode = lambda name: "lfs" if hub.lfs and name.endswith((".safetensors", ".bin")) else "regular"
             return self.answer(
-                {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+                {"files": [{"path": name, "uploadMode": mode(name), "shouldIgnore": False} for name in names]}
             )
         header, *entries = (json.loads(line) for line in content.splitlines())
         for entry in entries:
-            assert entry["key"] == "file", entry
-            hub.files[found[1]][entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            value, is_small = entry["value"], entry["key"] == "file"
+            content = base64.b64decode(value["content"]) if is_small else hub.objects[value["oid"]]
+            hub.files[found[1]][value["path"]] = content
         hub.commits.append(header["value"]["summary"])
         self.answer({"commitUrl": f"{hub.address}/{found[1]}/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.route() != f"/storage/{hashlib.sha256(content).hexdigest()}" or self.server.lose:
+            return self.refused(400, "another content")
+        self.server.objects[hashlib.sha256(content).hexdigest()] = content
+        self.answer({})
 
     def do_GET(self) -> None:
         path, hub = self.route(), self.server

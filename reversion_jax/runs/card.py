@@ -16,9 +16,10 @@ _METHODS = {
     "reversion": "[ReVersion](https://arxiv.org/abs/2303.13495)",
     "textual_inversion": "[Textual Inversion](https://arxiv.org/abs/2208.01618)",
 }
+TAG = "relation-inversion"  # every card has it
 # The first five are what diffusers' own training script gives a textual inversion.
 _TAGS = ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers", "textual_inversion"]
-_TAGS += ["relation-inversion", "reversion_jax", "jax"]
+_TAGS += [TAG, "reversion_jax", "jax"]
 
 _CARD = """---
 {front_matter}

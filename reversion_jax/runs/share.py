@@ -38,6 +38,8 @@ def share(
         raise ValueError("--dry_run writes what would be sent: say where by --out")
     if out is not None and files.is_remote(out):
         raise ValueError(f"{out}: the hub's library sends from folders of this machine only")
+    if out is not None and (out / CARD).is_file() and card.TAG not in (out / CARD).read_text():
+        raise ValueError(f"{out / CARD} is no card of ours: give another --out")
     hub.check_push(push.repository, sends=not push.dry_run)
     run = folder.read(workdir, step)
     with contextlib.ExitStack() as stack:

@@ -99,7 +99,8 @@ def push(folder: Path, names: Sequence[str], repository: str, *, private: bool, 
         )
         raise ValueError(f"the hub refuses {repository} ({_first_line(error)}){mended}") from error
     except Exception as error:  # its HTTP client's errors and the disk's have no common ancestor
-        raise ValueError(f"cannot push to {repository}: {_first_line(error)}") from error
+        causes = dict.fromkeys(_first_line(one) for one in (error, error.__cause__) if one)
+        raise ValueError(f"cannot push to {repository}: {' '.join(causes)}") from error
     return str(address)
 
 
@@ -123,7 +124,7 @@ def clip_tokenizer(beside: Path) -> Path:
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -65,7 +65,10 @@ def front_matter(card):
 
 def test_what_is_pushed(hub, tmp_path):
     workdir = write_run(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "diary.txt").write_text("not for others")
     said = share(workdir, epath.Path(tmp_path / "out"), Push("me/on", license="cc-by-4.0"))
+    (tmp_path / "out" / "diary.txt").unlink()
     assert said.splitlines()[-1].startswith(f"{hub.address}/me/on has on.safetensors, ")
     assert f'pipe.load_textual_inversion("{tmp_path}/out/on.safetensors", token="<R>")' in said
     sent = dict(hub.files["me/on"])
@@ -98,6 +101,31 @@ def test_what_is_pushed(hub, tmp_path):
         "`--config.initialiser=me/on`",
     ):
         assert line in card
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<:DeprecationWarning")  # huggingface_hub's affair
+def test_weights_that_the_hub_wants_in_its_large_file_storage(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # which has a protocol of its own
+    hub.lfs = True
+    share(write_run(tmp_path), epath.Path(tmp_path / "out"), Push("me/on"))
+    assert len(hub.objects) == 3
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert hub.files["me/on"] == {".gitattributes": b"", **written}
+    hub.lose = True
+    with pytest.raises(ValueError, match=r"cannot push to me/other: Error while uploading .* Bad request:$") as error:
+        share(write_run(tmp_path, method="reversion", seed=1), None, Push("me/other"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_readme_that_is_somebody_elses_is_not_written_over(hub, tmp_path):
+    (tmp_path / "README.md").write_text("# my project\n")
+    with pytest.raises(ValueError, match=r"README\.md is no card of ours: give another --out$"):
+        share(write_run(tmp_path), epath.Path(tmp_path), Push("me/on"))
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "# my project\n"
+    for _ in range(2):
+        share(epath.Path(tmp_path / "run"), epath.Path(tmp_path / "out"), Push("me/on"))
+    assert hub.commits
 
 
 def test_pushed_again(hub, tmp_path):
@@ -252,6 +280,9 @@ def test_words_are_found_by_the_repository_or_by_a_file(hub, tmp_path, monkeypat
     with pytest.raises(ValueError, match=r"no file me/on/off\.safetensors, and me/on has no file off\.safetensors$"):
         embeddings.find("me/on/off.safetensors")
 
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert names("me/on") == ["on.safetensors", "on-inv.safetensors"]
     pushed(tmp_path, relation="under")
     with pytest.raises(ValueError, match=r"holds 2 relations: give a file of one, such as me/on/on.safetensors$"):
         embeddings.find("me/on")
