@@ -31,7 +31,7 @@ if __name__ == "__main__":
     _WORKDIR = text("workdir", None, "Folder of a training run, whose words and settings are used.")
     _STEP = whole("step", None, "An earlier checkpoint of the run, by its step; by default the newest.", 0)
     _MODEL = text("model", None, "A diffusers folder, a .safetensors checkpoint, a hub id or miniature; or the run's.")
-    _EMBEDDING = texts("embedding", None, "Learned words: file, folder or hub id; TOKEN=FILE names one; repeatable.")
+    _EMBEDDING = texts("embedding", None, "Words: file, folder, hub id, hub id/FILE; TOKEN=FILE names one; repeatable.")
     _PROMPT = texts("prompt", None, 'Such as "cat <R> teapot"; repeatable.')
     _PROMPTS_FILE = text("prompts_file", None, "A text file with one prompt a line.")
     _NUM_IMAGES = whole("num_images", 4, "Images of each prompt.", 1)

@@ -111,7 +111,9 @@ def test_a_second_job_in_a_folder_is_refused(workdir, overrides):
     [
         ("train", ["--config", "configs/hug.py", "--config.learning_rte=1"], "rte: did you mean learning_rate?"),
         ("train", ["--config", "configs/hug.py", "--config.learning_rate=fast"], "could not convert string to float"),
-        ("export", [], "give --workdir and --out; --help says more"),
+        ("export", [], "give --workdir; --help says more"),
+        ("export", ["--workdir", "RUN"], "give --out=DIR, or --push_to_hub=OWNER/NAME"),
+        ("export", ["--workdir", "RUN", "--out", "x", "--private"], "--private is for --push_to_hub=OWNER/NAME"),
         ("train", ["--config", "nowhere.py"], "nowhere.py"),
         ("sample", ["--workdir", "nowhere", "--prompt", "cat <R> dog"], "no training run in nowhere"),
         ("sample", ["--workdir", "RUN"], "give --prompt, or --prompts_file"),

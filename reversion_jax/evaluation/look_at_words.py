@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from reversion_jax.inversion import rows
+from reversion_jax.inversion.prompts import RELATION
 from reversion_jax.models.clip import token_table
 from reversion_jax.runs import folder
 from reversion_jax.runtime import files
@@ -29,8 +30,14 @@ def look(workdir: epath.Path | None, model: str | None, file: str | None, initia
     sd, tokenizer, _ = load_model(model)
     table = token_table(sd.params)
     learned = jnp.concatenate([jnp.asarray(own) for own in tokens.values()])
-    start = tokenizer.word_ids(initialiser)
-    first = jnp.concatenate([rows.init(table, [start], len(own)) for own in tokens.values()])
+    given = embeddings.start(initialiser)
+    if given is None:
+        start = tokenizer.word_ids(initialiser)
+        first = jnp.concatenate([rows.init(table, [start], len(own)) for own in tokens.values()])
+    else:
+        first = jnp.concatenate([jnp.asarray(given.get(token, given[RELATION])) for token in tokens])
+        if first.shape != learned.shape:
+            raise ValueError(f"{initialiser}: rows of another shape than those that were learned from it")
     seen = rows.diagnose(learned, first, table)
     names = [f"{token}[{i}]" if len(own) > 1 else token for token, own in tokens.items() for i in range(len(own))]
     words = [tokenizer.ids_to_words(ids) for ids in np.asarray(seen.nearest_ids)]

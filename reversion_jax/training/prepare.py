@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -103,7 +102,7 @@ def prepare(config: Settings, *, compile_ahead: bool = False) -> Job:
     samplers.check(config.sampler)
     runs = tuple(_load_run(name, own) for name, own in settings.each_run(config).items())
     lists = {name: words.load(getattr(config, name)) for name in ("prepositions", "verbs", "stop_words")}
-    given = {run.config.initialiser: _learned(run.config.initialiser) for run in runs}
+    given = {run.config.initialiser: embeddings.start(run.config.initialiser) for run in runs}
     sizes = read_config(config.model)
     _check_sizes(config, sizes, lists)
     for own in filter(None, given.values()):
@@ -155,21 +154,6 @@ def _check_sizes(config: Settings, sizes: ModelConfig, lists: Mapping[str, Seque
                 f"config.{name}={getattr(config, name)!r} has {len(lists[name])} words, fewer than "
                 f"config.positives_per_sample={config.positives_per_sample}"
             )
-
-
-def _learned(initialiser: str) -> Mapping[str, np.ndarray] | None:
-    """The words that a run goes on from: of a file, a folder or a hub id; None for a word of the vocabulary.
-
-    ValueError, OSError.
-    """
-    if "/" not in initialiser and Path(initialiser).suffix not in embeddings.SUFFIXES:
-        return None
-    found = {token: own for path in embeddings.find(initialiser) for token, own in embeddings.read(path).items()}
-    if RELATION in found:
-        return found
-    if len(found) > 1:
-        raise ValueError(f"{initialiser} holds {', '.join(found)}: give a file with one word, or with {RELATION}")
-    return {RELATION: next(iter(found.values()))}
 
 
 def _check_first(config: Settings, given: Mapping[str, np.ndarray], sizes: ModelConfig) -> None:

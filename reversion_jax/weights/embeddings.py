@@ -119,6 +119,28 @@ def _words_of(present: Sequence[str], name: str) -> list[str]:
     return [ours[0], inverse[ours[0]]] if ours else ([n for n in own if n.startswith("learned_embeds")] or own)[:1]
 
 
+def start(initialiser: str) -> dict[str, np.ndarray] | None:
+    """The words that training goes on from, <R> among them: those of `find`; None for a word of the vocabulary.
+
+    A name with a slash or an ending of SUFFIXES is no word. ValueError, OSError.
+    """
+    if "/" not in initialiser and Path(initialiser).suffix not in SUFFIXES:
+        return None
+    found: dict[str, np.ndarray] = {}
+    for path in find(initialiser):
+        own = read(path)
+        if twice := sorted(own.keys() & found.keys()):
+            raise ValueError(f"{initialiser} holds {twice[0]} twice, also in {path.name}: give one of its files")
+        found |= own
+    if prompts.RELATION in found:
+        return found
+    if len(found) > 1:
+        raise ValueError(
+            f"{initialiser} holds {', '.join(found)}: give a file with one word, or with {prompts.RELATION}"
+        )
+    return {prompts.RELATION: next(iter(found.values()))}
+
+
 def read(path: epath.PathLike) -> dict[str, np.ndarray]:
     """The tokens of an embedding file, each float32 [S, D]: what this project, diffusers, ReVersion and A1111 write.
 

@@ -321,11 +321,15 @@ def test_training_starts_from_what_lies_on_the_hub(hub, config, tmp_path, name):
     np.testing.assert_array_equal(np.asarray(job.first_rows[0]), np.concatenate([both["<R>"], inverse]))
 
 
-def test_training_starts_from_a_folder_of_words(config, tmp_path):
+def test_training_starts_from_a_folder_of_words(tmp_path):
     both = {token: np.full((1, D), value, np.float32) for token, value in (("<R>", 1), ("<R-inv>", 2))}
     embeddings.write(both, "on", tmp_path / "words")
-    found = prepare._learned(str(tmp_path / "words"))
+    found = embeddings.start(str(tmp_path / "words"))
     assert {token: rows[0, 0] for token, rows in found.items()} == {"<R>": 1, "<R-inv>": 2}
+    assert embeddings.start("and") is None
+    embeddings.write(both, "under", tmp_path / "words")
+    with pytest.raises(ValueError, match=r"words holds <R-inv> twice, also in under-inv\.safetensors: give one"):
+        embeddings.start(str(tmp_path / "words"))
 
 
 @pytest.mark.long

@@ -79,6 +79,7 @@ def test_a_run_leaves_its_words_and_where_they_come_from(config, finished):
     assert {token: own.shape for token, own in words.items()} == {"<R>": (1, 32), "<R-inv>": (1, 32)}
     origin = json.loads((workdir / "config.json").read_text())["origin"]
     assert origin["model"] == config.model
+    assert origin["model_is_local"] is True
     assert re.fullmatch("[0-9a-f]{16}", origin["model_hash"])
     assert origin["model_hash"] == fingerprint(Path(config.model))
     assert origin["versions"]["jax"] == jax.__version__
