@@ -115,6 +115,12 @@ def read_rows(path: epath.Path) -> Rows:
         raise ValueError(f"{path} holds no rows of a run, or is damaged: {error}") from error
 
 
+def previews(folder: epath.Path) -> dict[int, epath.Path]:
+    """The pictures of a run's previews, by their steps."""
+    found = {path.stem.removeprefix("step_"): path for path in (folder / "previews").glob("step_*.png")}
+    return {int(number): path for number, path in found.items() if number.isdigit()}
+
+
 def kept_steps(folder: epath.Path) -> list[int]:
     """The steps of which a run kept its rows, ascending."""
     names = [path.stem.removeprefix("step_") for path in rows_file(folder, 0).parent.glob("step_*.safetensors")]

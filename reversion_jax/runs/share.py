@@ -60,8 +60,8 @@ def _write_card(
     """Writes the card of the files `names`, and its picture if the run has one; returns their names."""
     picture, drawn = preview(workdir, run.step), ""
     if picture:
-        files.write(place / PICTURE, picture.read_bytes())
         drawn = _prompts(picture)
+        files.write(place / PICTURE, picture.read_bytes())
     origin: dict[str, Any] = {}
     if (workdir / folder.CONFIG).is_file():  # runs before version 0.2 have it in their parent alone
         _, origin = folder.read_settings(workdir)
@@ -72,7 +72,7 @@ def _write_card(
 
 def preview(workdir: epath.Path, step: int) -> epath.Path | None:
     """The newest preview of a run up to a step; None if there is none."""
-    paths = {int(path.stem.removeprefix("step_")): path for path in (workdir / "previews").glob("step_*.png")}
+    paths = folder.previews(workdir)
     shown = [number for number in paths if number <= step]
     return paths[max(shown)] if shown else None
 
@@ -81,5 +81,8 @@ def _prompts(picture: epath.Path) -> str:
     """The prompts of a preview; "" for those of earlier versions, which do not say."""
     from PIL import Image
 
-    with picture.open("rb") as file, Image.open(file) as image:
-        return getattr(image, "text", {}).get("prompts", "")
+    try:
+        with picture.open("rb") as file, Image.open(file) as image:
+            return getattr(image, "text", {}).get("prompts", "")
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+        raise ValueError(f"{picture} is damaged: delete it, and the one before it is taken") from error

@@ -18,8 +18,10 @@ from etils import epath
 from PIL import Image
 
 from reversion_jax.config import Settings
+from reversion_jax.runs import folder as runs
 from reversion_jax.runs import history
 from reversion_jax.runtime import files
+from reversion_jax.runtime.errors import warn
 from reversion_jax.runtime.parallel import is_first
 from reversion_jax.training.prepare import Job, Run
 
@@ -66,13 +68,16 @@ class RunLog:
     def catch_up(self, folder: epath.Path, done: int) -> None:
         """Writes what the run's folder has of the steps up to `done` and the logs lack."""
         records = {record["step"]: record for record in history.read(folder / history.NAME)}
-        previews = {int(path.stem.removeprefix("step_")): path for path in (folder / "previews").glob("step_*.png")}
+        previews = runs.previews(folder)
         for step in sorted(number for number in {*records, *previews} if number <= done):
             if step in records:
                 self.metrics([records[step]])
             if step in previews:
-                with previews[step].open("rb") as file:
-                    self.picture(np.asarray(Image.open(file).convert("RGB")), step)
+                try:
+                    with previews[step].open("rb") as file:
+                        self.picture(np.asarray(Image.open(file).convert("RGB")), step)
+                except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+                    warn(f"{previews[step]} is left out of the logs, as it cannot be read ({error})")
 
 
 def check(config: Settings, workdir: epath.Path) -> None:
@@ -99,7 +104,7 @@ def opened(job: Job, workdir: epath.Path, done: int) -> Iterator[list[RunLog]]:
         found = []
         for run in job.runs:
             names = job.config.logs if is_first() else ()
-            found.append(RunLog([stack.enter_context(_OPEN[name](run, workdir)) for name in names]))
+            found.append(RunLog([stack.enter_context(_OPEN[name](run, workdir, done)) for name in names]))
             if names and done:
                 found[-1].catch_up(workdir / run.name, done)
         yield found
@@ -122,7 +127,7 @@ class _TensorBoard:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, run: Run, workdir: epath.Path) -> Iterator["_TensorBoard"]:
+    def open(cls, run: Run, workdir: epath.Path, done: int) -> Iterator["_TensorBoard"]:
         """Writes the log anew: tensorboardX can lose its newest events in a crash, and cannot read what it has."""
         from tensorboardX import SummaryWriter
 
@@ -156,13 +161,13 @@ class _WandB:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, run: Run, workdir: epath.Path) -> Iterator["_WandB"]:
-        """Starts a run on W&B, or goes on with the one that the run's folder names."""
+    def open(cls, run: Run, workdir: epath.Path, done: int) -> Iterator["_WandB"]:
+        """Goes on with the run on W&B that the run's folder names; at step 0 starts another, as settings may differ."""
         import wandb
 
         folder = workdir / run.name
         path = folder / WANDB_ID
-        if not path.exists():
+        if not done or not path.exists():
             files.write(path, secrets.token_hex(4) + "\n")
         try:
             started = wandb.init(
@@ -196,7 +201,7 @@ class _WandB:
         """Nothing to do: W&B has a process of its own that sends."""
 
 
-_OPEN: Mapping[str, Callable[[Run, epath.Path], contextlib.AbstractContextManager[_Log]]] = {
+_OPEN: Mapping[str, Callable[[Run, epath.Path, int], contextlib.AbstractContextManager[_Log]]] = {
     "tensorboard": _TensorBoard.open,
     "wandb": _WandB.open,
 }

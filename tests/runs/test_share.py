@@ -170,6 +170,14 @@ def test_a_run_without_previews_has_a_card_without_a_picture(hub, tmp_path):
     assert "![" not in hub.files["me/on"]["README.md"].decode()
 
 
+def test_a_damaged_preview_is_not_pushed(hub, tmp_path):
+    workdir = write_run(tmp_path)
+    (workdir / "previews" / "step_000400.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"step_000400\.png is damaged: delete it, and the one before it is taken$"):
+        share(workdir, None, Push("me/on"))
+    assert hub.asked == []
+
+
 def test_private(hub, tmp_path):
     workdir = write_run(tmp_path)
     share(workdir, None, Push("me/secret", private=True))

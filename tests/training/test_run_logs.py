@@ -16,6 +16,7 @@ from tiny_run import changed
 
 from reversion_jax import config as settings
 from reversion_jax.runs import history
+from reversion_jax.runtime.errors import Caution
 from reversion_jax.training import loop, run_logs
 
 NAMES = ("seed1", "under-reversion")
@@ -111,38 +112,86 @@ def one_run(place: Path, log_to: str):
     return types.SimpleNamespace(config=config, runs=[types.SimpleNamespace(name="", config=config)])
 
 
-def test_every_step_is_logged_once_although_the_run_was_stopped(config, server, tmp_path):
+def test_every_run_logs_every_step_once_although_it_was_stopped(config, server, tmp_path):
     """Stopped with a checkpoint at step 4, and taken up after a crash that left a torn log. Previews at 0, 3 and 6."""
-    workdir = tmp_path / "run"
-    loop.train(changed(config, steps=4, log_to="tensorboard, wandb"), workdir)
-    (log,) = (workdir / "tensorboard").iterdir()
-    log.write_bytes(log.read_bytes()[:-9])
-    log.rename(log.with_name("events.out.tfevents.0.torn"))  # a process that starts later has a later name
-    (on_wandb,) = server.histories.values()
-    del on_wandb[-3:]  # it lacks what the checkpoint has of steps 3 and 4
-    assert on_wandb[-1][0] == 2
-    loop.train(changed(config, log_to="tensorboard, wandb"), workdir)
-    assert (server.exit_codes, server.open, len(server.histories)) == ([0, 0], 0, 1)
+    workdir = tmp_path / "job"
+    runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
+    both = changed(config, runs=runs, log_to="tensorboard, wandb")
+    loop.train(changed(both, steps=4), workdir)
+    for name, on_wandb in zip(NAMES, server.histories.values(), strict=True):
+        (log,) = (workdir / name / "tensorboard").iterdir()
+        log.write_bytes(log.read_bytes()[:-9])
+        log.rename(log.with_name("events.out.tfevents.0.torn"))  # a process that starts later has a later name
+        del on_wandb[-3:]  # it lacks what the checkpoint has of steps 3 and 4
+        assert on_wandb[-1][0] == 2
+    loop.train(both, workdir)
+    assert (server.exit_codes, server.open, len(server.histories)) == ([0] * 4, 0, 2)
 
-    records = history.read(workdir / history.NAME)
-    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
-    found = scalars(workdir)
-    assert set(found) == {*LOSSES, "norm", "distance"}
-    for name, logged in found.items():
-        wanted = [(record["step"], record[name]) for record in records if name in record]
-        assert logged == [(step, np.float32(value)) for step, value in wanted]
-        assert [(step, data[name]) for step, data in on_wandb if name in data] == wanted
-    assert found["norm"][-1][0] == 6
-    shown = pictures(workdir)
-    assert list(shown) == [0, 3, 6]
-    shown_on_wandb = [(step, data["previews"]) for step, data in on_wandb if "previews" in data]
-    assert [step for step, _ in shown_on_wandb] == [0, 3, 6]
-    for step, image in shown_on_wandb:
-        kept = np.asarray(Image.open(workdir / "previews" / f"step_{step:06d}.png"))
-        np.testing.assert_array_equal(image, kept)
-        np.testing.assert_array_equal(shown[step], kept)
-    word, cosine = records[-1]["nearest"][0]
-    assert on_wandb[-2][1]["nearest_words"].startswith(f"{word} {cosine:.2f}, ")
+    for name, on_wandb in zip(NAMES, server.histories.values(), strict=True):
+        records = history.read(workdir / name / history.NAME)
+        assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+        found = scalars(workdir / name)
+        assert set(found) == {*LOSSES, "norm", "distance"}
+        for of, logged in found.items():
+            wanted = [(record["step"], record[of]) for record in records if of in record]
+            assert logged == [(step, np.float32(value)) for step, value in wanted]
+            assert [(step, data[of]) for step, data in on_wandb if of in data] == wanted
+        assert found["norm"][-1][0] == 6
+        shown = pictures(workdir / name)
+        assert list(shown) == [0, 3, 6]
+        shown_on_wandb = [(step, data["previews"]) for step, data in on_wandb if "previews" in data]
+        assert [step for step, _ in shown_on_wandb] == [0, 3, 6]
+        for step, image in shown_on_wandb:
+            kept = np.asarray(Image.open(workdir / name / "previews" / f"step_{step:06d}.png"))
+            np.testing.assert_array_equal(image, kept)
+            np.testing.assert_array_equal(shown[step], kept)
+        word, cosine = records[-1]["nearest"][0]
+        assert on_wandb[-2][1]["nearest_words"].startswith(f"{word} {cosine:.2f}, ")
+
+    assert [asked["id"] for asked in server.asked[:2]] == [asked["id"] for asked in server.asked[2:]]
+    for name, asked in zip(NAMES, server.asked, strict=False):
+        assert (asked["project"], asked["name"], asked["group"]) == ("reversion_jax", f"job/{name}", "job")
+        assert (asked["dir"], asked["resume"], asked["reinit"]) == (str(workdir / name), "allow", "create_new")
+        assert asked["id"] == (workdir / name / "wandb_id.txt").read_text().strip()
+    assert server.asked[1]["config"]["method"] == "reversion"
+
+
+def test_a_log_that_is_asked_for_later_is_complete(tmp_path):
+    pytest.importorskip("tensorboardX")
+    job, folder = one_run(tmp_path, "tensorboard"), epath.Path(tmp_path)
+    history.append(folder / history.NAME, [{"step": step, "denoising": step / 8} for step in (1, 2, 3, 4)])
+    (tmp_path / "previews").mkdir()
+    for step in (0, 2):
+        Image.new("RGB", (3, 2), (step, 0, 0)).save(tmp_path / "previews" / f"step_{step:06d}.png")
+    with run_logs.opened(job, folder, 4) as (log,):
+        log.metrics([{"step": 5, "denoising": 5 / 8}])
+    assert scalars(tmp_path) == {"denoising": [(step, step / 8) for step in (1, 2, 3, 4, 5)]}
+    assert {step: tuple(image[0, 0]) for step, image in pictures(tmp_path).items()} == {0: (0, 0, 0), 2: (2, 0, 0)}
+
+
+def test_neither_package_is_imported_unless_it_is_asked_for(tmp_path, monkeypatch):
+    for package in ("tensorboardX", "wandb"):
+        monkeypatch.setitem(sys.modules, package, None)
+    job = one_run(tmp_path, "")
+    run_logs.check(job.config, epath.Path(tmp_path))
+    with run_logs.opened(job, epath.Path(tmp_path), 0) as (log,):
+        log.metrics([{"step": 1, "denoising": 1.0}])
+        log.picture(np.zeros((2, 2, 3), np.uint8), 1)
+    assert [path.name for path in tmp_path.iterdir()] == [history.NAME]
+
+
+def test_a_damaged_preview_is_left_out(server, tmp_path):
+    job = one_run(tmp_path, "wandb")
+    (tmp_path / "previews").mkdir()
+    (tmp_path / "previews" / "step_000001.png").write_bytes(b"no picture")
+    (tmp_path / "previews" / "step_mine.png").write_bytes(b"of somebody else")
+    history.append(epath.Path(tmp_path) / history.NAME, [{"step": step, "denoising": 0.1} for step in (1, 2)])
+    with (
+        pytest.warns(Caution, match=r"step_000001\.png is left out of the logs"),
+        run_logs.opened(job, epath.Path(tmp_path), 2),
+    ):
+        pass
+    assert [step for step, _ in next(iter(server.histories.values()))] == [1, 2]
 
 
 def test_wandb_is_not_told_twice_what_it_has(server, tmp_path):
@@ -157,34 +206,9 @@ def test_wandb_is_not_told_twice_what_it_has(server, tmp_path):
                 log.metrics([record])
     (on_wandb,) = server.histories.values()
     assert [step for step, _ in on_wandb] == [1, 2, 3, 4, 5, 6]
-
-
-def test_each_of_several_runs_has_its_own_logs(config, server, tmp_path):
-    runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
-    several = changed(config, runs=runs, steps=2, preview_every_steps=0, log_to="tensorboard,wandb")
-    loop.train(several, tmp_path / "job")
-    assert (server.open, server.exit_codes) == (0, [0, 0])
-    for name, asked, on_wandb in zip(NAMES, server.asked, server.histories.values(), strict=True):
-        place = tmp_path / "job" / name
-        wanted = [(record["step"], record["denoising"]) for record in history.read(place / history.NAME)]
-        assert [(step, data["denoising"]) for step, data in on_wandb] == wanted
-        assert scalars(place)["denoising"] == [(step, np.float32(value)) for step, value in wanted]
-        assert (asked["project"], asked["name"], asked["group"]) == ("reversion_jax", f"job/{name}", "job")
-        assert (asked["dir"], asked["resume"], asked["reinit"]) == (str(place), "allow", "create_new")
-        assert asked["id"] == (place / "wandb_id.txt").read_text().strip()
-    assert server.asked[1]["config"]["method"] == "reversion"
-
-
-def test_a_log_that_is_asked_for_later_is_complete(config, tmp_path, monkeypatch):
-    """And without log_to neither package is imported."""
-    pytest.importorskip("tensorboardX")
-    with monkeypatch.context() as absent:
-        for package in ("tensorboardX", "wandb"):
-            absent.setitem(sys.modules, package, None)
-        loop.train(changed(config, steps=4), tmp_path / "run")
-    loop.train(changed(config, log_to="tensorboard"), tmp_path / "run")
-    assert [step for step, _ in scalars(tmp_path / "run")["denoising"]] == [1, 2, 3, 4, 5, 6]
-    assert list(pictures(tmp_path / "run")) == [0, 3, 6]
+    with run_logs.opened(job, epath.Path(tmp_path), 0) as (log,):  # from the beginning, perhaps with other settings
+        log.metrics([{"step": 1, "denoising": 9.0}])
+    assert list(server.histories.values())[1:] == [[(1, {"denoising": 9.0})]]
 
 
 def test_only_the_first_process_logs(config, server, tmp_path, monkeypatch):
