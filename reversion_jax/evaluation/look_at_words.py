@@ -30,7 +30,7 @@ def look(workdir: epath.Path | None, model: str | None, file: str | None, initia
     sd, tokenizer, _ = load_model(model)
     table = token_table(sd.params)
     learned = jnp.concatenate([jnp.asarray(own) for own in tokens.values()])
-    given = embeddings.start(initialiser)
+    given = embeddings.initial_words(initialiser)
     if given is None:
         start = tokenizer.word_ids(initialiser)
         first = jnp.concatenate([rows.init(table, [start], len(own)) for own in tokens.values()])

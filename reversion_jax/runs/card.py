@@ -73,8 +73,8 @@ def card(
 ) -> str:
     """The card of a repository that holds a run's files.
 
-    origin: where the words come from, of the run's config.json. names: the files. license: a key of the hub's list, or
-    "" to say nothing. picture: the file of a picture, if there is one, and drawn: its prompts, one a line.
+    origin: of the run's config.json, it says where the words come from. names: the files. license: a key of the hub's
+    list; "" leaves it out. picture: a file, or "" for none. drawn: the picture's prompts, one a line.
     """
     s = run.settings
     hub_id = None if origin.get("model_is_local") else hub.parse_id(s.model)
@@ -123,7 +123,7 @@ def _front_matter(base_model: str | None, license: str) -> str:
 
 
 def _facts(run: LearnedRun, origin: Mapping[str, Any], hub_id: tuple[str, str | None] | None) -> dict[str, Any]:
-    """What a reader wants to know of a run. A local model is named without its folder, which tells of its owner."""
+    """What a reader wants to know of a run. A local model is named without its folder, which may be private."""
     s = run.settings
     if hub_id:
         model = f"[{s.model}](https://huggingface.co/{hub_id[0]})"
@@ -143,5 +143,5 @@ def _facts(run: LearnedRun, origin: Mapping[str, Any], hub_id: tuple[str, str | 
 
 
 def _shown(picture: str, drawn: str) -> str:
-    told = f"Its prompts, row by row:\n\n```text\n{drawn}\n```\n\n" if drawn else ""
+    told = f"Prompts, row by row:\n\n```text\n{drawn}\n```\n\n" if drawn else ""
     return f"![Pictures drawn with the learned word]({picture})\n\n{told}" if picture else ""

@@ -102,7 +102,7 @@ def prepare(config: Settings, *, compile_ahead: bool = False) -> Job:
     samplers.check(config.sampler)
     runs = tuple(_load_run(name, own) for name, own in settings.each_run(config).items())
     lists = {name: words.load(getattr(config, name)) for name in ("prepositions", "verbs", "stop_words")}
-    given = {run.config.initialiser: embeddings.start(run.config.initialiser) for run in runs}
+    given = {run.config.initialiser: embeddings.initial_words(run.config.initialiser) for run in runs}
     sizes = read_config(config.model)
     _check_sizes(config, sizes, lists)
     for own in filter(None, given.values()):

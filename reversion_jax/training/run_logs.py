@@ -1,7 +1,7 @@
 """TensorBoard and Weights & Biases: each run's metrics and previews, where config.log_to asks for them.
 
-metrics.jsonl is always written, see runs/history.py, and is what these logs are completed from when a run goes on.
-Neither package is imported unless it is asked for.
+metrics.jsonl is always written, see runs/history.py. When a run goes on, these logs get from it what they lack. Neither
+package is imported unless it is asked for.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ class RunLog:
 
 
 def check(config: Settings, workdir: epath.Path) -> None:
-    """ValueError, one line, if config.log_to cannot be had: a missing package, a folder that cannot hold it."""
+    """ValueError, one line, if config.log_to needs a missing package, or a folder of this machine."""
     for name in config.logs:
         package = _PACKAGES[name]
         try:

@@ -119,7 +119,7 @@ def _words_of(present: Sequence[str], name: str) -> list[str]:
     return [ours[0], inverse[ours[0]]] if ours else ([n for n in own if n.startswith("learned_embeds")] or own)[:1]
 
 
-def start(initialiser: str) -> dict[str, np.ndarray] | None:
+def initial_words(initialiser: str) -> dict[str, np.ndarray] | None:
     """The words that training goes on from, <R> among them: those of `find`; None for a word of the vocabulary.
 
     A name with a slash or an ending of SUFFIXES is no word. ValueError, OSError.

@@ -332,12 +332,12 @@ def test_training_starts_from_what_lies_on_the_hub(hub, config, tmp_path, name):
 def test_training_starts_from_a_folder_of_words(tmp_path):
     both = {token: np.full((1, D), value, np.float32) for token, value in (("<R>", 1), ("<R-inv>", 2))}
     embeddings.write(both, "on", tmp_path / "words")
-    found = embeddings.start(str(tmp_path / "words"))
+    found = embeddings.initial_words(str(tmp_path / "words"))
     assert {token: rows[0, 0] for token, rows in found.items()} == {"<R>": 1, "<R-inv>": 2}
-    assert embeddings.start("and") is None
+    assert embeddings.initial_words("and") is None
     embeddings.write(both, "under", tmp_path / "words")
     with pytest.raises(ValueError, match=r"words holds <R-inv> twice, also in under-inv\.safetensors: give one"):
-        embeddings.start(str(tmp_path / "words"))
+        embeddings.initial_words(str(tmp_path / "words"))
 
 
 @pytest.mark.long
