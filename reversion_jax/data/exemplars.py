@@ -65,20 +65,24 @@ def read_folder(
     present = {file.name for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES}
     if unnamed := sorted(name for name in present - set(captions) if not name.startswith(".")):
         warn(f"{folder}: left out, not in {CAPTIONS}: {', '.join(unnamed)}")
-    height, width = size if isinstance(size, tuple) else (size, size)
-    images: list[np.ndarray] = []
-    for name in captions:
-        picture = read_picture(folder / name)
-        shape = picture.width / picture.height / (width / height)
-        if resize != "pad" and not 0.5 <= shape <= 2:
-            done = "squashed" if resize == "squash" else "cut"
-            others = " or ".join(repr(other) for other in ("crop", "pad") if other != resize)
-            warn(
-                f"{folder / name} is {picture.width} x {picture.height} px, and {done} to {width} x {height}: cut it "
-                f"yourself, or set resize to {others}"
-            )
-        images.append(resized(picture, (height, width), resize))
+    size = size if isinstance(size, tuple) else (size, size)
+    images = [read_resized(folder / name, size, resize) for name in captions]
     return Exemplars(np.stack(images), tuple(parsed), tuple(captions))
+
+
+def read_resized(file: Path | epath.Path, size: tuple[int, int], resize: str) -> np.ndarray:
+    """A picture file as `resized` makes it, with a warning where its sides are squashed or cut by more than half."""
+    picture = read_picture(file)
+    height, width = size
+    shape = picture.width / picture.height / (width / height)
+    if resize != "pad" and not 0.5 <= shape <= 2:
+        done = "squashed" if resize == "squash" else "cut"
+        others = " or ".join(repr(other) for other in ("crop", "pad") if other != resize)
+        warn(
+            f"{file} is {picture.width} x {picture.height} px, and {done} to {width} x {height}: cut it yourself, or "
+            f"set resize to {others}"
+        )
+    return resized(picture, size, resize)
 
 
 def _parsed(folder: epath.Path, name: str, index: int, template: object, invertible: bool) -> RelationPrompt:
