@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reversion_jax.config import get_config as get_config
+    from reversion_jax.diffusion.noise import Between as Between
     from reversion_jax.drawing.public import draw as draw
     from reversion_jax.drawing.public import encode_text as encode_text
     from reversion_jax.drawing.public import predict as predict
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 # Imported when first used: `--help` need not wait for JAX.
 _PUBLIC = {
+    "Between": ("diffusion.noise", "Between"),
     "get_config": ("config", "get_config"),
     "load_model": ("weights.load", "load_model"),
     "encode_text": ("drawing.public", "encode_text"),
@@ -54,6 +56,7 @@ _PUBLIC = {
     "write_words": ("weights.embeddings", "write"),
 }
 __all__ = [
+    "Between",
     "draw",
     "encode_text",
     "get_config",

@@ -106,6 +106,9 @@ def test_a_second_job_in_a_folder_is_refused(workdir, overrides):
     assert read() == before
 
 
+EDITING = ["--init_image", "nowhere.png", "--strength", "0.5", "--interpolate", "4", "--to_seed", "3"]
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "says"),
     [
@@ -117,6 +120,7 @@ def test_a_second_job_in_a_folder_is_refused(workdir, overrides):
         ("train", ["--config", "nowhere.py"], "nowhere.py"),
         ("sample", ["--workdir", "nowhere", "--prompt", "cat <R> dog"], "no training run in nowhere"),
         ("sample", ["--workdir", "RUN"], "give --prompt, or --prompts_file"),
+        ("sample", ["--workdir", "RUN", "--prompt", "a", *EDITING], "no picture at nowhere.png"),
         ("export", ["--workdir", "nowhere", "--out", "elsewhere"], "no training run in nowhere"),
         ("export", ["--workdir", "RUN", "--out", "elsewhere", "--step", "7"], "there are those of 1, 2"),
         ("score", [], "nothing to score: give --pictures"),

@@ -1,4 +1,4 @@
-"""Samplers: (denoiser, noise, schedule, steps, keys) -> clean latents. They know nothing of models or prompts.
+"""Samplers: (denoiser, noise, schedule, steps, keys, start) -> clean latents. They know nothing of models or prompts.
 
     denoiser  (latents [N, H, W, C], timesteps [N]) -> the model's output [N, H, W, C], which is noise or velocity
               by schedule.prediction_type. Its latents have the model's own scale: sqrt(a) clean + sqrt(1 - a) noise.
@@ -6,6 +6,7 @@
     steps     levels to walk down; ValueError if the schedule has too few
     keys      a key an image, [N], for samplers that add noise: step i draws from fold_in(key, i), so that an image
               is the same in any batch. Unused by the others, which take None.
+    start     where to begin; for image to image at a picture, which leaves fewer steps
 
 Each follows diffusers' scheduler of that name, to rounding, quirks included. Sigma is the ratio of noise to signal,
 sqrt((1 - a) / a), as Karras et al. (2022, arXiv:2206.00364) write variance-exploding levels.
@@ -18,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from reversion_jax.diffusion.noise import Keys, draw_noise
 from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.diffusion.start import FROM_NOISE, Start
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
-Sampler = Callable[[Denoiser, jax.Array, Schedule, int, jax.Array | None], jax.Array]
+Sampler = Callable[[Denoiser, jax.Array, Schedule, int, Keys | None, Start], jax.Array]
 _Level = tuple[jax.Array, ...]  # what one step reads: its timestep [], then numbers of the level, [] each
 _Carry = TypeVar("_Carry")  # what a step hands on to the next one
 
@@ -42,7 +45,9 @@ def get(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
-def ddim(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: jax.Array | None) -> jax.Array:
+def ddim(
+    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
+) -> jax.Array:
     """Deterministic DDIM (Song et al., 2020, arXiv:2010.02502, eq. 12 with eta = 0)."""
 
     def step(x: jax.Array, level: _Level) -> tuple[jax.Array, None]:
@@ -50,16 +55,20 @@ def ddim(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, k
         output = _evaluate(denoiser, x, timestep)
         return _ddim_step(x, output, alpha, next_alpha, schedule, schedule.clip_sample), None
 
-    return _scan(step, noise, schedule.levels(steps))
+    levels = start.kept(schedule.levels(steps))
+    alpha = levels.alphas[0]
+    return _scan(step, start.latents(noise, np.sqrt(alpha), np.sqrt(1 - alpha)), levels)
 
 
-def pndm(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: jax.Array | None) -> jax.Array:
+def pndm(
+    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
+) -> jax.Array:
     """PLMS, the linear multistep half of PNDM (Liu et al., 2022, arXiv:2202.09778, eqs. 9, 12), with steps + 1 calls.
 
     The first step is made twice: the second time with the mean of the outputs at its two ends. As in diffusers,
     outputs are mixed as the model gives them, so velocities of different levels are mixed as if of one.
     """
-    calls = np.repeat(np.arange(steps), 1 + (np.arange(steps) == 1))  # 0, 1, 1, 2, 3, ...
+    calls = start.kept(np.repeat(np.arange(steps), 1 + (np.arange(steps) == 1)))  # 0, 1, 1, 2, 3, ...
     timesteps, alphas, next_alphas = (array[calls] for array in schedule.levels(steps))
     again = np.arange(len(calls)) == 1
     alphas[again] = schedule.alphas_cumprod[timesteps[again] + schedule.num_train_timesteps // steps]
@@ -67,6 +76,7 @@ def pndm(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, k
     # Adams-Bashforth of rising order, newest output first; the second row is the trapezoid.
     weights = np.array([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [3 / 2, -1 / 2, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0]])
     last = np.array([[55, -59, 37, -9]]) / 24
+    first = start.latents(noise, np.sqrt(alphas[0]), np.sqrt(1 - alphas[0]))
     weights = np.concatenate([weights, np.repeat(last, steps, axis=0)])[: len(calls)].astype(np.float32)
 
     def step(carry: tuple[jax.Array, jax.Array], level: _Level) -> tuple[tuple[jax.Array, jax.Array], None]:
@@ -74,25 +84,27 @@ def pndm(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, k
         timestep, alpha, next_alpha, again, weights = level  # weights [4]
         outputs = jnp.concatenate([_evaluate(denoiser, x, timestep)[None], past])
         mixed = jnp.sum(weights[:, None, None, None, None] * outputs, axis=0)
-        x = _ddim_step(jnp.where(again, noise, x), mixed, alpha, next_alpha, schedule, clip=False)
+        x = _ddim_step(jnp.where(again, first, x), mixed, alpha, next_alpha, schedule, clip=False)
         return (x, jnp.where(again, past, outputs[:3])), None
 
     past = jnp.zeros((3, *noise.shape), noise.dtype)
-    return _scan(step, (noise, past), (timesteps, alphas, next_alphas, again, weights))[0]
+    return _scan(step, (first, past), (timesteps, alphas, next_alphas, again, weights))[0]
 
 
-def euler(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: jax.Array | None) -> jax.Array:
+def euler(
+    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
+) -> jax.Array:
     """Euler's method on the probability flow ODE (Karras et al., 2022, arXiv:2206.00364, Algorithm 1, lines 3-5)."""
 
     def step(x: jax.Array, level: _Level) -> tuple[jax.Array, None]:
         timestep, sigma, next_sigma = level
         return x + (next_sigma - sigma) * _slope(denoiser, x, timestep, sigma, schedule), None
 
-    return _scan(step, *_exploding(noise, schedule, steps))
+    return _scan(step, *_exploding(noise, schedule, steps, start))
 
 
 def euler_ancestral(
-    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: jax.Array | None
+    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
     """Euler's method to below the next level, then fresh noise up to it.
 
@@ -100,36 +112,41 @@ def euler_ancestral(
     """
 
     def step(x: jax.Array, level: tuple[jax.Array, _Level]) -> tuple[jax.Array, None]:
+        assert keys is not None
         i, (timestep, sigma, next_sigma) = level
         down = next_sigma**2 / sigma
         up = next_sigma * jnp.sqrt(1 - (next_sigma / sigma) ** 2)
-        fresh = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:], x.dtype))(keys)
+        fresh = draw_noise(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:], x.dtype), keys)
         return x + (down - sigma) * _slope(denoiser, x, timestep, sigma, schedule) + up * fresh, None
 
-    start, levels = _exploding(noise, schedule, steps)
-    return _scan(step, start, (np.arange(steps), levels))
+    first, levels = _exploding(noise, schedule, steps, start)
+    return _scan(step, first, (start.kept(np.arange(steps)), levels))
 
 
-def dpmpp_2m(denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: jax.Array | None) -> jax.Array:
+def dpmpp_2m(
+    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
+) -> jax.Array:
     """DPM-Solver++(2M) (Lu et al., 2022, arXiv:2211.01095, Algorithm 2), ending in a first-order step to sigma 0."""
     # "leading" and "linspace" also count the clean end, to which the last step goes.
     timesteps = np.round(schedule.timesteps(steps, spare=int(schedule.timestep_spacing != "trailing")))
-    return _dpmpp_2m(denoiser, noise, schedule, timesteps.astype(np.int32), schedule.sigmas_at(timesteps))
+    levels = timesteps.astype(np.int32), schedule.sigmas_at(timesteps)
+    return _dpmpp_2m(denoiser, noise, schedule, levels, start)
 
 
 def dpmpp_2m_karras(
-    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: jax.Array | None
+    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
     """DPM-Solver++(2M) on the levels of Karras et al. (2022, arXiv:2206.00364, eq. 5), whatever the spacing."""
     sigmas = schedule.karras_sigmas(steps)
     timesteps = np.round(schedule.timesteps_of(sigmas)).astype(np.int32)
-    return _dpmpp_2m(denoiser, noise, schedule, timesteps, sigmas)
+    return _dpmpp_2m(denoiser, noise, schedule, (timesteps, sigmas), start)
 
 
 def _dpmpp_2m(
-    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, timesteps: np.ndarray, sigmas: np.ndarray
+    denoiser: Denoiser, noise: jax.Array, schedule: Schedule, levels: tuple[np.ndarray, np.ndarray], start: Start
 ) -> jax.Array:
     """Walks down the levels timesteps [steps] and sigmas [steps], and then to sigma 0."""
+    timesteps, sigmas = start.kept(levels)
     h = np.diff(-np.log(sigmas))
     # 1 / (2 r), the share of the second order: none at the first step, nor at the last, whose h is infinite.
     extrapolation = np.zeros(len(sigmas), np.float32)
@@ -144,8 +161,9 @@ def _dpmpp_2m(
         x = next_spread / spread * x + next_signal * (1 - next_sigma / sigma) * d
         return (x, clean), None
 
-    levels = (*_sigma_levels(timesteps, sigmas), extrapolation)
-    return _scan(step, (noise, jnp.zeros_like(noise)), levels)[0]
+    signal = 1 / np.sqrt(sigmas[0] ** 2 + 1)
+    first = start.latents(noise, signal, signal * sigmas[0])
+    return _scan(step, (first, jnp.zeros_like(first)), (*_sigma_levels(timesteps, sigmas), extrapolation))[0]
 
 
 def _scan(step: Callable[[_Carry, Any], tuple[_Carry, None]], carry: _Carry, levels: Any) -> _Carry:
@@ -200,14 +218,15 @@ def _sigma_levels(timesteps: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarray
 
 
 def _exploding(
-    noise: jax.Array, schedule: Schedule, steps: int
+    noise: jax.Array, schedule: Schedule, steps: int, start: Start
 ) -> tuple[jax.Array, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """What a walk over sigmas starts from [N, H, W, C], and its `_sigma_levels`. Timesteps may have fractions."""
     timesteps = schedule.timesteps(steps)
-    levels = _sigma_levels(timesteps.astype(np.float32), schedule.sigmas_at(timesteps))
+    levels = start.kept(_sigma_levels(timesteps.astype(np.float32), schedule.sigmas_at(timesteps)))
     first = levels[1][0]
     # "leading" begins below the last level: there diffusers gives the noise the variance of noisy latents.
-    return (np.sqrt(first**2 + 1) if schedule.timestep_spacing == "leading" else first) * noise, levels
+    scale = np.sqrt(first**2 + 1) if schedule.timestep_spacing == "leading" else first
+    return scale * noise if start.clean is None else start.latents(noise, 1, first), levels
 
 
 SAMPLERS: dict[str, Sampler] = {

@@ -15,7 +15,11 @@ from tqdm import tqdm
 from reversion_jax.config import Settings
 from reversion_jax.diffusion import own_sampler, samplers
 from reversion_jax.diffusion.guidance import guided_denoiser
+from reversion_jax.diffusion.noise import Between, Keys, ends
 from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.diffusion.start import Start
+from reversion_jax.drawing.init_image import InitImage, encode
+from reversion_jax.drawing.seeds import initial_noise, sample_posterior, sampler_keys
 from reversion_jax.inversion import networks
 from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
@@ -75,20 +79,14 @@ def decode(params: Any, config: VAEConfig, latents: jax.Array) -> jax.Array:
     return jax.lax.map(one, latents, batch_size=max(1, _DECODED_PIXELS // pixels))
 
 
-def initial_noise(seeds: Sequence[int] | jax.Array, model: ModelConfig, size: tuple[int, int]) -> jax.Array:
-    """One image's latent noise a seed, [N, H/8, W/8, C]; it depends on nothing but the seed and the size H, W."""
-    shape = (*(side // model.vae.downscale for side in size), model.vae.latent_channels)
-    draw = lambda seed: jax.random.normal(jax.random.key(seed), shape)
-    return jax.vmap(draw)(jnp.asarray(seeds, jnp.uint32))
-
-
-@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "size", "mesh"))
+@partial(jax.jit, static_argnames=("model", "schedule", "sampler", "num_steps", "size", "mesh", "skipped"))
 def _draw_batch(
     params: Any,
     unconditional: jax.Array,
     conditional: jax.Array,
-    seeds: np.ndarray,
+    seeds: np.ndarray | Between,
     guidance_scale: np.floating,
+    posterior: tuple[jax.Array, ...] = (),
     *,
     model: ModelConfig,
     schedule: Schedule,
@@ -96,21 +94,28 @@ def _draw_batch(
     num_steps: int,
     size: tuple[int, int],
     mesh: Mesh,
+    skipped: int = 0,
 ) -> jax.Array:
-    """Text states [1, L, D] and [N, L, D], seeds uint32 [N] -> images [N, H, W, 3] of that size."""
+    """Text states [1, L, D] and [N, L, D], seeds uint32 [N] -> images [N, H, W, 3] of that size.
+
+    posterior, skipped: of image to image, as `init_image.encode` returns them.
+    """
 
     def draw(
-        params: Any, unconditional: jax.Array, conditional: jax.Array, seeds: jax.Array, scales: jax.Array
+        params: Any, unconditional: jax.Array, conditional: jax.Array, seeds: Keys, *others: jax.Array
     ) -> jax.Array:
-        noise = initial_noise(seeds, model, size)
-        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
+        scales, *posterior = others
+        noise, keys = initial_noise(seeds, model, size), sampler_keys(seeds)
+        start = Start(sample_posterior(seeds, *posterior) if posterior else None, skipped)
         predict = partial(networks.predict, params, model)
         denoiser = guided_denoiser(predict, unconditional, conditional, scales[:, None, None, None])
-        return decode(params, model.vae, samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys))
+        latents = samplers.get(sampler)(denoiser, noise, schedule, num_steps, keys, start)
+        return decode(params, model.vae, latents)
 
     unconditional = jnp.broadcast_to(unconditional, conditional.shape)
-    scales = jnp.broadcast_to(guidance_scale, len(seeds))
-    images = over_samples(draw, mesh)(params, unconditional, conditional, seeds, scales)
+    scales = jnp.broadcast_to(guidance_scale, len(conditional))
+    posterior = tuple(jnp.broadcast_to(array, (len(conditional), *array.shape[1:])) for array in posterior)
+    images = over_samples(draw, mesh)(params, unconditional, conditional, seeds, scales, *posterior)
     return whole(images, mesh)
 
 
@@ -127,19 +132,22 @@ def _check(sampling: Sampling, model: ModelConfig) -> None:
 def draw_batches(
     sd: StableDiffusion,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
+    prompts: Sequence[str | Between],
+    seeds: Sequence[int | Between],
     rows: np.ndarray | jax.Array | None = None,
     *,
     sampling: Sampling,
+    init: InitImage | None = None,
     progress: str | None = None,
 ) -> Iterator[np.ndarray]:
     """One image a prompt and seed, in batches of float32 [n, H, W, 3] in [-1, 1], as they are drawn.
 
     It runs on the devices that hold the weights. `rows` [P, D] are the learned ones, without which prompts must
-    hold no placeholder. The last batch is filled up by repetition, so that one compiled program serves any number of
-    images. `progress` labels a bar. ValueError for an unknown sampler, a size that the model cannot have, a
-    placeholder without a row, and unless there is a seed for each prompt. FloatingPointError for pictures of NaN.
+    hold no placeholder. Between two prompts the text encoder's states are interpolated linearly, between two seeds
+    their noises spherically. `init` is for image to image. The last batch is filled up by repetition, so that one
+    compiled program serves any number of images. `progress` labels a bar. ValueError for an unknown sampler, a size
+    that the model cannot have, a placeholder without a row, an `init` of another size or a strength outside (0, 1],
+    and unless there is a seed for each prompt. FloatingPointError for pictures of NaN.
     """
     _check(sampling, sd.config)
     sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
@@ -150,9 +158,12 @@ def draw_batches(
     rows = jnp.asarray(np.zeros((0, sd.config.text.hidden_size), np.float32) if rows is None else rows)
     mesh = mesh_of(sd.params)
     batch_size = sampling.batch_size + -sampling.batch_size % mesh.size
-    texts, number = np.unique([sampling.negative_prompt, *prompts], return_inverse=True)
-    negative, number = number[:1], number[1:]
+    between, own = ends(prompts), ends(seeds, np.uint32)
+    texts, number = np.unique([sampling.negative_prompt, *between.first, *between.last], return_inverse=True)
+    negative, (first, last) = number[:1], number[1:].reshape(2, -1)
+    between, own = Between(first, last, between.weight), own if own.weight.any() else own.first
     states = _states(sd, tokenizer, texts.tolist(), rows, batch_size)
+    posterior, skipped = encode(sd, init, sampling.size, sampling.num_steps)
     count = len(prompts)
     quiet = progress is None or not is_first()
     for start in tqdm(range(0, count, batch_size), progress, disable=quiet, mininterval=1):
@@ -161,23 +172,38 @@ def draw_batches(
             batch = _draw_batch(
                 sd.params,
                 states[negative],
-                states[number[chosen]],
-                np.asarray(seeds, np.uint32)[chosen],
+                _conditional(states, _take(between, chosen)),
+                _take(own, chosen),
                 np.float32(sampling.guidance_scale),
+                posterior,
                 model=sd.config,
                 schedule=schedule,
                 sampler=sampler,
                 num_steps=sampling.num_steps,
                 size=sampling.size,
                 mesh=mesh,
+                skipped=skipped,
             )
-        images = np.asarray(batch)[: count - start]
-        if not np.isfinite(images).all():
-            raise FloatingPointError(
-                "the model drew pictures of NaN, although its weights are finite: try float32 (--precision, "
-                "--config.precision), a smaller guidance_scale, or another VAE"
-            )
-        yield np.clip(images, -1, 1)
+        yield _clipped(np.asarray(batch)[: count - start])
+
+
+def _clipped(images: np.ndarray) -> np.ndarray:
+    """Images in [-1, 1]. FloatingPointError for NaN."""
+    if not np.isfinite(images).all():
+        raise FloatingPointError(
+            "the model drew pictures of NaN, although its weights are finite: try float32 (--precision, "
+            "--config.precision), a smaller guidance_scale, or another VAE"
+        )
+    return np.clip(images, -1, 1)
+
+
+def _conditional(states: jax.Array, between: Between) -> jax.Array:
+    """Text states [n, L, D] out of those of all texts [T, L, D]; ends are indices [n]."""
+    first = states[between.first]
+    if not between.weight.any():
+        return first
+    weight = jnp.asarray(between.weight[:, None, None], states.dtype)
+    return (1 - weight) * first + weight * states[between.last]
 
 
 def _states(
@@ -196,15 +222,22 @@ def _states(
 def draw(
     sd: StableDiffusion,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
+    prompts: Sequence[str | Between],
+    seeds: Sequence[int | Between],
     rows: np.ndarray | jax.Array | None = None,
     *,
     sampling: Sampling,
+    init: InitImage | None = None,
     progress: str | None = None,
 ) -> np.ndarray:
     """All of `draw_batches`'s images, [N, H, W, 3]."""
-    return np.concatenate(list(draw_batches(sd, tokenizer, prompts, seeds, rows, sampling=sampling, progress=progress)))
+    batches = draw_batches(sd, tokenizer, prompts, seeds, rows, sampling=sampling, init=init, progress=progress)
+    return np.concatenate(list(batches))
+
+
+def _take(arrays: Any, chosen: np.ndarray) -> Any:
+    """A tree's arrays [N, ...] at indices [n]."""
+    return jax.tree.map(lambda array: array[chosen], arrays)
 
 
 def _batch(start: int, size: int, count: int) -> np.ndarray:

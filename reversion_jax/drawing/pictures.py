@@ -34,6 +34,17 @@ def read_metadata(path: epath.Path) -> dict[str, str]:
         raise ValueError(f"{path}: unreadable PNG: {error}") from error
 
 
+def save_clip(path: epath.Path, frames: Sequence[np.ndarray], frame_ms: int = 120) -> None:
+    """Writes frames uint8 [H, W, 3] as one animated WebP, whole or not at all; it repeats without end.
+
+    WebP, since a GIF has 256 colours, of which shadows become bands, and an animated PNG is several times as large.
+    """
+    first, *others = map(Image.fromarray, frames)
+    content = io.BytesIO()
+    first.save(content, "WEBP", save_all=True, append_images=others, duration=frame_ms, loop=0, quality=90)
+    files.write(path, content.getvalue())
+
+
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
     """Any number of images uint8 [N, H, W, 3] side by side, about as many rows as columns, on white."""
     count, height, width, _ = images.shape

@@ -1,6 +1,7 @@
 """What a library user draws and differentiates with: a model, prompts, and learned words by their tokens."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from reversion_jax.config import Settings, settle
+from reversion_jax.diffusion.noise import Between
 from reversion_jax.drawing import generate
+from reversion_jax.drawing import init_image as pictures
 from reversion_jax.inversion import networks
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.weights import own_settings
@@ -47,10 +50,12 @@ _predict = jax.jit(networks.predict, static_argnums=1)  # alone, its many small 
 
 def draw(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Between],
     words: LearnedWords | None = None,
     *,
-    seeds: Sequence[int] | None = None,
+    seeds: Sequence[int | Between] | None = None,
+    init_image: str | os.PathLike | np.ndarray | None = None,
+    strength: float = pictures.STRENGTH,
     progress: str | None = None,
     **sampling: Any,
 ) -> np.ndarray:
@@ -58,9 +63,17 @@ def draw(
 
     seeds: of each image's noise, by default 0, 1, …. progress: labels a bar. sampling: values of `Sampling`, such as
     num_steps=20; what they leave open is what suits the model. ValueError, one line, for bad input.
+    init_image: for image to image, a file, which is squashed to the size that is drawn, or float32 [H, W, 3] in [-1, 1]
+    of that size; strength, in (0, 1], is how much of it is drawn anew. A prompt or a seed may be Between(first, last,
+    weight), a point on the way between two.
     """
     tokenizer, rows = _with_words(model, words)
     settings = settle(Settings(model=model.name), own_settings.read(model.name))
     how = dataclasses.replace(generate.Sampling.of(settings, at_most=len(prompts)), **sampling)
     seeds = range(len(prompts)) if seeds is None else seeds
-    return generate.draw(model.sd, tokenizer, prompts, seeds, rows, sampling=how, progress=progress)
+    init = None
+    if isinstance(init_image, np.ndarray):
+        init = pictures.InitImage(init_image, strength)
+    elif init_image is not None:
+        init = pictures.read(init_image, how.size, settings.resize, strength)
+    return generate.draw(model.sd, tokenizer, prompts, seeds, rows, sampling=how, init=init, progress=progress)

@@ -1,11 +1,10 @@
-"""Draws pictures of prompts into a folder: a PNG each, which says how it was made, and a grid of them."""
+"""Draws pictures of prompts into a folder: a PNG each, which says how it was made, a grid of them, perhaps a clip."""
 
 import contextlib
 import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,9 @@ from etils import epath
 
 from reversion_jax.config import Settings, check
 from reversion_jax.diffusion import own_sampler, samplers
-from reversion_jax.drawing import generate, pictures, words
+from reversion_jax.diffusion.start import skipped_steps
+from reversion_jax.drawing import generate, init_image, metadata, pictures, shots, words
+from reversion_jax.drawing.init_image import InitImage
 from reversion_jax.drawing.words import Words
 from reversion_jax.models.tokenizer import Tokenizer, check_text
 from reversion_jax.runtime import files, parallel
@@ -25,6 +26,8 @@ from reversion_jax.weights.resolve import read_config
 from reversion_jax.weights.variant import Variant
 
 _MAX_ON_GRID = 100
+NUM_IMAGES = 4  # of each prompt, by default
+CLIP = "clip.webp"
 
 
 def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
@@ -51,37 +54,103 @@ class Source(NamedTuple):
     settings: Mapping[str, Any]  # that override the run's, by the names of config.py
 
 
-def sample(source: Source, prompts: Sequence[str], out: str | None, *, num_images: int, seed: int) -> epath.Path:
-    """Draws into the folder `out`, by default a new one beside the run; returns the grid's path. See `draw_into`."""
+def sample(
+    source: Source,
+    prompts: Sequence[str],
+    out: str | None,
+    *,
+    num_images: int | None = None,
+    seed: int = 0,
+    init_image: str | None = None,
+    strength: float | None = None,
+    interpolate: int | None = None,
+    to_seed: int | None = None,
+) -> epath.Path:
+    """Draws into the folder `out`, by default a new one beside the run; returns the grid's path. See `draw_into`.
+
+    With `interpolate` it draws a clip of so many frames, see `clip_into`. ValueError for flags that do not go together.
+    """
+    if strength is not None and not init_image:
+        raise ValueError(f"--strength={strength} says how much of --init_image is drawn anew: give one")
+    if to_seed is not None and not interpolate:
+        raise ValueError(f"--to_seed={to_seed} is where --interpolate goes to: say of how many frames")
+    if num_images is not None and interpolate:
+        raise ValueError("--num_images is for pictures, --interpolate for one clip: give one of them")
     workdir = files.place(source.workdir) if source.workdir else None
     found = words.read(workdir, source.model, source.embeddings, source.step)
     # A size that is given replaces the run's own, whatever its shape.
     square = {"height": 0, "width": 0} if "resolution" in source.settings else {}
     found = found._replace(settings=dataclasses.replace(found.settings, **{**square, **source.settings}))
     check(found.settings)
+    init = _read(init_image, strength, found.settings) if init_image else None
     folder = files.place(out) if out else free_folder((workdir or epath.Path()) / "samples")
     try:
-        grid = draw_into(found, prompts, folder, num_images=num_images, seed=seed)
+        if interpolate:
+            grid = clip_into(found, prompts, folder, frames=interpolate, seed=seed, to_seed=to_seed, init=init)
+        else:
+            grid = draw_into(found, prompts, folder, num_images=num_images or NUM_IMAGES, seed=seed, init=init)
     except BaseException:
         with contextlib.suppress(OSError, ValueError):  # a folder that holds something stays
             for made in () if out else (folder, folder.parent):
                 made.rmdir()
         raise
-    print(f"pictures: {folder}, up to {_MAX_ON_GRID} of them on {grid}")
+    print(
+        f"pictures: {folder}, up to {_MAX_ON_GRID} of them on {grid}" + f"; clip: {folder / CLIP}" * bool(interpolate)
+    )
     return grid
 
 
-def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_images: int, seed: int) -> epath.Path:
+def _read(file: str, strength: float | None, settings: Settings) -> InitImage:
+    strength = init_image.STRENGTH if strength is None else strength
+    skipped_steps(settings.sample_steps, strength)  # before a model is fetched
+    return init_image.read(file, settings.size, settings.resize, strength)
+
+
+def draw_into(
+    found: Words, prompts: Sequence[str], out: epath.Path, *, num_images: int, seed: int, init: InitImage | None = None
+) -> epath.Path:
     """Writes `num_images` PNGs of each prompt, as they are drawn, and a grid; returns the grid's path.
 
-    Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made.
+    Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made. `init`: for
+    image to image.
     """
+    planned = shots.pictures(prompts, num_images, seed)
+    return _draw(found, prompts, planned, out, {"seed": str(seed)}, init)
+
+
+def clip_into(
+    found: Words,
+    prompts: Sequence[str],
+    out: epath.Path,
+    *,
+    frames: int,
+    seed: int,
+    to_seed: int | None = None,
+    init: InitImage | None = None,
+) -> epath.Path:
+    """Writes the frames of a clip from one prompt to another, or seed to seed, a PNG each, the clip and a grid.
+
+    The first frame and the last are the pictures that `draw_into` draws of the ends. See `shots.frames`.
+    """
+    planned = shots.frames(prompts, seed, to_seed, frames)
+    ends = {"seed": str(seed)} | ({} if to_seed is None else {"to_seed": str(to_seed)})
+    return _draw(found, prompts, planned, out, ends, init, clip=True)
+
+
+def _draw(
+    found: Words,
+    prompts: Sequence[str],
+    planned: Sequence[shots.Shot],
+    out: epath.Path,
+    of_all: Mapping[str, str],
+    init: InitImage | None,
+    clip: bool = False,
+) -> epath.Path:
+    """Draws what is planned and writes it; `of_all` is for the grid's metadata. Returns the grid's path."""
     settings = found.settings
     samplers.check(settings.sampler)  # before a model is fetched
     for text in (*prompts, settings.negative_prompt):
         check_text(text)
-    if num_images < 1 or not 0 <= seed <= 2**32 - num_images:
-        raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
     width = read_config(settings.model).text.hidden_size  # before the weights are fetched and read
     embeddings.check_width(found.tokens, width, settings.model)
     out.mkdir(parents=True, exist_ok=True)
@@ -93,68 +162,31 @@ def draw_into(found: Words, prompts: Sequence[str], out: epath.Path, *, num_imag
     sampler, _ = own_sampler.choose(settings.sampler, sd.own_sampler, sd.schedule)
     settings = dataclasses.replace(settings, sampler=sampler)  # pictures say what they were drawn by
     print(f"{settings.model}: {found.origin}")
-    texts = [prompt for prompt in prompts for _ in range(num_images)]
-    seeds = [seed + i for i in range(num_images)] * len(prompts)
     batches = generate.draw_batches(
         sd,
         tokenizer,
-        texts,
-        seeds,
+        [shot.prompt for shot in planned],
+        [shot.seed for shot in planned],
         np.concatenate([np.zeros((0, width), np.float32), *found.tokens.values()]),
-        sampling=generate.Sampling.of(found.settings, at_most=len(texts)),
+        sampling=generate.Sampling.of(found.settings, at_most=len(planned)),
+        init=init,
         progress="drawing",
     )
-    about = _metadata(found._replace(settings=settings))
+    about = metadata.of_all(found._replace(settings=settings), init)
     shown: list[np.ndarray] = []
-    for n, image in enumerate(generate.to_uint8(image) for batch in batches for image in batch):
-        path = out / f"{n // num_images:03d}-{_file_name(texts[n])}-{seeds[n]}.png"
-        own = {"prompt": texts[n], "seed": str(seeds[n]), **about}
-        pictures.save_png(path, image, own | {"parameters": parameters(texts[n], seeds[n], settings)})
-        if len(shown) < _MAX_ON_GRID:
+    images = (image for batch in batches for image in generate.to_uint8(batch))
+    for shot, image in zip(planned, images, strict=True):
+        own = shot.metadata() | about
+        if isinstance(shot.prompt, str) and isinstance(shot.seed, int):  # other tools know of nothing in between
+            own["parameters"] = metadata.parameters(shot.prompt, shot.seed, settings, init)
+        pictures.save_png(out / f"{shot.name}.png", image, own)
+        if clip or len(shown) < _MAX_ON_GRID:
             shown.append(image)
-    of_all = {"prompts": "\n".join(prompts), "seed": str(seed), **about}
-    pictures.save_png(out / "grid.png", pictures.grid(np.stack(shown)), of_all)
+    if clip:
+        pictures.save_clip(out / CLIP, shown)
+    of_all = {"prompts": "\n".join(prompts), **of_all, **about}
+    pictures.save_png(out / "grid.png", pictures.grid(np.stack(shown[:_MAX_ON_GRID])), of_all)
     return out / "grid.png"
-
-
-def _metadata(found: Words) -> dict[str, str]:
-    """What the pictures of one call have in common."""
-    settings = found.settings
-    return {
-        "model": settings.model,
-        "sampler": settings.sampler,
-        "steps": str(settings.sample_steps),
-        "guidance_scale": str(settings.guidance_scale),
-        "height": str(settings.size[0]),
-        "width": str(settings.size[1]),
-        "negative_prompt": settings.negative_prompt,
-        "words": found.origin,
-    }
-
-
-# A1111's names of samplers.
-_A1111 = {
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_karras": "DPM++ 2M Karras",
-}
-
-
-def parameters(prompt: str, seed: int, settings: Settings) -> str:
-    """How a picture was made, as A1111 writes it and other tools read it."""
-    height, width = settings.size
-    values = {
-        "Steps": settings.sample_steps,
-        "Sampler": _A1111.get(settings.sampler, settings.sampler.upper()),
-        "CFG scale": f"{settings.guidance_scale:g}",
-        "Seed": seed,
-        "Size": f"{width}x{height}",
-        "Model": Path(settings.model).stem,
-        **({"Clip skip": settings.clip_skip + 1} if settings.clip_skip else {}),
-    }
-    negative = [f"Negative prompt: {settings.negative_prompt}"] if settings.negative_prompt else []
-    return "\n".join([prompt, *negative, ", ".join(f"{key}: {value}" for key, value in values.items())])
 
 
 # What other tools' prompts can say, and this one cannot.
@@ -205,7 +237,3 @@ def _is_made(path: epath.Path) -> bool:
         path.mkdir()
         return True
     return False
-
-
-def _file_name(prompt: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ import pytest
 import tiny
 
 from reversion_jax.diffusion import own_sampler, samplers
+from reversion_jax.diffusion.noise import Between
 from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.diffusion.start import Start, skipped_steps
 
 SHAPE = (2, 4, 4, 3)
 SPACINGS = ("leading", "trailing", "linspace")
@@ -35,9 +38,9 @@ def keys(seeds):
     return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
 
-@functools.partial(tiny.quick_jit, static_argnums=(0, 1, 3, 4))
-def draw(name, denoiser, noise, schedule, steps, seeds):
-    return samplers.get(name)(denoiser, noise, schedule, steps, keys(seeds))
+@functools.partial(tiny.quick_jit, static_argnums=(0, 1, 3, 4, 7))
+def draw(name, denoiser, noise, schedule, steps, seeds, clean=None, skipped=0):
+    return samplers.get(name)(denoiser, noise, schedule, steps, keys(seeds), Start(clean, skipped))
 
 
 def formula(latents, timesteps):
@@ -67,16 +70,21 @@ def scheduler(diffusers, name, schedule):
     return getattr(diffusers, kind).from_config({**schedule.to_json(), **settings})
 
 
-def theirs(diffusers, name, noise, schedule, steps, seeds, monkeypatch):
+def theirs(diffusers, name, noise, schedule, steps, seeds, monkeypatch, clean=None, strength=1.0):
     torch = diffusers.torch
     sampler = scheduler(diffusers, name, schedule)
     sampler.set_timesteps(steps)
+    timesteps = sampler.timesteps
+    latents = torch.from_numpy(noise) * sampler.init_noise_sigma
+    if clean is not None:
+        pipeline = types.SimpleNamespace(scheduler=sampler)
+        timesteps, _ = diffusers.StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, strength, "cpu")
+        latents = sampler.add_noise(torch.from_numpy(clean), torch.from_numpy(noise), timesteps[:1].repeat(len(noise)))
     if name == "euler_ancestral":
-        fresh = iter(np.array(ancestral_noise(np.array(seeds))[:steps]))
+        fresh = iter(np.array(ancestral_noise(np.array(seeds))[steps - len(timesteps) : steps]))
         module = inspect.getmodule(type(sampler))
         monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(fresh)))
-    latents = torch.from_numpy(noise) * sampler.init_noise_sigma
-    for timestep in sampler.timesteps:
+    for timestep in timesteps:
         scaled = sampler.scale_model_input(latents, timestep).numpy()
         output = formula(scaled, np.full(len(noise), timestep, np.float32))
         latents = sampler.step(torch.from_numpy(output), timestep, latents).prev_sample
@@ -105,6 +113,46 @@ def test_another_schedule_equals_diffusers(name, diffusers, monkeypatch):
     noise, seeds = tiny.noise(0, SHAPE), [3, 4]
     wanted = theirs(diffusers, name, noise, schedule, 6, seeds, monkeypatch)
     assert tiny.error(draw(name, formula, noise, schedule, 6, np.array(seeds)), wanted) < TOLERANCE
+
+
+# At 0.9 PNDM begins at the step that it repeats; 0.35 of 10 is rounded down; 1 begins at the picture, with all steps.
+BEGINNINGS = [
+    *(("epsilon", "leading", strength) for strength in (0.1, 0.35, 0.9, 1.0)),
+    *(("epsilon", "trailing", 0.6), ("epsilon", "linspace", 0.6), ("v_prediction", "leading", 0.6)),
+]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.parametrize(("prediction", "spacing", "strength"), BEGINNINGS)
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_image_to_image_equals_diffusers(name, prediction, spacing, strength, diffusers, monkeypatch):
+    schedule = Schedule(prediction_type=prediction, timestep_spacing=spacing)
+    noise, clean, seeds = tiny.noise(0, SHAPE), tiny.noise(1, SHAPE), [3, 4]
+    wanted = theirs(diffusers, name, noise, schedule, 10, seeds, monkeypatch, clean, strength)
+    skipped = skipped_steps(10, strength)
+    found = draw(name, formula, noise, schedule, 10, np.array(seeds), clean, skipped)
+    assert tiny.error(found, wanted) < TOLERANCE
+
+
+def test_a_strength_keeps_as_many_steps_as_diffusers(diffusers):
+    pipeline = types.SimpleNamespace(scheduler=scheduler(diffusers, "ddim", Schedule()))
+    for steps in (1, 4, 20, 50):
+        pipeline.scheduler.set_timesteps(steps)
+        for strength in np.arange(1, 101) / 100:  # of which 0.58 x 50 is a little less than 29
+            kept = diffusers.StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, strength, "cpu")[1]
+            if kept:
+                assert skipped_steps(steps, strength) == steps - kept
+            else:
+                with pytest.raises(ValueError, match="is less than one step: give more of either"):
+                    skipped_steps(steps, strength)
+
+
+@pytest.mark.parametrize("strength", [0, -0.5, 1.01, float("nan"), float("inf")])
+def test_strengths_that_make_no_sense(strength):
+    with pytest.raises(
+        ValueError, match=r"^strength=.*: must be above 0, and at most 1, which redraws the whole picture$"
+    ):
+        skipped_steps(20, strength)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -221,6 +269,17 @@ def test_ancestral_noise_is_each_images_own():
     np.testing.assert_allclose(alone[0], together[1], atol=1e-6)
     np.testing.assert_allclose(other[0], together[0], atol=1e-6)
     assert tiny.error(other[1], together[1]) > 0.1
+
+
+def test_ancestral_noise_between_two_keys():
+    """The ends are the keys' own pictures; in between the noise of every step is, too."""
+    noise = np.repeat(tiny.noise(0, SHAPE)[:1], 3, 0)
+    way = Between(keys([3, 3, 3]), keys([4, 4, 4]), jnp.array([0, 0.5, 1], jnp.float32))
+    walk = lambda noise, keys: samplers.get("euler_ancestral")(of_gaussian, noise, Schedule(), 3, keys)
+    found, (first, last) = tiny.quick_jit(lambda: (walk(noise, way), walk(noise[:2], keys([3, 4]))))()
+    np.testing.assert_allclose(found[0], first, atol=1e-6)
+    np.testing.assert_allclose(found[2], last, atol=1e-6)
+    assert min(tiny.error(found[1], end) for end in (first, last)) > 0.1
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)

@@ -1,0 +1,251 @@
+"""Image to image and clips: against diffusers' pipeline where it is installed, and by their ends."""
+
+import functools
+import importlib
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from reversion_jax.diffusion import own_sampler
+from reversion_jax.diffusion.guidance import guided_denoiser
+from reversion_jax.diffusion.noise import Between
+from reversion_jax.diffusion.samplers import SAMPLERS, pndm
+from reversion_jax.diffusion.schedule import Schedule
+from reversion_jax.drawing import generate, public, samples
+from reversion_jax.drawing.init_image import InitImage
+from reversion_jax.drawing.pictures import read_metadata
+from reversion_jax.inversion import networks
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.weights.load import load_model
+
+PROMPTS, SEEDS = ["cat on dog", "photo of dog"], [5, 6]
+# These begin as others do, and test_samplers.py compares all of them: so they need not be compiled every time.
+ALIKE = ("ddim", "euler", "dpmpp_2m", "dpmpp_2m_karras")
+HOW = {"num_steps": 5, "guidance_scale": 3.0, "resolution": 16, "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def draw(small_model):
+    sd = small_model.model
+    tokenizer = Tokenizer.load(sd.tokenizer_folder, vocab_size=600, length=tiny.LENGTH)
+
+    def draw(prompts, seeds, init=None, **values):
+        return generate.draw(sd, tokenizer, prompts, seeds, sampling=generate.Sampling(**HOW | values), init=init)
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def pixels(photo) -> np.ndarray:
+    return np.asarray(photo, np.float32) / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def pipeline(small):
+    diffusers = pytest.importorskip("diffusers")
+    diffusers.utils.logging.set_verbosity_error()
+    pipe = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(small, safety_checker=None, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def normal(seed, *folded):
+    """Noise of one image, from its seed and the numbers that were folded in."""
+    key = jax.random.key(seed)
+    for number in folded:
+        key = jax.random.fold_in(key, number)
+    return np.array(jax.random.normal(key, (8, 8, 4)))
+
+
+def give_noise(monkeypatch, module, arrays):
+    """Has diffusers' module draw these arrays, [N, H, W, C], one after another."""
+    torch = importlib.import_module("torch")
+    given = iter(arrays)
+    monkeypatch.setattr(
+        module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(given).transpose(0, 3, 1, 2).copy())
+    )
+
+
+# Diffusers makes NumPy arrays of tensors in a way that NumPy 2 dislikes.
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in ALIKE)) for name in SAMPLERS])
+def test_image_to_image_equals_diffusers_pipeline(name, draw, pipeline, photo, pixels, monkeypatch):
+    """From the file's pixels to pixels, by the same noise: of the posterior, of the start, and of each step."""
+    diffusers = importlib.import_module("diffusers")
+    kind = getattr(diffusers, own_sampler._SCHEDULERS[name.removesuffix("_karras")])
+    own = own_sampler.OwnSampler(name).to_json()
+    pipeline.scheduler = kind.from_config({**Schedule().to_json(), **own})
+    both = lambda *folded: np.stack([normal(seed, *folded) for seed in SEEDS])
+    skipped = 2
+    give_noise(monkeypatch, inspect.getmodule(type(pipeline)), [both()])
+    give_noise(monkeypatch, importlib.import_module("diffusers.models.autoencoders.vae"), both(2)[:, None])
+    if name == "euler_ancestral":
+        steps = [both(1, i) for i in range(skipped, 5)]
+        give_noise(monkeypatch, inspect.getmodule(kind), steps)
+    torch = importlib.import_module("torch")
+    wanted = pipeline(
+        PROMPTS,
+        [photo, photo],
+        strength=0.6,
+        num_inference_steps=5,
+        guidance_scale=3.0,
+        generator=[torch.Generator() for _ in SEEDS],
+        output_type="np",
+    ).images
+    found = (draw(PROMPTS, SEEDS, InitImage(pixels, 0.6), sampler=name) + 1) / 2
+    assert found.shape == wanted.shape
+    assert np.mean((wanted > 0) & (wanted < 1)) > 0.5  # most of it is not clipped
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_plain_drawing_is_what_it_was(draw, small_model, monkeypatch):
+    """Bit for bit what noise, sampler and decoder make by themselves of the same text."""
+    real, given = generate._draw_batch, []
+    monkeypatch.setattr(generate, "_draw_batch", lambda *arrays, **how: given.append(arrays) or real(*arrays, **how))
+    found = draw(PROMPTS, SEEDS, sampler="pndm")
+    ((params, empty, states, seeds, scale, posterior),) = given
+    assert posterior == ()
+    model, schedule = small_model.model.config, small_model.model.schedule
+
+    @jax.jit
+    def compose(params, empty, states, seeds, scale):
+        noise = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), (8, 8, 4)))(seeds)
+        predict = functools.partial(networks.predict, params, model)
+        scales = jnp.broadcast_to(scale, 2)[:, None, None, None]
+        denoiser = guided_denoiser(predict, jnp.broadcast_to(empty, states.shape), states, scales)
+        return generate.decode(params, model.vae, pndm(denoiser, noise, schedule, 5, None))
+
+    np.testing.assert_array_equal(found, np.clip(compose(params, empty, states, seeds, scale), -1, 1))
+
+
+def test_plain_drawing_is_not_compiled_again(draw, pixels):
+    """A clip between prompts is the same program, image to image one of its own."""
+    draw(PROMPTS, SEEDS, sampler="pndm")
+    compiled = generate._draw_batch._cache_size()
+    draw([Between(*PROMPTS, 0.5)], [5], sampler="pndm")
+    assert generate._draw_batch._cache_size() == compiled
+    draw(PROMPTS, SEEDS, InitImage(pixels, 0.6), sampler="pndm")
+    compiled = generate._draw_batch._cache_size()
+    draw(PROMPTS, SEEDS, sampler="pndm")
+    assert generate._draw_batch._cache_size() == compiled
+
+
+def source(model, **settings) -> samples.Source:
+    how = {"sampler": "pndm", "sample_steps": 5, "guidance_scale": 3.0, "resolution": 16, "sample_batch": 2}
+    return samples.Source(None, None, str(model), [], how | settings)
+
+
+def durations(clip):
+    """How long each frame of an animation is shown, ms."""
+    for number in range(clip.n_frames):
+        clip.seek(number)
+        clip.load()
+        yield clip.info["duration"]
+
+
+def picture(path) -> np.ndarray:
+    return np.asarray(Image.open(path), int)
+
+
+def test_a_clip_from_prompt_to_prompt(small, tmp_path):
+    """Its ends are, bit for bit, what plain `sample` draws."""
+    samples.sample(source(small), PROMPTS, str(tmp_path / "plain"), num_images=1, seed=5)
+    samples.sample(source(small), PROMPTS, str(tmp_path / "clip"), seed=5, interpolate=4)
+    frames = [picture(tmp_path / "clip" / f"frame-{i:03d}.png") for i in range(4)]
+    np.testing.assert_array_equal(frames[0], picture(tmp_path / "plain" / "000-cat-on-dog-5.png"))
+    np.testing.assert_array_equal(frames[3], picture(tmp_path / "plain" / "001-photo-of-dog-5.png"))
+    assert all((a != b).any() for a, b in itertools.pairwise(frames))
+    said = read_metadata(tmp_path / "clip" / "frame-001.png")
+    assert (said["prompt"], said["to_prompt"], said["weight"], said["seed"]) == (*PROMPTS, "0.333333", "5")
+    assert "parameters" not in said
+    with Image.open(tmp_path / "clip" / "clip.webp") as clip:
+        assert (clip.size, clip.info["loop"]) == ((16, 16), 0)
+        assert sum(durations(clip)) == 4 * 120  # frames that look alike are one, which is shown for longer
+
+
+def test_a_clip_from_seed_to_seed(small, draw, tmp_path):
+    """Its program is one of its own: the ends are what plain `sample` draws to rounding."""
+    samples.sample(source(small), PROMPTS[:1], str(tmp_path / "plain"), num_images=2, seed=5)
+    samples.sample(source(small), PROMPTS[:1], str(tmp_path / "clip"), seed=5, interpolate=3, to_seed=6)
+    frames = [picture(tmp_path / "clip" / f"frame-{i:03d}.png") for i in range(3)]
+    ends = [picture(tmp_path / "plain" / f"000-cat-on-dog-{seed}.png") for seed in (5, 6)]
+    assert np.abs(frames[0] - ends[0]).max() <= 1
+    assert np.abs(frames[2] - ends[1]).max() <= 1
+    assert min(np.abs(frames[1] - end).mean() for end in ends) > 2
+    said = read_metadata(tmp_path / "clip" / "frame-001.png")
+    assert (said["prompt"], said["seed"], said["to_seed"], said["weight"]) == (PROMPTS[0], "5", "6", "0.5")
+
+
+def test_image_to_image_by_command_and_by_library(small, draw, tmp_path):
+    """A picture of another shape and format is made the size that is drawn; what is drawn says where it began."""
+    file = tmp_path / "bus.jpg"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 40, 3), np.uint8)).save(file)
+    how = {"init_image": str(file), "strength": 0.6}
+    samples.sample(source(small), PROMPTS, str(tmp_path / "out"), num_images=1, seed=5, **how)
+    found = [picture(tmp_path / "out" / name) for name in ("000-cat-on-dog-5.png", "001-photo-of-dog-5.png")]
+    said = read_metadata(tmp_path / "out" / "000-cat-on-dog-5.png")
+    assert (said["init_image"], said["strength"]) == ("bus.jpg", "0.6")
+    assert said["parameters"].endswith(", Denoising strength: 0.6")
+    assert read_metadata(tmp_path / "out" / "grid.png")["init_image"] == "bus.jpg"
+
+    model = load_model(str(small))
+    images = public.draw(model, PROMPTS, seeds=[5, 5], **how, sampler="pndm", **HOW)
+    np.testing.assert_array_equal(generate.to_uint8(images), found)
+    squashed = Image.open(file).resize((16, 16), Image.Resampling.BICUBIC)
+    array = np.asarray(squashed, np.float32) / 127.5 - 1
+    again = public.draw(model, PROMPTS, seeds=[5, 5], init_image=array, strength=0.6, sampler="pndm", **HOW)
+    np.testing.assert_array_equal(again, images)
+
+    samples.sample(source(small, resize="crop"), PROMPTS, str(tmp_path / "crop"), num_images=1, seed=5, **how)
+    assert (picture(tmp_path / "crop" / "000-cat-on-dog-5.png") != found[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"init_image": "nowhere.png"}, r"^no picture at nowhere\.png$"),
+        ({"init_image": "HERE"}, "^no picture at "),
+        ({"init_image": "HERE/text.png"}, "text.png: unreadable picture: none of BMP, JPEG, PNG"),
+        ({"init_image": "HERE/small.png", "strength": 0.0}, "strength=0.0: must be above 0, and at most 1"),
+        ({"init_image": "HERE/small.png", "strength": 1.5}, "strength=1.5: must be above 0, and at most 1"),
+        ({"init_image": "HERE/small.png", "strength": 0.1}, "strength=0.1 of 5 steps is less than one step"),
+        ({"strength": 0.5}, "--strength=0.5 says how much of --init_image is drawn anew: give one"),
+        ({"to_seed": 3}, "--to_seed=3 is where --interpolate goes to"),
+        ({"interpolate": 4, "num_images": 2}, "--num_images is for pictures, --interpolate for one clip"),
+        ({"interpolate": 4}, "--interpolate goes from one prompt to another, or from --seed to another --to_seed"),
+        ({"interpolate": 4, "to_seed": 0}, "given are 1 prompts, seeds 0 and 0"),
+        ({"interpolate": 1, "to_seed": 3}, "--interpolate=1: a clip has at least 2 frames"),
+        ({"interpolate": 4, "to_seed": 2**32}, "seeds are from 0 to"),
+    ],
+)
+def test_bad_input_is_one_line(small, tmp_path, values, message):
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
+    values = {
+        key: value.replace("HERE", str(tmp_path)) if key == "init_image" else value for key, value in values.items()
+    }
+    with pytest.raises(ValueError, match=message) as error:
+        samples.sample(source(small), ["cat"], str(tmp_path / "out"), **values)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_many_prompts_for_a_clip(small, tmp_path):
+    with pytest.raises(ValueError, match="given are 3 prompts"):
+        samples.sample(source(small), ["cat", "dog", "on"], str(tmp_path / "out"), interpolate=4)
+
+
+def test_an_array_of_another_size(draw):
+    with pytest.raises(ValueError, match=r"^init_image is \[8, 8, 3\]: pictures are drawn at \[16, 16, 3\]$"):
+        draw(["cat"], [0], InitImage(np.zeros((8, 8, 3)), 0.5))
