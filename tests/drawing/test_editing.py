@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
 from reversion_jax.diffusion import own_sampler
@@ -21,7 +20,6 @@ from reversion_jax.drawing import generate, public, samples
 from reversion_jax.drawing.init_image import InitImage
 from reversion_jax.drawing.pictures import read_metadata
 from reversion_jax.inversion import networks
-from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.weights.load import load_model
 
 PROMPTS, SEEDS = ["cat on dog", "photo of dog"], [5, 6]
@@ -31,12 +29,16 @@ HOW = {"num_steps": 5, "guidance_scale": 3.0, "resolution": 16, "batch_size": 2}
 
 
 @pytest.fixture(scope="module")
-def draw(small_model):
-    sd = small_model.model
-    tokenizer = Tokenizer.load(sd.tokenizer_folder, vocab_size=600, length=tiny.LENGTH)
+def model(small):
+    """Loaded as the command loads it, so that the tests share its compiled programs."""
+    return load_model(str(small), precision="float32")
 
+
+@pytest.fixture(scope="module")
+def draw(model):
     def draw(prompts, seeds, init=None, **values):
-        return generate.draw(sd, tokenizer, prompts, seeds, sampling=generate.Sampling(**HOW | values), init=init)
+        sampling = generate.Sampling(**HOW | values)
+        return generate.draw(model.sd, model.tokenizer, prompts, seeds, sampling=sampling, init=init)
 
     return draw
 
@@ -109,22 +111,22 @@ def test_image_to_image_equals_diffusers_pipeline(name, draw, pipeline, photo, p
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_plain_drawing_is_what_it_was(draw, small_model, monkeypatch):
+def test_plain_drawing_is_what_it_was(draw, model, monkeypatch):
     """Bit for bit what noise, sampler and decoder make by themselves of the same text."""
     real, given = generate._draw_batch, []
     monkeypatch.setattr(generate, "_draw_batch", lambda *arrays, **how: given.append(arrays) or real(*arrays, **how))
     found = draw(PROMPTS, SEEDS, sampler="pndm")
     ((params, empty, states, seeds, scale, posterior),) = given
     assert posterior == ()
-    model, schedule = small_model.model.config, small_model.model.schedule
+    sizes, schedule = model.sd.config, model.sd.schedule
 
     @jax.jit
     def compose(params, empty, states, seeds, scale):
         noise = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), (8, 8, 4)))(seeds)
-        predict = functools.partial(networks.predict, params, model)
+        predict = functools.partial(networks.predict, params, sizes)
         scales = jnp.broadcast_to(scale, 2)[:, None, None, None]
         denoiser = guided_denoiser(predict, jnp.broadcast_to(empty, states.shape), states, scales)
-        return generate.decode(params, model.vae, pndm(denoiser, noise, schedule, 5, None))
+        return generate.decode(params, sizes.vae, pndm(denoiser, noise, schedule, 5, None))
 
     np.testing.assert_array_equal(found, np.clip(compose(params, empty, states, seeds, scale), -1, 1))
 
@@ -143,6 +145,7 @@ def test_plain_drawing_is_not_compiled_again(draw, pixels):
 
 def source(model, **settings) -> samples.Source:
     how = {"sampler": "pndm", "sample_steps": 5, "guidance_scale": 3.0, "resolution": 16, "sample_batch": 2}
+    how["precision"] = "float32"
     return samples.Source(None, None, str(model), [], how | settings)
 
 
@@ -174,7 +177,7 @@ def test_a_clip_from_prompt_to_prompt(small, tmp_path):
         assert sum(durations(clip)) == 4 * 120  # frames that look alike are one, which is shown for longer
 
 
-def test_a_clip_from_seed_to_seed(small, draw, tmp_path):
+def test_a_clip_from_seed_to_seed(small, tmp_path):
     """Its program is one of its own: the ends are what plain `sample` draws to rounding."""
     samples.sample(source(small), PROMPTS[:1], str(tmp_path / "plain"), num_images=2, seed=5)
     samples.sample(source(small), PROMPTS[:1], str(tmp_path / "clip"), seed=5, interpolate=3, to_seed=6)
@@ -187,7 +190,7 @@ def test_a_clip_from_seed_to_seed(small, draw, tmp_path):
     assert (said["prompt"], said["seed"], said["to_seed"], said["weight"]) == (PROMPTS[0], "5", "6", "0.5")
 
 
-def test_image_to_image_by_command_and_by_library(small, draw, tmp_path):
+def test_image_to_image_by_command_and_by_library(small, model, tmp_path):
     """A picture of another shape and format is made the size that is drawn; what is drawn says where it began."""
     file = tmp_path / "bus.jpg"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 40, 3), np.uint8)).save(file)
@@ -199,7 +202,6 @@ def test_image_to_image_by_command_and_by_library(small, draw, tmp_path):
     assert said["parameters"].endswith(", Denoising strength: 0.6")
     assert read_metadata(tmp_path / "out" / "grid.png")["init_image"] == "bus.jpg"
 
-    model = load_model(str(small))
     images = public.draw(model, PROMPTS, seeds=[5, 5], **how, sampler="pndm", **HOW)
     np.testing.assert_array_equal(generate.to_uint8(images), found)
     squashed = Image.open(file).resize((16, 16), Image.Resampling.BICUBIC)
