@@ -41,12 +41,15 @@ def encode(
 ) -> tuple[tuple[jax.Array, ...], int]:
     """The posterior's mean and standard deviation, two [1, H/8, W/8, C], and how many of the steps are skipped.
 
-    Without a picture: (), 0. ValueError unless the picture is of the size (H, W) that is drawn, and for its strength.
+    Without a picture: (), 0. ValueError unless the picture has the size (H, W) that is drawn and values in [-1, 1], and
+    for a strength that makes no sense.
     """
     if init is None:
         return (), 0
     if init.pixels.shape != (*size, 3):
         raise ValueError(f"init_image is {list(init.pixels.shape)}: pictures are drawn at {[*size, 3]}")
+    if not (np.abs(init.pixels) <= 1).all():
+        raise ValueError("init_image has values outside [-1, 1]: give uint8 pixels as pixels / 127.5 - 1")
     skipped = skipped_steps(steps, init.strength)
     with jax.default_matmul_precision(sd.products):
         return _encode(sd.params["vae"], np.asarray(init.pixels, np.float32)[None], sd.config.vae), skipped

@@ -54,7 +54,7 @@ def draw(
     words: LearnedWords | None = None,
     *,
     seeds: Sequence[int | Between] | None = None,
-    init_image: str | os.PathLike | np.ndarray | None = None,
+    init_image: str | os.PathLike | np.ndarray | jax.Array | None = None,
     strength: float = pictures.STRENGTH,
     progress: str | None = None,
     **sampling: Any,
@@ -72,8 +72,8 @@ def draw(
     how = dataclasses.replace(generate.Sampling.of(settings, at_most=len(prompts)), **sampling)
     seeds = range(len(prompts)) if seeds is None else seeds
     init = None
-    if isinstance(init_image, np.ndarray):
-        init = pictures.InitImage(init_image, strength)
-    elif init_image is not None:
+    if isinstance(init_image, str | os.PathLike):
         init = pictures.read(init_image, how.size, settings.resize, strength)
+    elif init_image is not None:
+        init = pictures.InitImage(np.asarray(init_image), strength)
     return generate.draw(model.sd, tokenizer, prompts, seeds, rows, sampling=how, init=init, progress=progress)

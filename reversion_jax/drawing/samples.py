@@ -72,9 +72,9 @@ def sample(
     """
     if strength is not None and not init_image:
         raise ValueError(f"--strength={strength} says how much of --init_image is drawn anew: give one")
-    if to_seed is not None and not interpolate:
-        raise ValueError(f"--to_seed={to_seed} is where --interpolate goes to: say of how many frames")
-    if num_images is not None and interpolate:
+    if to_seed is not None and interpolate is None:
+        raise ValueError(f"--to_seed={to_seed} is where --interpolate goes to: give the number of frames by it")
+    if num_images is not None and interpolate is not None:
         raise ValueError("--num_images is for pictures, --interpolate for one clip: give one of them")
     workdir = files.place(source.workdir) if source.workdir else None
     found = words.read(workdir, source.model, source.embeddings, source.step)
@@ -85,18 +85,18 @@ def sample(
     init = _read(init_image, strength, found.settings) if init_image else None
     folder = files.place(out) if out else free_folder((workdir or epath.Path()) / "samples")
     try:
-        if interpolate:
+        if interpolate is not None:
             grid = clip_into(found, prompts, folder, frames=interpolate, seed=seed, to_seed=to_seed, init=init)
         else:
-            grid = draw_into(found, prompts, folder, num_images=num_images or NUM_IMAGES, seed=seed, init=init)
+            count = NUM_IMAGES if num_images is None else num_images
+            grid = draw_into(found, prompts, folder, num_images=count, seed=seed, init=init)
     except BaseException:
         with contextlib.suppress(OSError, ValueError):  # a folder that holds something stays
             for made in () if out else (folder, folder.parent):
                 made.rmdir()
         raise
-    print(
-        f"pictures: {folder}, up to {_MAX_ON_GRID} of them on {grid}" + f"; clip: {folder / CLIP}" * bool(interpolate)
-    )
+    clip = "" if interpolate is None else f"; clip: {folder / CLIP}"
+    print(f"pictures: {folder}, up to {_MAX_ON_GRID} of them on {grid}{clip}")
     return grid
 
 

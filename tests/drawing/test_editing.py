@@ -223,6 +223,7 @@ def test_image_to_image_by_command_and_by_library(small, model, tmp_path):
         ({"init_image": "HERE/small.png", "strength": 1.5}, "strength=1.5: must be above 0, and at most 1"),
         ({"init_image": "HERE/small.png", "strength": 0.1}, "strength=0.1 of 5 steps is less than one step"),
         ({"strength": 0.5}, "--strength=0.5 says how much of --init_image is drawn anew: give one"),
+        ({"num_images": 0}, "--num_images=0 --seed=0: at least 1 image"),
         ({"to_seed": 3}, "--to_seed=3 is where --interpolate goes to"),
         ({"interpolate": 4, "num_images": 2}, "--num_images is for pictures, --interpolate for one clip"),
         ({"interpolate": 4}, "--interpolate goes from one prompt to another, or from --seed to another --to_seed"),
@@ -248,6 +249,8 @@ def test_too_many_prompts_for_a_clip(small, tmp_path):
         samples.sample(source(small), ["cat", "dog", "on"], str(tmp_path / "out"), interpolate=4)
 
 
-def test_an_array_of_another_size(draw):
+def test_an_array_of_another_size_or_range(draw):
     with pytest.raises(ValueError, match=r"^init_image is \[8, 8, 3\]: pictures are drawn at \[16, 16, 3\]$"):
         draw(["cat"], [0], InitImage(np.zeros((8, 8, 3)), 0.5))
+    with pytest.raises(ValueError, match=r"^init_image has values outside \[-1, 1\]"):
+        draw(["cat"], [0], InitImage(np.full((16, 16, 3), 255, np.uint8), 0.5))
