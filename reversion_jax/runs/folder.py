@@ -11,6 +11,7 @@ Several runs that train together have a folder each. Checkpoints lie beside them
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -127,12 +128,13 @@ def kept_steps(folder: epath.Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def read(folder: epath.Path, step: int | None = None) -> LearnedRun:
+def read(folder: epath.PathLike, step: int | None = None) -> LearnedRun:
     """A run by its folder: its settings and newest rows, or those of checkpoint `step`. ValueError, OSError.
 
     What is damaged is stepped around with a warning: the newest whole rows are read, or those of a checkpoint, where a
     folder that older versions wrote has all of them.
     """
+    folder = files.place(os.fspath(folder))
     if not (folder / CONFIG).is_file():
         return _read_old(folder, step)
     settings, _ = read_settings(folder)

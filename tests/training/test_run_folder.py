@@ -371,3 +371,10 @@ def test_a_config_that_is_none_is_named(copied, text):
     with pytest.raises(ValueError, match=r"config\.json is damaged") as error:
         folder.read(copied)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_is_read_by_the_name_that_a_person_types(finished, monkeypatch):
+    workdir, rows = finished
+    monkeypatch.setenv("HOME", str(Path(workdir).parent))
+    for name in (str(workdir), f"~/{Path(workdir).name}"):
+        np.testing.assert_array_equal(folder.read(name).rows, rows[0])
