@@ -4,6 +4,7 @@ COMMANDS = {
     "train": "learns a relation from exemplars",
     "sample": "draws with a learned word, or with any model and embedding",
     "export": "writes the files that other tools load",
+    "inspect": "shows a learned word among the model's own, and where it looks",
     "evaluate": "compares methods on the miniature",
     "score": "scores pictures by a CLIP, or looks at learned words",
     "study": "asks people which method's pictures fit best",

@@ -125,6 +125,8 @@ EDITING = ["--init_image", "nowhere.png", "--strength", "0.5", "--interpolate", 
         ("export", ["--workdir", "RUN", "--out", "elsewhere", "--step", "7"], "there are those of 1, 2"),
         ("score", [], "nothing to score: give --pictures"),
         ("score", ["--workdir", "nowhere"], "no training run in nowhere"),
+        ("inspect", [], "give one run's folder or embedding file"),
+        ("inspect", ["nowhere.pt", "--model", "miniature"], "no embedding at nowhere.pt"),
         ("study", ["--workdir", "study"], "give --evaluation=FOLDER to write the page, or --votes=FOLDER"),
         ("study", ["--workdir", "study", "--evaluation", "nowhere"], "pictures.json: no such file"),
         ("evaluate", ["--config", "configs/hug.py"], "the config says nothing of what to compare"),
@@ -146,7 +148,7 @@ def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path)
 def test_help_helps(command):
     done = run(command, "--help")
     assert done.returncode == 0
-    assert "--workdir" in done.stdout
+    assert "workdir" in done.stdout.lower()  # where files go
     lines = done.stdout.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 120

@@ -8,7 +8,7 @@ from pathlib import Path
 from places import ROOT
 
 PACKAGE = ROOT / "reversion_jax"
-DOORS = ("train", "sample", "export", "evaluate", "score", "study", "dreambooth", "__main__")
+DOORS = ("train", "sample", "export", "inspect", "evaluate", "score", "study", "dreambooth", "__main__")
 # From the ground: a file imports from lower storeys and from its own folder alone, so what shares a storey does not
 # know of one another. Folders, and the files at the package's top.
 STOREYS = (

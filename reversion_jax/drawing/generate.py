@@ -119,7 +119,7 @@ def _draw_batch(
     return whole(images, mesh)
 
 
-def _check(sampling: Sampling, model: ModelConfig) -> None:
+def check(sampling: Sampling, model: ModelConfig) -> None:
     """ValueError for a size that the model cannot have, and for guidance that is no number."""
     multiple = model.vae.downscale
     for name, pixels in zip(("height", "width"), sampling.size, strict=True):
@@ -149,7 +149,7 @@ def draw_batches(
     that the model cannot have, a placeholder without a row, an `init` of another size or a strength outside (0, 1],
     and unless there is a seed for each prompt. FloatingPointError for pictures of NaN.
     """
-    _check(sampling, sd.config)
+    check(sampling, sd.config)
     sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
     if sampling.sampler == samplers.AUTO and sd.own_sampler.nearest_to:
         warn(f"the model's own sampler, {sd.own_sampler.nearest_to}, is not known here: {sampler} is the nearest")
@@ -162,7 +162,7 @@ def draw_batches(
     texts, number = np.unique([sampling.negative_prompt, *between.first, *between.last], return_inverse=True)
     negative, (first, last) = number[:1], number[1:].reshape(2, -1)
     between, own = Between(first, last, between.weight), own if own.weight.any() else own.first
-    states = _states(sd, tokenizer, texts.tolist(), rows, batch_size)
+    states = text_states(sd, tokenizer, texts.tolist(), rows, batch_size)
     posterior, skipped = encode(sd, init, sampling.size, sampling.num_steps)
     count = len(prompts)
     quiet = progress is None or not is_first()
@@ -184,10 +184,10 @@ def draw_batches(
                 mesh=mesh,
                 skipped=skipped,
             )
-        yield _clipped(np.asarray(batch)[: count - start])
+        yield clipped(np.asarray(batch)[: count - start])
 
 
-def _clipped(images: np.ndarray) -> np.ndarray:
+def clipped(images: np.ndarray) -> np.ndarray:
     """Images in [-1, 1]. FloatingPointError for NaN."""
     if not np.isfinite(images).all():
         raise FloatingPointError(
@@ -206,7 +206,7 @@ def _conditional(states: jax.Array, between: Between) -> jax.Array:
     return (1 - weight) * first + weight * states[between.last]
 
 
-def _states(
+def text_states(
     sd: StableDiffusion, tokenizer: Tokenizer, texts: Sequence[str], rows: jax.Array, batch_size: int
 ) -> jax.Array:
     """The text encoder's states of N texts, [N, L, D], in batches. ValueError for a placeholder without a row."""

@@ -1,12 +1,29 @@
-"""The plot of a training run."""
+"""The plot of a training run, and what all plots share."""
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
+from PIL import Image
 
 from reversion_jax.runtime import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def label(text: str) -> str:
+    """Text as matplotlib can write it: vocabularies hold "$", which it would typeset, and bytes and emoji."""
+    return text.encode("unicode_escape").decode("ascii").replace("$", r"\$")
+
+
+def as_image(figure: "Figure", dpi: int = 110) -> Image.Image:
+    """A figure as a picture. A figure made without pyplot leaves the caller's backend and threads alone."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    return Image.open(content)
 
 
 def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> None:
@@ -33,9 +50,7 @@ def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> No
     looks = [r for r in records if "nearest" in r]
     for word in [word for word, _ in looks[-1]["nearest"][:6]] if looks else []:
         points = [(r["step"], dict(r["nearest"]).get(word, np.nan)) for r in looks]
-        # Vocabularies hold "$", bytes and emoji, which matplotlib would typeset or has no glyphs for.
-        label = word.encode("unicode_escape").decode("ascii").replace("$", r"\$")
-        words.plot(*zip(*points, strict=True), marker=".", label=f" {label}")
+        words.plot(*zip(*points, strict=True), marker=".", label=f" {label(word)}")
     words.set_ylabel("cosine of <R> to its nearest words")
     words.set_xlabel("step")
     words.legend(loc="upper left", fontsize="small")

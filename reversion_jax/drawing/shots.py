@@ -32,7 +32,7 @@ def pictures(prompts: Sequence[str], num_images: int, seed: int) -> list[Shot]:
     if num_images < 1 or not 0 <= seed <= MAX_SEED + 1 - num_images:
         raise ValueError(f"--num_images={num_images} --seed={seed}: at least 1 image, seeds from 0 to 2**32 - 1")
     return [
-        Shot(prompt, seed + i, f"{n:03d}-{_file_name(prompt)}-{seed + i}")
+        Shot(prompt, seed + i, f"{n:03d}-{file_name(prompt)}-{seed + i}")
         for n, prompt in enumerate(prompts)
         for i in range(num_images)
     ]
@@ -61,5 +61,5 @@ def frames(prompts: Sequence[str], seed: int, to_seed: int | None, count: int) -
     ]
 
 
-def _file_name(prompt: str) -> str:
+def file_name(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"

@@ -10,8 +10,8 @@ from PIL import Image
 
 from reversion_jax.data import exemplars
 from reversion_jax.data.relations import SYMMETRIC
-from reversion_jax.drawing import generate, pictures
-from reversion_jax.evaluation import clip_features, look_at_words, scores
+from reversion_jax.drawing import generate, inspection, look, pictures
+from reversion_jax.evaluation import clip_features, scores
 from reversion_jax.evaluation.user_study import sets
 from reversion_jax.inversion.prompts import Template, parse
 from reversion_jax.runtime import files
@@ -131,16 +131,23 @@ def table(result: Mapping) -> str:
     return "\n".join(lines)
 
 
+def _look(learned: Learned) -> look.Look:
+    """A look at the words of a run, or of a file."""
+    if learned.workdir:
+        return inspection.read_run(files.place(learned.workdir), learned.model)[1]
+    source = inspection.Source(learned.embedding or "", learned.model, initialiser=learned.initialiser)
+    return inspection.read(source)[1]
+
+
 def score(asked: Pictures, learned: Learned) -> None:
     """Prints the scores of pictures, and where learned words stand; writes scores.json. ValueError, OSError."""
     if not (asked.folder or learned.workdir or learned.embedding):
         raise ValueError("nothing to score: give --pictures=FOLDER, --workdir=RUN or --embedding=FILE")
     result: dict[str, Any] = {}
     if learned.workdir or learned.embedding:
-        workdir = files.place(learned.workdir) if learned.workdir else None
-        seen = look_at_words.look(workdir, learned.model, learned.embedding, learned.initialiser)
-        result["words"] = seen
-        print(look_at_words.describe(seen))
+        seen = _look(learned)
+        result["words"] = look.as_json(seen)
+        print(look.describe(seen))
     if asked.folder:
         if not asked.clip:
             raise ValueError("pictures are scored by a CLIP: give --clip=FOLDER_OR_HUB_ID")

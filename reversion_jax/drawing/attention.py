@@ -1,0 +1,166 @@
+"""Where the words of a prompt look: the UNet's cross-attention over a picture while it is drawn.
+
+It has a path of its own, so that usual drawing pays nothing for it: the UNet's queries and keys are taken by Flax's
+`intercept_methods` while a program of its own is traced, and the sampler's loop runs in Python.
+
+What is averaged: at every call of the sampler's denoiser, of guidance's two halves the one with the prompt, over the
+heads and then the layers of each resolution, at last over the calls. A word of several tokens has their mean. So DAAM
+(Tang et al., 2022, arXiv:2210.04885) and prompt-to-prompt (Hertz et al., 2022, arXiv:2208.01626) average them; they
+differ in which resolutions they join.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from PIL import Image
+from tqdm import tqdm
+
+from reversion_jax.diffusion import own_sampler, samplers
+from reversion_jax.diffusion.guidance import guided_denoiser
+from reversion_jax.drawing import generate
+from reversion_jax.inversion import networks
+from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.runtime import parallel
+from reversion_jax.weights.folder import StableDiffusion
+
+_LAYER = "attn2"  # Hugging Face's name of cross-attention; attn1 is self-attention
+
+
+class Attention(NamedTuple):
+    """A picture, and where each word of its prompt looked."""
+
+    prompt: str
+    seed: int
+    image: np.ndarray  # float32 [H, W, 3] in [-1, 1]
+    words: list[str]  # of the prompt, in order, learned ones by their tokens
+    maps: dict[tuple[int, int], np.ndarray]  # by resolution (h, w): probabilities [words, h, w]
+    start: float  # mean probability of the start token, which takes what no word wants
+
+
+def probabilities(
+    params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The UNet's output, and every cross-attention's probabilities [N, heads, positions, L], float32, by its path.
+
+    Arguments as `networks.predict`; the probabilities are those by which it weighs its values, softmax(q k / √d).
+    """
+    projected: dict[tuple[str, str], jax.Array] = {}
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        out = call(*args, **kwargs)
+        *path, name = context.module.path or ("",)
+        if path[-1:] == [_LAYER] and name in ("to_q", "to_k"):
+            projected["/".join(path), name] = out
+        return out
+
+    with nn.intercept_methods(record):
+        output = networks.predict(params, model, latents, timesteps, states)
+    split = lambda x: x.reshape(*x.shape[:2], model.unet.attention_head_dim, -1)
+    found = {}
+    for layer in dict.fromkeys(layer for layer, _ in projected):
+        query, key = (split(projected[layer, name]) for name in ("to_q", "to_k"))
+        query = query * query.shape[-1] ** -0.5
+        scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32)
+        found[layer] = jax.nn.softmax(scores, axis=-1)
+    return output, found
+
+
+def attend(
+    sd: StableDiffusion,
+    tokenizer: Tokenizer,
+    prompt: str,
+    rows: np.ndarray | jax.Array | None = None,
+    *,
+    seed: int = 0,
+    sampling: generate.Sampling,
+    progress: str | None = None,
+) -> Attention:
+    """Draws a prompt as `generate.draw` does, and watches where its words look; arguments and errors as there."""
+    generate.check(sampling, sd.config)
+    sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
+    rows = jnp.zeros((0, sd.config.text.hidden_size)) if rows is None else jnp.asarray(rows)
+    states = generate.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)
+    noise = generate.initial_noise([seed], sd.config, sampling.size)
+    keys = jax.random.fold_in(jax.random.key(seed), 1)[None]
+    # As the weights lie: or else the second step, which gets what the first one made, would be compiled once more.
+    states, noise, keys = parallel.replicate((states, noise, keys), parallel.mesh_of(sd.params))
+    seen: list[dict[tuple[int, int], jax.Array]] = []
+
+    def predict(latents: jax.Array, timesteps: jax.Array, states: jax.Array) -> jax.Array:
+        with jax.disable_jit(False):
+            output, maps = _observe(sd.params, sd.config, latents, timesteps, states)
+        seen.append(maps)
+        bar.update()
+        return output
+
+    denoiser = guided_denoiser(predict, states[:1], states[1:], sampling.guidance_scale)
+    total = sampling.num_steps + (sampler == "pndm")  # which makes its first step twice
+    with jax.default_matmul_precision(sd.products), tqdm(total=total, desc=progress, disable=progress is None) as bar:
+        with (
+            jax.disable_jit()
+        ):  # the samplers' lax.scan becomes a loop of Python's, which can hand out every step's maps
+            latents = samplers.get(sampler)(denoiser, noise, schedule, sampling.num_steps, keys)
+        image = generate.clipped(np.asarray(_decode(sd.params, sd.config.vae, latents)))[0]
+    of_tokens = {size: np.mean([np.asarray(maps[size]) for maps in seen], axis=0) for size in seen[0]}
+    words = words_of(tokenizer, prompt)
+    maps = {size: np.stack([own[..., at].mean(axis=-1) for _, at in words]) for size, own in of_tokens.items() if words}
+    start = float(np.mean([own[..., 0].mean() for own in of_tokens.values()]))
+    return Attention(prompt, seed, image, [word for word, _ in words], maps, start)
+
+
+def words_of(tokenizer: Tokenizer, prompt: str) -> list[tuple[str, list[int]]]:
+    """The words of a prompt, signs too, and the positions of each one's tokens; those that are cut off are left out."""
+    words: list[tuple[str, list[int]]] = []
+    ids = tokenizer.word_ids(prompt)[: tokenizer.length - 2]
+    whole = True  # whether the word before has ended
+    for position, (i, name) in enumerate(zip(ids, tokenizer.ids_to_words(ids), strict=True), start=1):
+        learned = i >= tokenizer.vocab_size
+        goes_on = i not in {tokenizer.placeholder_ids(token)[0] for token in tokenizer.rows_per_token}
+        if words and (goes_on if learned else not whole):
+            before, positions = words.pop()
+            words.append((before if learned else before + name.removesuffix("-"), [*positions, position]))
+        else:
+            whole_name = learned or _ends(tokenizer, i)
+            words.append((name if whole_name else name.removesuffix("-"), [position]))
+        whole = learned or _ends(tokenizer, i)
+    return words
+
+
+def joined(found: Attention) -> np.ndarray:
+    """Where each word looks by all resolutions, float32 [words, h, w] at the finest: the mean of the upsampled maps."""
+    finest = max(found.maps)
+    return np.mean([[upsampled(own, finest) for own in maps] for maps in found.maps.values()], axis=0)
+
+
+def upsampled(own: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map [h, w] at another size (H, W), bicubic as DAAM's, float32 and not below 0."""
+    larger = Image.fromarray(np.asarray(own, np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.maximum(np.asarray(larger), 0)
+
+
+def _ends(tokenizer: Tokenizer, i: int) -> bool:
+    return tokenizer.backend.convert_ids_to_tokens(int(i)).endswith("</w>")
+
+
+@partial(jax.jit, static_argnames="model")
+def _observe(
+    params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array
+) -> tuple[jax.Array, dict[tuple[int, int], jax.Array]]:
+    """The UNet's output for guidance's two halves [2, H, W, C], and the second one's maps [h, w, L] by resolution."""
+    output, layers = probabilities(params, model, latents, timesteps, states)
+    height, width = latents.shape[1:3]
+    levels = [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(model.unet.block_out_channels))]
+    maps = {}
+    for h, w in levels:
+        own = [layer[1].mean(axis=0) for layer in layers.values() if layer.shape[2] == h * w]
+        if own:
+            maps[h, w] = jnp.mean(jnp.stack(own), axis=0).reshape(h, w, -1)
+    return output, maps
+
+
+_decode = jax.jit(generate.decode, static_argnames="config")

@@ -1,0 +1,242 @@
+"""Looks at learned words beside the model's own: norms, nearest words, cosines, and the way over the checkpoints."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from reversion_jax.config import Settings
+from reversion_jax.drawing.words import Words
+from reversion_jax.inversion import rows
+from reversion_jax.inversion import words as word_lists
+from reversion_jax.inversion.prompts import RELATION
+from reversion_jax.models.clip import TOKEN_TABLE, token_table
+from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.runs import folder
+from reversion_jax.runtime import files
+from reversion_jax.runtime.errors import warn
+from reversion_jax.weights import embeddings
+from reversion_jax.weights.load import open_model
+from reversion_jax.weights.resolve import read_config
+
+PREPOSITION, VERB, STOP, OTHER, PIECE = "preposition", "verb", "stop word", "noun or other", "part of a word"
+_NEAREST = 10  # tokens that are named
+_OTHERS = 1500  # words besides prepositions and verbs that a `Look` keeps: the most frequent ones
+
+
+class Stop(NamedTuple):
+    """A learned row at one checkpoint."""
+
+    step: int
+    vector: np.ndarray  # [D]
+    norm: float
+    to_start: float  # cosine
+    moved: float  # distance from the start
+    nearest: str
+
+
+class Row(NamedTuple):
+    """A learned row beside the model's words."""
+
+    vector: np.ndarray  # [D]
+    norm: float
+    longer_than: float  # share of the model's tokens
+    to_start: float | None  # cosine; None where the start is not known
+    between: dict[str, float]  # cosines to the other learned rows
+    nearest: dict[str, float]  # cosines of the nearest tokens of the whole table, best first
+    stand_in: str  # the nearest whole word
+    path: list[Stop]  # from its start, step 0, over the checkpoints to the row itself; [] of a file's word
+
+
+class Look(NamedTuple):
+    """What `look` finds. Vectors are float32, as in the token table."""
+
+    model: str
+    origin: str  # of the learned words, for people
+    initialiser: str | None  # what the rows started from, if it is known
+    rows: dict[str, Row]  # by name: a token, or "<R>[1]" where a token has several rows
+    kinds: dict[str, str]  # of every word that is named here
+    norms: np.ndarray  # [V] of the model's tokens
+    words: list[str]  # W of the model's whole words: all prepositions and verbs, and frequent other words
+    vectors: np.ndarray  # [W, D], theirs
+
+
+def look(found: Words, workdir: epath.Path | None = None, initialiser: str | None = None) -> Look:
+    """Looks at learned words beside the words of the model that `found.settings` names. ValueError, OSError.
+
+    workdir: their training run, whose checkpoints make the path. initialiser: the word, or the embedding file, that
+    they started from; without it nothing is said of a start. Of the model only the token table is read.
+    """
+    embeddings.check_width(found.tokens, read_config(found.settings.model).text.hidden_size, found.settings.model)
+    table, tokenizer = _read_table(found.settings.model)
+    history = _history(workdir, found.tokens) if workdir else {}
+    learned = _named(found.tokens)
+    first = _first(found.tokens, initialiser, table, tokenizer)
+    vectors = jnp.stack(list(learned.values()))
+    start = vectors if first is None else jnp.asarray(first)
+    seen = jax.device_get(rows.diagnose(vectors, start, table, _NEAREST))
+    whole = _whole_words(tokenizer)
+    kind_of = _kinds(found.settings)
+    stand_ins = _nearest_words(vectors, table, whole)
+    norms = np.linalg.norm(np.asarray(table, np.float32), axis=-1)
+    rows_seen: dict[str, Row] = {}
+    for i, name in enumerate(learned):
+        names = tokenizer.ids_to_words(seen.nearest_ids[i])
+        rows_seen[name] = Row(
+            vector=learned[name],
+            norm=float(seen.norms[i]),
+            longer_than=float((norms < seen.norms[i]).mean()),
+            to_start=None if first is None else float(seen.to_start[i]),
+            between={other: float(seen.between[i, j]) for j, other in enumerate(learned) if j != i},
+            nearest=dict(zip(names, seen.nearest[i].tolist(), strict=True)),
+            stand_in=stand_ins[i],
+            path=[]
+            if first is None
+            else _path(first[i], {s: own[name] for s, own in history.items() if name in own}, table, whole),
+        )
+    kept = _kept(whole, kind_of)
+    named = {*whole, *(word for row in rows_seen.values() for word in row.nearest)}
+    kinds = {word: kind_of.get(word, OTHER) if word in whole else PIECE for word in named}
+    vectors_kept = np.asarray(table[jnp.asarray([whole[word] for word in kept], jnp.int32)], np.float32)
+    return Look(found.settings.model, found.origin, initialiser, rows_seen, kinds, norms, kept, vectors_kept)
+
+
+def as_json(seen: Look) -> dict[str, dict[str, Any]]:
+    """The numbers by row, for a file."""
+    return {
+        name: {
+            "norm": row.norm,
+            "median_norm_of_words": float(np.median(seen.norms)),
+            "mean_norm_of_words": float(seen.norms.mean()),
+            "spread_of_norms": float(seen.norms.std()),
+            "longer_than": row.longer_than,
+            **({} if row.to_start is None else {f"cosine_to_{seen.initialiser}": row.to_start}),
+            "cosine_to": row.between,
+            "nearest": row.nearest,
+            "kinds": {word: seen.kinds[word] for word in row.nearest},
+            "stand_in": row.stand_in,
+            "path": [{k: v for k, v in stop._asdict().items() if k != "vector"} for stop in row.path],
+        }
+        for name, row in seen.rows.items()
+    }
+
+
+def describe(seen: Look) -> str:
+    """What was seen, for people."""
+    lines = []
+    for name, row in seen.rows.items():
+        spread = f"mean {seen.norms.mean():.3f}, standard deviation {seen.norms.std():.3f}"
+        said = {
+            "norm": f"{row.norm:.3f}, longer than {row.longer_than:.1%} of the model's {len(seen.norms)} tokens",
+            "median norm of words": f"{np.median(seen.norms):.3f}, {spread}",
+            **({} if row.to_start is None else {f"cosine to {seen.initialiser}": f"{row.to_start:.3f}, its start"}),
+            **{f"cosine to {other}": f"{cosine:.3f}" for other, cosine in row.between.items()},
+            "nearest": ", ".join(f"{word} {cosine:.3f} ({seen.kinds[word]})" for word, cosine in row.nearest.items()),
+            "stand-in": f'{row.stand_in!r}, the nearest whole word: "cat {row.stand_in} dog" for "cat {name} dog"',
+        }
+        lines += [name, *(f"  {key:22} {value}" for key, value in said.items())]
+        if row.path:
+            lines.append(f"  {'path':22} {'step':>5} {'norm':>7} {'to start':>9} {'moved':>7}  nearest word")
+        for stop in row.path:
+            numbers = f"{stop.step:5} {stop.norm:7.3f} {stop.to_start:9.3f} {stop.moved:7.3f}"
+            lines.append(f"  {'':22} {numbers}  {stop.nearest} ({seen.kinds[stop.nearest]})")
+    return "\n".join(lines)
+
+
+def _read_table(model: str) -> tuple[jax.Array, Tokenizer]:
+    """A model's token table [V, D] and its tokenizer; of the weights nothing else is read. ValueError, OSError."""
+    opened, tokenizer = open_model(model)
+    table = {TOKEN_TABLE: opened.tensors["text_encoder"][TOKEN_TABLE]}
+    return token_table(opened._replace(tensors={"text_encoder": table}).read(jnp.float32).params), tokenizer
+
+
+def _history(workdir: epath.Path, tokens: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
+    """The learned rows by checkpoint and name, up to the one whose rows `tokens` are. A damaged file is left out."""
+    found = {}
+    for step in folder.kept_steps(workdir):
+        try:
+            own = folder.read(workdir, step).words()
+        except (ValueError, OSError) as error:
+            warn(f"{error}: left out of the path")
+            continue
+        found[step] = _named(own)
+        if all(np.array_equal(vectors, tokens[token]) for token, vectors in own.items() if token in tokens):
+            break
+    return found
+
+
+def _named(tokens: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows [D] by name, of rows [S, D] by token: a token of several rows numbers them."""
+    return {f"{t}[{i}]" if len(own) > 1 else t: own[i] for t, own in tokens.items() for i in range(len(own))}
+
+
+def _first(
+    tokens: Mapping[str, np.ndarray], initialiser: str | None, table: jax.Array, tokenizer: Tokenizer
+) -> np.ndarray | None:
+    """The rows [P, D] that the words started from; None where that is not known, or its file is gone. ValueError."""
+    if initialiser is None:
+        return None
+    if Path(initialiser).suffix not in embeddings.SUFFIXES:
+        start = tokenizer.word_ids(initialiser)
+        return np.concatenate([np.asarray(rows.init(table, [start], len(own))) for own in tokens.values()])
+    try:
+        given = embeddings.read(files.place(initialiser))
+    except (ValueError, OSError) as error:
+        warn(f"{error}: nothing is said of the start")
+        return None
+    default = given.get(RELATION, next(iter(given.values())))
+    first = np.concatenate([given.get(token, default) for token in tokens])
+    return first if first.shape == (sum(map(len, tokens.values())), table.shape[1]) else None
+
+
+def _whole_words(tokenizer: Tokenizer) -> dict[str, int]:
+    """The English words among the model's tokens, and their ids: letters alone, two or more, and a word's end."""
+    vocabulary = sorted(tokenizer.backend.get_vocab().items(), key=lambda item: item[1])
+    return {token[: -len("</w>")]: i for token, i in vocabulary if re.fullmatch("[a-z]{2,}</w>", token)}
+
+
+def _kinds(settings: Settings) -> dict[str, str]:
+    """What a word is, by the word lists that steer the run; what they lack may be a noun or anything else."""
+    kinds: dict[str, str] = {}
+    for name, kind in (("stop_words", STOP), ("verbs", VERB), ("prepositions", PREPOSITION)):
+        try:
+            listed = word_lists.load(getattr(settings, name))
+        except (ValueError, OSError) as error:
+            warn(f"{error}: the package's {name} are marked")
+            listed = word_lists.packaged(name)
+        kinds |= dict.fromkeys(listed, kind)
+    return kinds
+
+
+def _kept(whole: Mapping[str, int], kind_of: Mapping[str, str]) -> list[str]:
+    """The words of a `Look`: prepositions, verbs, then frequent others. CLIP's ids ascend as its words get rarer."""
+    listed = [word for word in whole if kind_of.get(word) in (PREPOSITION, VERB)]
+    return listed + [word for word in whole if kind_of.get(word) not in (PREPOSITION, VERB)][:_OTHERS]
+
+
+def _nearest_words(vectors: np.ndarray | jax.Array, table: jax.Array, whole: Mapping[str, int]) -> list[str]:
+    """The whole word nearest to each of vectors [N, D]."""
+    ids, _ = rows.nearest(jnp.asarray(vectors), table[jnp.asarray(list(whole.values()), jnp.int32)], 1)
+    names = list(whole)
+    return [names[i] for i in np.asarray(ids)[:, 0]]
+
+
+def _path(
+    first: np.ndarray, history: Mapping[int, np.ndarray], table: jax.Array, whole: Mapping[str, int]
+) -> list[Stop]:
+    """A row's stops, of its start [D] and its vectors [D] by checkpoint; [] without checkpoints."""
+    if not history:
+        return []
+    at: Sequence[np.ndarray] = [first, *history.values()]
+    nearest = _nearest_words(np.stack(at), table, whole)
+    cosine = lambda vector: float(np.asarray(rows.unit(vector)) @ np.asarray(rows.unit(first)))
+    length = lambda vector: float(np.linalg.norm(vector))
+    return [
+        Stop(step, vector, length(vector), cosine(vector), length(vector - first), word)
+        for step, vector, word in zip([0, *history], at, nearest, strict=True)
+    ]
