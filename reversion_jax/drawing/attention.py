@@ -82,6 +82,9 @@ def attend(
 ) -> Attention:
     """Draws a prompt as `generate.draw` does, and watches where its words look; arguments and errors as there."""
     generate.check(sampling, sd.config)
+    words = words_of(tokenizer, prompt)
+    if not words:
+        raise ValueError(f"the prompt {prompt!r} has no words whose attention could be shown")
     sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
     rows = jnp.zeros((0, sd.config.text.hidden_size)) if rows is None else jnp.asarray(rows)
     states = generate.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)
@@ -107,8 +110,7 @@ def attend(
             latents = samplers.get(sampler)(denoiser, noise, schedule, sampling.num_steps, keys)
         image = generate.clipped(np.asarray(_decode(sd.params, sd.config.vae, latents)))[0]
     of_tokens = {size: np.mean([np.asarray(maps[size]) for maps in seen], axis=0) for size in seen[0]}
-    words = words_of(tokenizer, prompt)
-    maps = {size: np.stack([own[..., at].mean(axis=-1) for _, at in words]) for size, own in of_tokens.items() if words}
+    maps = {size: np.stack([own[..., at].mean(axis=-1) for _, at in words]) for size, own in of_tokens.items()}
     start = float(np.mean([own[..., 0].mean() for own in of_tokens.values()]))
     return Attention(prompt, seed, image, [word for word, _ in words], maps, start)
 

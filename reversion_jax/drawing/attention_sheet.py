@@ -26,7 +26,8 @@ def sheet(found: Attention, learned: tuple[str, ...] = ()) -> Image.Image:
     aspect = found.image.shape[0] / found.image.shape[1]
     figure = Figure(figsize=(1.75 * (1 + len(shown)), (1.75 * aspect + 0.3) * len(maps) + 0.5), layout="constrained")
     grid = figure.subplots(len(maps), 1 + len(shown), squeeze=False)
-    figure.suptitle(f"where the words of {plots.label(found.prompt)!r} look (seed {found.seed})", fontsize=12)
+    title = f"where the words of {plots.label(found.prompt)!r} look (seed {found.seed})"
+    figure.suptitle(f"{title}\nbright: a map's own peak, the probability above it", fontsize=11)
     for axes in grid.flat:
         axes.set_axis_off()
     grid[0, 0].imshow(generate.to_uint8(found.image))
@@ -37,7 +38,7 @@ def sheet(found: Attention, learned: tuple[str, ...] = ()) -> Image.Image:
             grid[row, column].set_title(f"{title}\n{own[i].max():.2f}".strip(), fontsize=9)
         at = (0.5, -0.1) if row == 0 else (0.5, 0.5)
         grid[row, 0].text(*at, name, fontsize=10, ha="center", va="center", transform=grid[row, 0].transAxes)
-    return plots.as_image(figure)
+    return plots.as_image(figure, dpi=110 if found.image.shape[1] < 256 else 200)
 
 
 def as_json(found: Attention, learned: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -97,8 +97,8 @@ def inspect(source: Source, prompt: Prompt | None = None, out: str | None = None
     pictures.save_png(place / "words.png", word_map.picture(seen), about)
     if prompt:
         watched, learned = watch(found, prompt), tuple(found.tokens)
-        numbers = attention_sheet.as_json(watched, learned)
-        print(attention_sheet.describe(numbers))
+        numbers = attention_sheet.as_json(watched, learned) | {"stand_in": look.stand_in(seen, prompt.text)}
+        print(f"{attention_sheet.describe(numbers)}\nto compare with: --prompt {numbers['stand_in']!r}")
         name = f"{samples.file_name(prompt.text)}-{prompt.seed}"
         of_prompt = {"prompt": prompt.text, "seed": str(prompt.seed), **about}
         pictures.save_png(place / f"{name}.png", generate.to_uint8(watched.image), of_prompt)

@@ -10,23 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from reversion_jax.config import Settings
+from reversion_jax.drawing import vocabulary
 from reversion_jax.drawing.words import Words
 from reversion_jax.inversion import rows
-from reversion_jax.inversion import words as word_lists
 from reversion_jax.inversion.prompts import RELATION
-from reversion_jax.models.clip import TOKEN_TABLE, token_table
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runs import folder
 from reversion_jax.runtime import files
 from reversion_jax.runtime.errors import warn
 from reversion_jax.weights import embeddings
-from reversion_jax.weights.load import open_model
 from reversion_jax.weights.resolve import read_config
 
-PREPOSITION, VERB, STOP, OTHER, PIECE = "preposition", "verb", "stop word", "noun or other", "part of a word"
 _NEAREST = 10  # tokens that are named
-_OTHERS = 1500  # words besides prepositions and verbs that a `Look` keeps: the most frequent ones
 
 
 class Stop(NamedTuple):
@@ -73,20 +68,21 @@ def look(found: Words, workdir: epath.Path | None = None, initialiser: str | Non
     they started from; without it nothing is said of a start. Of the model only the token table is read.
     """
     embeddings.check_width(found.tokens, read_config(found.settings.model).text.hidden_size, found.settings.model)
-    table, tokenizer = _read_table(found.settings.model)
+    table, tokenizer = vocabulary.read_table(found.settings)
     history = _history(workdir, found.tokens) if workdir else {}
     learned = _named(found.tokens)
     first = _first(found.tokens, initialiser, table, tokenizer)
     vectors = jnp.stack(list(learned.values()))
     start = vectors if first is None else jnp.asarray(first)
     seen = jax.device_get(rows.diagnose(vectors, start, table, _NEAREST))
-    whole = _whole_words(tokenizer)
-    kind_of = _kinds(found.settings)
+    whole = vocabulary.whole_words(tokenizer)
+    kind_of = vocabulary.kinds(found.settings)
     stand_ins = _nearest_words(vectors, table, whole)
     norms = np.linalg.norm(np.asarray(table, np.float32), axis=-1)
     rows_seen: dict[str, Row] = {}
     for i, name in enumerate(learned):
         names = tokenizer.ids_to_words(seen.nearest_ids[i])
+        own_history = {step: own[name] for step, own in history.items() if name in own}
         rows_seen[name] = Row(
             vector=learned[name],
             norm=float(seen.norms[i]),
@@ -95,13 +91,11 @@ def look(found: Words, workdir: epath.Path | None = None, initialiser: str | Non
             between={other: float(seen.between[i, j]) for j, other in enumerate(learned) if j != i},
             nearest=dict(zip(names, seen.nearest[i].tolist(), strict=True)),
             stand_in=stand_ins[i],
-            path=[]
-            if first is None
-            else _path(first[i], {s: own[name] for s, own in history.items() if name in own}, table, whole),
+            path=_path(None if first is None else first[i], own_history, table, whole),
         )
-    kept = _kept(whole, kind_of)
+    kept = vocabulary.kept(whole, kind_of)
     named = {*whole, *(word for row in rows_seen.values() for word in row.nearest)}
-    kinds = {word: kind_of.get(word, OTHER) if word in whole else PIECE for word in named}
+    kinds = {word: kind_of.get(word, vocabulary.OTHER) if word in whole else vocabulary.PIECE for word in named}
     vectors_kept = np.asarray(table[jnp.asarray([whole[word] for word in kept], jnp.int32)], np.float32)
     return Look(found.settings.model, found.origin, initialiser, rows_seen, kinds, norms, kept, vectors_kept)
 
@@ -148,11 +142,16 @@ def describe(seen: Look) -> str:
     return "\n".join(lines)
 
 
-def _read_table(model: str) -> tuple[jax.Array, Tokenizer]:
-    """A model's token table [V, D] and its tokenizer; of the weights nothing else is read. ValueError, OSError."""
-    opened, tokenizer = open_model(model)
-    table = {TOKEN_TABLE: opened.tensors["text_encoder"][TOKEN_TABLE]}
-    return token_table(opened._replace(tensors={"text_encoder": table}).read(jnp.float32).params), tokenizer
+def stand_in(seen: Look, prompt: str) -> str:
+    """The prompt with the nearest whole words in place of the learned ones: what is it that they add?"""
+    words: dict[str, list[str]] = {}
+    for name, row in seen.rows.items():
+        words.setdefault(re.sub(r"\[\d+\]$", "", name), []).append(row.stand_in)
+    # As the tokenizer finds them: the longest first, and "hug" not inside "hugging".
+    for token in sorted(words, key=len, reverse=True):
+        whole = re.sub(r"^(?=\w)|(?<=\w)$", r"\\b", re.escape(token))
+        prompt = re.sub(whole, " ".join(words[token]), prompt)
+    return prompt
 
 
 def _history(workdir: epath.Path, tokens: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
@@ -194,31 +193,6 @@ def _first(
     return first if first.shape == (sum(map(len, tokens.values())), table.shape[1]) else None
 
 
-def _whole_words(tokenizer: Tokenizer) -> dict[str, int]:
-    """The English words among the model's tokens, and their ids: letters alone, two or more, and a word's end."""
-    vocabulary = sorted(tokenizer.backend.get_vocab().items(), key=lambda item: item[1])
-    return {token[: -len("</w>")]: i for token, i in vocabulary if re.fullmatch("[a-z]{2,}</w>", token)}
-
-
-def _kinds(settings: Settings) -> dict[str, str]:
-    """What a word is, by the word lists that steer the run; what they lack may be a noun or anything else."""
-    kinds: dict[str, str] = {}
-    for name, kind in (("stop_words", STOP), ("verbs", VERB), ("prepositions", PREPOSITION)):
-        try:
-            listed = word_lists.load(getattr(settings, name))
-        except (ValueError, OSError) as error:
-            warn(f"{error}: the package's {name} are marked")
-            listed = word_lists.packaged(name)
-        kinds |= dict.fromkeys(listed, kind)
-    return kinds
-
-
-def _kept(whole: Mapping[str, int], kind_of: Mapping[str, str]) -> list[str]:
-    """The words of a `Look`: prepositions, verbs, then frequent others. CLIP's ids ascend as its words get rarer."""
-    listed = [word for word in whole if kind_of.get(word) in (PREPOSITION, VERB)]
-    return listed + [word for word in whole if kind_of.get(word) not in (PREPOSITION, VERB)][:_OTHERS]
-
-
 def _nearest_words(vectors: np.ndarray | jax.Array, table: jax.Array, whole: Mapping[str, int]) -> list[str]:
     """The whole word nearest to each of vectors [N, D]."""
     ids, _ = rows.nearest(jnp.asarray(vectors), table[jnp.asarray(list(whole.values()), jnp.int32)], 1)
@@ -227,10 +201,10 @@ def _nearest_words(vectors: np.ndarray | jax.Array, table: jax.Array, whole: Map
 
 
 def _path(
-    first: np.ndarray, history: Mapping[int, np.ndarray], table: jax.Array, whole: Mapping[str, int]
+    first: np.ndarray | None, history: Mapping[int, np.ndarray], table: jax.Array, whole: Mapping[str, int]
 ) -> list[Stop]:
-    """A row's stops, of its start [D] and its vectors [D] by checkpoint; [] without checkpoints."""
-    if not history:
+    """A row's stops, of its start [D] and its vectors [D] by checkpoint; [] without either."""
+    if first is None or not history:
         return []
     at: Sequence[np.ndarray] = [first, *history.values()]
     nearest = _nearest_words(np.stack(at), table, whole)

@@ -12,7 +12,8 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from reversion_jax.drawing import plots
-from reversion_jax.drawing.look import OTHER, PIECE, PREPOSITION, STOP, VERB, Look, Row
+from reversion_jax.drawing.look import Look, Row
+from reversion_jax.drawing.vocabulary import OTHER, PIECE, PREPOSITION, STOP, VERB
 
 _COLOURS = {PREPOSITION: "#1f6fb4", VERB: "#c8552b", STOP: "#b8a25a", OTHER: "#6d7a75", PIECE: "#c8c8cc"}
 _PATHS = ("#161616", "#7b3fa0", "#2c7a4b", "#b03060")  # of rows; further ones are not drawn

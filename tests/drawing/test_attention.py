@@ -186,6 +186,7 @@ def test_a_map_is_found_where_it_is():
     [
         ("cat", {"resolution": 15}, "multiples of 2 pixels"),
         ("cat", {"sampler": "magic"}, "known: ddim"),
+        ("", {}, "has no words"),
         ("cat <R-inv> dog", {}, "placeholders for more than the 2 rows given"),
     ],
 )

@@ -12,7 +12,7 @@ from etils import epath
 from places import SHARED
 from safetensors.numpy import load_file, save_file
 
-from reversion_jax.drawing import look, words
+from reversion_jax.drawing import look, vocabulary, words
 from reversion_jax.inversion import words as word_lists
 from reversion_jax.runs import folder
 from reversion_jax.runtime.errors import Caution
@@ -85,11 +85,13 @@ def test_a_damaged_checkpoint_is_left_out_of_the_path(finished, tmp_path):
 def test_words_are_marked_by_the_runs_own_lists(seen):
     """Here both lists are on, top, of; prepositions win. The tokenizer's letters are no words."""
     kinds = {word: seen.kinds[word] for word in tiny.WORDS}
-    wanted = dict.fromkeys(("on", "top", "of"), look.PREPOSITION) | dict.fromkeys(("cat", "dog"), look.OTHER)
-    assert kinds == wanted | {"photo": look.STOP}
+    wanted = dict.fromkeys(("on", "top", "of"), vocabulary.PREPOSITION) | dict.fromkeys(
+        ("cat", "dog"), vocabulary.OTHER
+    )
+    assert kinds == wanted | {"photo": vocabulary.STOP}
     assert seen.words[:3] == ["on", "top", "of"]
     assert set(seen.words) == set(tiny.WORDS)
-    assert {seen.kinds[word] for word in seen.rows["<R>"].nearest if word not in tiny.WORDS} <= {look.PIECE}
+    assert {seen.kinds[word] for word in seen.rows["<R>"].nearest if word not in tiny.WORDS} <= {vocabulary.PIECE}
     assert seen.rows["<R>"].stand_in in tiny.WORDS
 
 
@@ -98,7 +100,7 @@ def test_lists_that_are_gone_give_way_to_the_packages(finished):
     gone = found._replace(settings=dataclasses.replace(found.settings, prepositions="nowhere.txt"))
     with pytest.warns(Caution, match=re.escape("the package's prepositions are marked")):
         kinds = look.look(gone).kinds
-    assert kinds["on"] == look.PREPOSITION
+    assert kinds["on"] == vocabulary.PREPOSITION
     assert "on" in word_lists.packaged("prepositions")
 
 
@@ -157,3 +159,12 @@ def test_what_is_printed_and_kept(seen):
     kept = json.loads(json.dumps(look.as_json(seen)))
     assert kept["<R>"]["norm"] == seen.rows["<R>"].norm
     assert [stop["step"] for stop in kept["<R>"]["path"]] == [0, 2, 4, 6]
+
+
+def test_a_prompt_without_learned_words(seen):
+    one, two = (row.stand_in for row in seen.rows.values())
+    assert look.stand_in(seen, "a <R-inv> <R> b <R>") == f"a {two} {one} b {one}"
+    named = seen._replace(rows={"hug": seen.rows["<R>"], "hug-inv": seen.rows["<R-inv>"]})
+    assert look.stand_in(named, "hugging hug-inv hug") == f"hugging {two} {one}"
+    both = seen._replace(rows={"<R>[0]": seen.rows["<R>"], "<R>[1]": seen.rows["<R-inv>"]})
+    assert look.stand_in(both, "a <R> b") == f"a {one} {two} b"
