@@ -38,7 +38,7 @@ if __name__ == "__main__":
     _STEP = whole("step", None, "An earlier checkpoint of the run, by its step; by default the newest.", 0)
     _INITIALISER = text("initialiser", None, "The word that a file's words started from: \"and\" of ReVersion's own.")
     _PROMPT = text("prompt", None, 'Such as "cat <R> teapot": where do its words look?')
-    _SEED = whole("seed", 0, "Of the prompt's picture.", 0)
+    _SEED = whole("seed", 0, "Of the prompt's picture.", 0, 2**32 - 1)
     _OUT = text("out", None, "Where the files go; by default WORKDIR/inspect of a run, inspect/NAME of a file.")
     _SETTINGS = {
         "sample_steps": whole("steps", None, "Of the prompt's picture; the run's, or 50 (miniature: 20).", 1),

@@ -85,6 +85,8 @@ def attend(
     words = words_of(tokenizer, prompt)
     if not words:
         raise ValueError(f"the prompt {prompt!r} has no words whose attention could be shown")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: must be from 0 to 2**32 - 1")
     sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
     rows = jnp.zeros((0, sd.config.text.hidden_size)) if rows is None else jnp.asarray(rows)
     states = generate.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)

@@ -131,7 +131,7 @@ def describe(seen: Look) -> str:
             **({} if row.to_start is None else {f"cosine to {seen.initialiser}": f"{row.to_start:.3f}, its start"}),
             **{f"cosine to {other}": f"{cosine:.3f}" for other, cosine in row.between.items()},
             "nearest": ", ".join(f"{word} {cosine:.3f} ({seen.kinds[word]})" for word, cosine in row.nearest.items()),
-            "stand-in": f'{row.stand_in!r}, the nearest whole word: "cat {row.stand_in} dog" for "cat {name} dog"',
+            "stand-in": f"{row.stand_in!r}, the nearest whole word",
         }
         lines += [name, *(f"  {key:22} {value}" for key, value in said.items())]
         if row.path:
