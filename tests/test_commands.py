@@ -72,6 +72,14 @@ def test_export(workdir, tmp_path):
     assert load_file(tmp_path / "hug.safetensors")["<R>"].shape == (1, 32)
 
 
+def test_inspect(workdir, tmp_path):
+    done = run("inspect", str(workdir), "--step", "1", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["words.json", "words.png", "words.txt"]
+    assert (tmp_path / "words.txt").read_text() in done.stdout
+    assert [stop["step"] for stop in json.loads((tmp_path / "words.json").read_text())["<R>"]["path"]] == [0, 1]
+
+
 def test_score_looks_at_a_runs_words(workdir):
     done = run("score", "--workdir", str(workdir))
     assert done.returncode == 0, done.stderr
@@ -126,7 +134,6 @@ EDITING = ["--init_image", "nowhere.png", "--strength", "0.5", "--interpolate", 
         ("score", [], "nothing to score: give --pictures"),
         ("score", ["--workdir", "nowhere"], "no training run in nowhere"),
         ("inspect", [], "give one run's folder or embedding file"),
-        ("inspect", ["nowhere.pt", "--model", "miniature"], "no embedding at nowhere.pt"),
         ("study", ["--workdir", "study"], "give --evaluation=FOLDER to write the page, or --votes=FOLDER"),
         ("study", ["--workdir", "study", "--evaluation", "nowhere"], "pictures.json: no such file"),
         ("evaluate", ["--config", "configs/hug.py"], "the config says nothing of what to compare"),

@@ -91,7 +91,7 @@ def attend(
     rows = jnp.zeros((0, sd.config.text.hidden_size)) if rows is None else jnp.asarray(rows)
     states = generate.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)
     noise = generate.initial_noise([seed], sd.config, sampling.size)
-    keys = jax.random.fold_in(jax.random.key(seed), 1)[None]
+    keys = jax.random.fold_in(jax.random.key(jnp.uint32(seed)), 1)[None]
     # As the weights lie: or else the second step, which gets what the first one made, would be compiled once more.
     states, noise, keys = parallel.replicate((states, noise, keys), parallel.mesh_of(sd.params))
     seen: list[dict[tuple[int, int], jax.Array]] = []
@@ -106,9 +106,8 @@ def attend(
     denoiser = guided_denoiser(predict, states[:1], states[1:], sampling.guidance_scale)
     total = sampling.num_steps + (sampler == "pndm")  # which makes its first step twice
     with jax.default_matmul_precision(sd.products), tqdm(total=total, desc=progress, disable=progress is None) as bar:
-        with (
-            jax.disable_jit()
-        ):  # the samplers' lax.scan becomes a loop of Python's, which can hand out every step's maps
+        # Without jit, the samplers' lax.scan is a loop of Python's, which can hand out the maps of every step.
+        with jax.disable_jit():
             latents = samplers.get(sampler)(denoiser, noise, schedule, sampling.num_steps, keys)
         image = generate.clipped(np.asarray(_decode(sd.params, sd.config.vae, latents)))[0]
     of_tokens = {size: np.mean([np.asarray(maps[size]) for maps in seen], axis=0) for size in seen[0]}
@@ -121,17 +120,18 @@ def words_of(tokenizer: Tokenizer, prompt: str) -> list[tuple[str, list[int]]]:
     """The words of a prompt, signs too, and the positions of each one's tokens; those that are cut off are left out."""
     words: list[tuple[str, list[int]]] = []
     ids = tokenizer.word_ids(prompt)[: tokenizer.length - 2]
-    whole = True  # whether the word before has ended
+    first_rows = [tokenizer.placeholder_ids(token)[0] for token in tokenizer.rows_per_token]
+    begins = True  # whether a token of the model's own begins a word
     for position, (i, name) in enumerate(zip(ids, tokenizer.ids_to_words(ids), strict=True), start=1):
         learned = i >= tokenizer.vocab_size
-        goes_on = i not in {tokenizer.placeholder_ids(token)[0] for token in tokenizer.rows_per_token}
-        if words and (goes_on if learned else not whole):
-            before, positions = words.pop()
-            words.append((before if learned else before + name.removesuffix("-"), [*positions, position]))
+        ends = learned or tokenizer.backend.convert_ids_to_tokens(int(i)).endswith("</w>")
+        part = name if ends else name[:-1]  # which `ids_to_words` ends with "-"
+        if i in first_rows if learned else begins:
+            words.append((part, [position]))
         else:
-            whole_name = learned or _ends(tokenizer, i)
-            words.append((name if whole_name else name.removesuffix("-"), [position]))
-        whole = learned or _ends(tokenizer, i)
+            before, positions = words[-1]
+            words[-1] = (before if learned else before + part, [*positions, position])
+        begins = ends
     return words
 
 
@@ -145,10 +145,6 @@ def upsampled(own: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map [h, w] at another size (H, W), bicubic as DAAM's, float32 and not below 0."""
     larger = Image.fromarray(np.asarray(own, np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.maximum(np.asarray(larger), 0)
-
-
-def _ends(tokenizer: Tokenizer, i: int) -> bool:
-    return tokenizer.backend.convert_ids_to_tokens(int(i)).endswith("</w>")
 
 
 @partial(jax.jit, static_argnames="model")
