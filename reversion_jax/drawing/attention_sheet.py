@@ -1,5 +1,6 @@
 """What `attention.attend` found, for people: a sheet of maps over the picture, and their numbers."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,12 @@ def sheet(found: Attention, learned: tuple[str, ...] = ()) -> Image.Image:
     shown = _shown(found, learned)
     maps = {"all resolutions": joined(found), **{f"{h} × {w}": found.maps[h, w] for h, w in sorted(found.maps)[::-1]}}
     aspect = found.image.shape[0] / found.image.shape[1]
-    figure = Figure(figsize=(1.75 * (1 + len(shown)), (1.75 * aspect + 0.3) * len(maps) + 0.5), layout="constrained")
+    width = 1.75 * (1 + len(shown))  # inches
+    figure = Figure(figsize=(width, (1.75 * aspect + 0.3) * len(maps) + 0.5), layout="constrained")
     grid = figure.subplots(len(maps), 1 + len(shown), squeeze=False)
-    title = f"where the words of {plots.label(found.prompt)!r} look (seed {found.seed})"
-    figure.suptitle(f"{title}\nbright: a map's own peak, the probability above it", fontsize=11)
+    told = f"where the words of {plots.label(found.prompt)!r} look (seed {found.seed})"
+    lines = [told, "bright: a map's own peak, the probability above it"]
+    figure.suptitle("\n".join(textwrap.fill(line, int(11 * width)) for line in lines), fontsize=11)
     for axes in grid.flat:
         axes.set_axis_off()
     grid[0, 0].imshow(generate.to_uint8(found.image))

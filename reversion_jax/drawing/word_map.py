@@ -1,5 +1,6 @@
 """One picture of a look at learned words: their path among the model's words, and the numbers beside it."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ def picture(seen: Look) -> Image.Image:
     """The map of words with the learned rows' paths on the left; norms, nearest words and the way on the right."""
     rows = list(seen.rows.items())[: len(_PATHS)]
     figure = Figure(figsize=(15, 8.4), layout="constrained")
-    figure.suptitle(f"{plots.label(seen.origin)}, among the words of {plots.label(seen.model)}", fontsize=13)
+    title = f"{plots.label(seen.origin)}, among the words of {plots.label(seen.model)}"
+    figure.suptitle(textwrap.fill(title, 130), fontsize=13)
     grid = figure.add_gridspec(3, 2, width_ratios=(1.75, 1), height_ratios=(1, 1.55, 1))
     _map(figure.add_subplot(grid[:, 0]), seen, rows)
     _norms(figure.add_subplot(grid[0, 1]), seen, rows)
