@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from reversion_jax.diffusion import own_sampler, samplers
 from reversion_jax.diffusion.guidance import guided_denoiser
+from reversion_jax.diffusion.start import FROM_NOISE
 from reversion_jax.drawing import generate
+from reversion_jax.drawing.seeds import initial_noise, sampler_keys
 from reversion_jax.inversion import networks
 from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
@@ -90,8 +92,8 @@ def attend(
     sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
     rows = jnp.zeros((0, sd.config.text.hidden_size)) if rows is None else jnp.asarray(rows)
     states = generate.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)
-    noise = generate.initial_noise([seed], sd.config, sampling.size)
-    keys = jax.random.fold_in(jax.random.key(jnp.uint32(seed)), 1)[None]
+    noise = initial_noise([seed], sd.config, sampling.size)
+    keys = sampler_keys(jnp.array([seed], jnp.uint32))
     # As the weights lie: or else the second step, which gets what the first one made, would be compiled once more.
     states, noise, keys = parallel.replicate((states, noise, keys), parallel.mesh_of(sd.params))
     seen: list[dict[tuple[int, int], jax.Array]] = []
@@ -108,7 +110,7 @@ def attend(
     with jax.default_matmul_precision(sd.products), tqdm(total=total, desc=progress, disable=progress is None) as bar:
         # Without jit, the samplers' lax.scan is a loop of Python's, which can hand out the maps of every step.
         with jax.disable_jit():
-            latents = samplers.get(sampler)(denoiser, noise, schedule, sampling.num_steps, keys)
+            latents = samplers.get(sampler)(denoiser, noise, schedule, sampling.num_steps, keys, FROM_NOISE)
         image = generate.clipped(np.asarray(_decode(sd.params, sd.config.vae, latents)))[0]
     of_tokens = {size: np.mean([np.asarray(maps[size]) for maps in seen], axis=0) for size in seen[0]}
     maps = {size: np.stack([own[..., at].mean(axis=-1) for _, at in words]) for size, own in of_tokens.items()}

@@ -9,7 +9,17 @@ import numpy as np
 from etils import epath
 
 from reversion_jax.config import check
-from reversion_jax.drawing import attention, attention_sheet, generate, look, pictures, samples, word_map, words
+from reversion_jax.drawing import (
+    attention,
+    attention_sheet,
+    generate,
+    look,
+    pictures,
+    samples,
+    shots,
+    word_map,
+    words,
+)
 from reversion_jax.models.tokenizer import check_text
 from reversion_jax.runs import folder
 from reversion_jax.runtime import files, parallel
@@ -99,7 +109,7 @@ def inspect(source: Source, prompt: Prompt | None = None, out: str | None = None
         watched, learned = watch(found, prompt), tuple(found.tokens)
         numbers = attention_sheet.as_json(watched, learned) | {"stand_in": look.stand_in(seen, prompt.text)}
         print(f"{attention_sheet.describe(numbers)}\nto compare with: --prompt {numbers['stand_in']!r}")
-        name = f"{samples.file_name(prompt.text)}-{prompt.seed}"
+        name = f"{shots.file_name(prompt.text)}-{prompt.seed}"
         of_prompt = {"prompt": prompt.text, "seed": str(prompt.seed), **about}
         pictures.save_png(place / f"{name}.png", generate.to_uint8(watched.image), of_prompt)
         pictures.save_png(place / f"attention-{name}.png", attention_sheet.sheet(watched, learned), of_prompt)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,6 @@ from reversion_jax.inversion import rows
 from reversion_jax.inversion.prompts import RELATION
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runs import folder
-from reversion_jax.runtime import files
 from reversion_jax.runtime.errors import warn
 from reversion_jax.weights import embeddings
 from reversion_jax.weights.resolve import read_config
@@ -180,17 +178,19 @@ def _first(
     """The rows [P, D] that the words started from; None where that is not known, or its file is gone. ValueError."""
     if initialiser is None:
         return None
-    if Path(initialiser).suffix not in embeddings.SUFFIXES:
-        start = tokenizer.word_ids(initialiser)
-        return np.concatenate([np.asarray(rows.init(table, [start], len(own))) for own in tokens.values()])
     try:
-        given = embeddings.read(files.place(initialiser))
+        given = embeddings.initial_words(initialiser)
     except (ValueError, OSError) as error:
         warn(f"{error}: nothing is said of the start")
         return None
-    default = given.get(RELATION, next(iter(given.values())))
-    first = np.concatenate([given.get(token, default) for token in tokens])
-    return first if first.shape == (sum(map(len, tokens.values())), table.shape[1]) else None
+    if given is None:
+        start = tokenizer.word_ids(initialiser)
+        return np.concatenate([np.asarray(rows.init(table, [start], len(own))) for own in tokens.values()])
+    first = np.concatenate([given.get(token, given[RELATION]) for token in tokens])
+    if first.shape != (sum(map(len, tokens.values())), table.shape[1]):
+        warn(f"{initialiser}: rows of another shape than those that were learned from it: nothing is said of the start")
+        return None
+    return first
 
 
 def _nearest_words(vectors: np.ndarray | jax.Array, table: jax.Array, whole: Mapping[str, int]) -> list[str]:

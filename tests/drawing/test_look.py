@@ -130,6 +130,14 @@ def test_rows_of_one_word_are_numbered_and_may_start_from_a_file(small, tmp_path
         assert look.look(found, initialiser=str(tmp_path / "gone.pt")).rows["<R>[0]"].to_start is None
 
 
+def test_a_start_of_another_shape_is_no_start(small, tmp_path):
+    start, _ = embeddings.write({"<R>": tiny.noise(0, (1, 32))}, "on", tmp_path)
+    embeddings.write({"<R>": np.ones((2, 32), np.float32)}, "wide", tmp_path)
+    found = words.read(None, str(small), [str(tmp_path / "wide.safetensors")])
+    with pytest.warns(Caution, match="rows of another shape"):
+        assert look.look(found, initialiser=str(start)).rows["<R>[0]"].to_start is None
+
+
 def test_reversions_own_file(tmp_path):
     """Its 768 numbers beside a tiny model's words that are as wide; the row is word 7, 3 times as long."""
     path = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"

@@ -14,7 +14,7 @@ from PIL import Image
 from reversion_jax.data import exemplars
 from reversion_jax.data.relations import RELATIONS, WORDS
 from reversion_jax.drawing import pictures
-from reversion_jax.evaluation import clip_features, look_at_words, scores, scoring
+from reversion_jax.evaluation import clip_features, scores, scoring
 from reversion_jax.inversion import rows
 from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.weights import embeddings
@@ -257,18 +257,6 @@ def test_a_look_at_a_runs_words(finished, capsys):
     (finished[0] / "scores.json").unlink()
     assert list(seen) == ["<R>", "<R-inv>"]
     assert seen["<R>"]["norm"] == pytest.approx(np.linalg.norm(finished[1][0, 0]), rel=1e-5)
-
-
-def test_a_look_at_a_run_that_went_on_from_a_file(small, tmp_path):
-    """Its start lies in that file, whose name is no word."""
-    row = tiny.noise(0, (1, 32))
-    start, _ = embeddings.write({"<R>": row}, "on", tmp_path)
-    embeddings.write({"<R>": 2 * row}, "later", tmp_path)
-    seen = look_at_words.look(None, str(small), str(tmp_path / "later.safetensors"), str(start))
-    assert seen["<R>"][f"cosine_to_{start}"] == pytest.approx(1)
-    embeddings.write({"<R>": np.ones((2, 32), np.float32)}, "wide", tmp_path)
-    with pytest.raises(ValueError, match="rows of another shape"):
-        look_at_words.look(None, str(small), str(tmp_path / "wide.safetensors"), str(start))
 
 
 @pytest.mark.parametrize(
