@@ -86,7 +86,10 @@ class Settings:
     stop_words: str = "stop_words"
 
     # How exemplars are shown to the model.
-    inverse_share: float = 0.5  # of samples with the inverse prompt "E_B <R-inv> <R> E_A" (guess)
+    # Inverse prompts "E_B <R-inv> <R> E_A" replace a share of the direct ones; or "add": every sample is denoised with
+    # both of its prompts, at twice the networks' work. docs/sources.md compares the two.
+    inverse_prompts: str = "replace"
+    inverse_share: float = 0.5  # of samples whose prompt is replaced (guess); 0: no inverse prompts, by "add" neither
     importance: float = 0.5  # alpha: larger timesteps likelier (RV); 0 is uniform
     # Of the Gaussian low-pass, in px; 0 is off. Default: 2 at 512 px (guess), in proportion.
     suppressor_sigma_px: float = OPEN
@@ -254,6 +257,12 @@ def each_run(config: Settings) -> dict[str, Settings]:
     raise ValueError(f"config.runs[{number}]: there is a run {name} already; its relation may be any name of its own")
 
 
+def prompts_per_sample(config: Settings) -> int:
+    """How many prompts each sample is denoised with: 2 if any run adds inverse prompts to the direct ones, else 1."""
+    adds = config.inverse_prompts == "add" and any(run.inverse_share for run in each_run(config).values())
+    return 2 if adds else 1
+
+
 def _with_own(config: Settings, own: Mapping[str, Any]) -> Settings:
     """The settings of one run, its own values checked for their types."""
     typed = ConfigDict({key: placeholder(field.type) for key, field in Settings.__dataclass_fields__.items()})
@@ -302,7 +311,8 @@ def check(c: Settings) -> None:
         raise ValueError(f"config.log_to={c.log_to!r}: {unknown[0]!r} is not known, use tensorboard, wandb or both")
     choices = {
         "precision": ("auto", "float32", "tensorfloat32", "bfloat16", "float16"),
-        "negatives": ("prompts", "vocabulary"),
+        "negatives": ("prompts", "vocabulary", "tokens"),
+        "inverse_prompts": ("replace", "add"),
         "suppressor_target": ("pixels", "noisy_latents"),
         "resize": ("squash", "crop", "pad"),
         "prediction_type": ("", "epsilon", "v_prediction"),

@@ -59,6 +59,17 @@ def test_a_config_of_an_earlier_version_keeps_its_meaning():
     assert (c.batch_size, c.accumulation, c.samples_at_once) == (4, 2, 12)
 
 
+def test_inverse_prompts_are_added_where_a_run_has_some():
+    c = load("hug")
+    assert settings.prompts_per_sample(settings.settle(c)) == 1
+    c.inverse_prompts = "add"
+    assert settings.prompts_per_sample(settings.settle(c)) == 2
+    c.runs = ({"method": "reversion"}, {"inverse_share": 0.0})
+    assert settings.prompts_per_sample(settings.settle(c)) == 1
+    c.runs = (*c.runs, {"seed": 1})
+    assert settings.prompts_per_sample(settings.settle(c)) == 2
+
+
 def test_what_is_given_stays():
     c = load("hug")
     c.steps, c.resolution, c.suppressor_sigma_px, c.exemplars = 7, 256, 0.0, "mine"
@@ -95,6 +106,7 @@ def test_methods_are_values(method, off):
         ("weight_shards", 2),  # without remat
         ("suppressor_sigma_px", -1.0),
         ("negatives", "words"),
+        ("inverse_prompts", "both"),
         ("suppressor_target", "latents"),
     ],
 )

@@ -21,6 +21,7 @@ class StepConfig:
     positives_per_sample: int
     rows_per_token: int  # S; the first S of a run's P rows are <R>'s
     vocabulary_negatives: int = 0  # a sample; 0: negatives are the prompts' own words
+    adds_inverse: bool = False  # inverse prompts are added to the direct ones; otherwise they replace some
     blur_noisy_latents: bool = False
     remat: bool = False
     samples_at_once: int = 0  # of all runs', through the networks together; 0: all
@@ -54,6 +55,7 @@ class Sample(NamedTuple):
     prepositions: jax.Array  # [words * k] token ids, -1 = none
     verbs: jax.Array
     negatives: jax.Array  # [M] token ids, -1 = none
+    inverse_ids: jax.Array | None = None  # [L] the second prompt, where inverse prompts are added
 
 
 def draw_sample(key: jax.Array, data: Data, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> Sample:
@@ -61,7 +63,13 @@ def draw_sample(key: jax.Array, data: Data, hyper: Hyperparameters, schedule: Sc
     keys = jax.random.split(key, 9)
     exemplar = jax.random.randint(keys[0], (), 0, data.num_exemplars)
     template = jax.random.randint(keys[1], (), 0, data.num_templates[exemplar])
-    inverse = jax.random.bernoulli(keys[2], hyper.inverse_share).astype(jnp.int32)
+    if config.adds_inverse:
+        inverse = jnp.int32(0)
+        # A run without inverse prompts repeats the direct one: the mean loss of the two is that of one.
+        inverse_ids = data.ids[exemplar, template, (hyper.inverse_share > 0).astype(jnp.int32)]
+    else:
+        inverse = jax.random.bernoulli(keys[2], hyper.inverse_share).astype(jnp.int32)
+        inverse_ids = None
     ids = data.ids[exemplar, template, inverse]
     mean, std = data.mean[exemplar], data.std[exemplar]
     latents = mean + std * jax.random.normal(keys[3], mean.shape)
@@ -78,7 +86,7 @@ def draw_sample(key: jax.Array, data: Data, hyper: Hyperparameters, schedule: Sc
     else:
         negatives = jnp.where(data.is_negative[exemplar, template, inverse], ids, -1)
     prepositions, verbs = words(keys[6], data.prepositions), words(keys[7], data.verbs)
-    return Sample(latents, noise, timestep, ids, prepositions, verbs, negatives)
+    return Sample(latents, noise, timestep, ids, prepositions, verbs, negatives, inverse_ids)
 
 
 def draw_batch(

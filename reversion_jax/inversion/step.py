@@ -73,6 +73,19 @@ class _Seen(NamedTuple):
     target: jax.Array  # [K, H, W, C]
 
 
+def _each_prompt(batch: Sample, mesh: Mesh | None) -> Sample:
+    """Samples [R, N, ...] with two prompts as [R, 2N, ...] with one: the direct prompts, then the inverse ones.
+
+    Both prompts of a sample have its latents, noise and timestep, and the same weight in the mean loss: Eq. 2 is an
+    expectation over prompts, of which the text expansion (§3.2) makes as many inverse as direct ones.
+    """
+    if batch.inverse_ids is None:
+        return batch
+    inverse = batch._replace(ids=batch.inverse_ids)
+    both = jax.tree.map(lambda direct, other: jnp.concatenate([direct, other], axis=1), batch, inverse)
+    return both if mesh is None else whole(both, mesh)  # otherwise devices would exchange samples
+
+
 def _see(rows: jax.Array, batch: Sample, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> _Seen:
     """The samples [R, N, ...] of all runs, as the R * N that the networks see."""
     runs, samples = batch.ids.shape[:2]
@@ -154,8 +167,9 @@ def gradients(
     The networks run on the mesh's devices, each on its share of `samples_at_once`; the rest is small, and on each. How
     many go through the networks at once decides how much memory a step needs, and changes results by rounding alone.
     """
-    runs, samples = batch.ids.shape[:2]
-    seen = _see(rows, batch, hyper, schedule, config)
+    shown = _each_prompt(batch, mesh)
+    runs, samples = shown.ids.shape[:2]
+    seen = _see(rows, shown, hyper, schedule, config)
     denoise = partial(_denoising, params=params, model=model, config=config, mesh=mesh)
     each, towards = _in_pieces(denoise, seen, config.samples_at_once)
     # Summing the samples' gradients is the only communication between devices.

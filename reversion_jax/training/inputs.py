@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from reversion_jax.config import Settings
+from reversion_jax.config import Settings, prompts_per_sample
 from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.inversion.arrays import SHARED, Data
 from reversion_jax.inversion.draws import Hyperparameters, StepConfig
@@ -156,6 +156,7 @@ def step_config(config: Settings, blurs: bool) -> StepConfig:
         remat=config.remat,
         samples_at_once=config.samples_at_once,
         blur_noisy_latents=blurs,
+        adds_inverse=prompts_per_sample(config) == 2,
         adam_b1=config.adam_b1,
         adam_b2=config.adam_b2,
         adam_eps=config.adam_eps,

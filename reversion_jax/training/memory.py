@@ -8,7 +8,7 @@ import os
 
 import jax
 
-from reversion_jax.config import Settings
+from reversion_jax.config import Settings, prompts_per_sample
 from reversion_jax.models.presets import SD15, ModelConfig
 from reversion_jax.runtime import parallel, precision
 from reversion_jax.weights.folder import parameter_shapes
@@ -25,9 +25,10 @@ _LEFT = 0.85  # of the memory: the rest is for previews, and for what the estima
 def samples_at_once(config: Settings, sizes: ModelConfig, runs: int) -> int:
     """How many samples, of all the runs', go through the networks together; pieces of much the same size.
 
-    config: `samples_at_once` of it, where that is set, is the most. Every process gets the first one's number.
+    A sample with two prompts counts twice. `config.samples_at_once`, if set, is the most. Every process gets the first
+    one's number.
     """
-    samples = runs * config.batch_size * config.accumulation
+    samples = runs * config.batch_size * config.accumulation * prompts_per_sample(config)
     most = config.samples_at_once
     if not most:
         devices = config.devices or jax.device_count()

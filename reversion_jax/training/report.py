@@ -40,6 +40,7 @@ def describe(job: Job, from_model: Collection[str] = ()) -> str:
         + (" for every run" if len(job.runs) > 1 else f", from {c.initialiser!r}"),
         f"training    {c.steps} steps of {c.batch_size} x {c.accumulation} samples"
         + (" a run" if len(job.runs) > 1 else "")
+        + (", each with both prompts" if job.step_config.adds_inverse else "")
         + f", {c.samples_at_once} at once through the networks",
         f"device      {jax.devices()[0].device_kind}, networks in {c.precision}" + _shares(job),
     ]
@@ -49,7 +50,8 @@ def describe(job: Job, from_model: Collection[str] = ()) -> str:
 def _describe_run(run: Run) -> list[str]:
     first = run.exemplars.templates[0][0]
     share = run.config.inverse_share
-    inverse = f" and, for {share:.0%}, {first.inverse()!r}" if share else " (<R-inv> stays as it is)"
+    when = "with each" if run.config.inverse_prompts == "add" else f"for {share:.0%}"
+    inverse = f" and, {when}, {first.inverse()!r}" if share else " (<R-inv> stays as it is)"
     return [
         f"exemplars   {run.config.exemplars}: {_exemplars(run)}",
         f"prompts     {first.direct()!r}{inverse}",

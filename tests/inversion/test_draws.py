@@ -75,6 +75,19 @@ def test_share_of_inverse_prompts(small_model, data, tokenizer, share):
     assert np.isin(sample.ids, tokenizer.placeholder_ids("<R>")).any(axis=-1).all()
 
 
+def test_added_inverse_prompts_come_beside_the_same_draws(small_model, data, tokenizer):
+    added = dataclasses.replace(CONFIG, adds_inverse=True)
+    draw = lambda config, share: drawn(data, 50, small_model.model.schedule, config, inverse_share=share)
+    both, direct, inverse = draw(added, 0.5), draw(CONFIG, 0.0), draw(CONFIG, 1.0)
+    jax.tree.map(np.testing.assert_array_equal, both._replace(inverse_ids=None), direct)
+    np.testing.assert_array_equal(both.inverse_ids, inverse.ids)
+    assert np.isin(both.inverse_ids, tokenizer.placeholder_ids("<R-inv>")).any(axis=-1).all()
+    # Negatives are counted once, from the direct prompt: the inverse one has the same words.
+    np.testing.assert_array_equal(np.sort(both.negatives), np.sort(inverse.negatives))
+    without = draw(added, 0.0)
+    np.testing.assert_array_equal(without.inverse_ids, without.ids)
+
+
 def test_what_was_padded_is_never_drawn(small_model, tokenizer, data):
     fewer = make_data(tokenizer, small_model.model, 2, ("dog {} cat",), seed=9)
     joined = inputs.join_runs([fewer, data])

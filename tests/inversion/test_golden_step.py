@@ -9,6 +9,7 @@ import itertools
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -34,11 +35,15 @@ SETTINGS = {**RATES, "denoise_weight": 1.0, "control_weight": 0.01, "temperature
 READINGS = {
     "ReVersion": SETTINGS | {"inverse_share": 0.0, "verb_weight": 0.0},
     "Inv-ReVersion": SETTINGS | {"inverse_share": 0.5, "verb_weight": 0.8},
+    "Inv-ReVersion, prompts added": SETTINGS | {"inverse_share": 0.5, "verb_weight": 0.8, "seed": 1},
 }
+# Each sample's two prompts, through the networks in pieces that part them.
+ADDED = dataclasses.replace(CONFIG, adds_inverse=True, samples_at_once=3)
 # Measured: 1.0e-6, 1.3e-6 and 1.3e-5 of the distance moved. About 6e-6 of the last is not chance: optax computes
 # 1 - 0.999**t in single precision, which makes its first steps shorter by that share. The rest is the rows' rounding.
 # Adam's first step is the gradient's sign. An entry so small that rounding turns its sign would move the other way,
 # and put the error near 0.1. Here the smallest is 1e-3 of its row's gradient in the first step, far above rounding.
+# With added prompts and seed 0 it would be 6e-6: they have another seed.
 TOLERANCES = {"losses": 1e-5, "gradients": 1e-4, "rows": 1e-4}
 
 
@@ -62,13 +67,17 @@ def steering(row, positives, negatives, temperature):
 def published_losses(text, unet, scheduler, relation, batch, settings):
     """Denoising loss (Eq. 2) and control loss (Eq. 4 to 7) of a micro-batch, whose words are pooled.
 
-    batch: "latents" and "noise" [N, C, H, W], "timestep" [N], "ids" [N, L], and the words' token ids "verbs",
-    "prepositions" and "negatives" [N, k], where -1 is no word. relation: the token id of <R>.
+    batch: "latents" and "noise" [N, C, H, W], "timestep" [N], "ids" [N, L], where inverse prompts are added also
+    "inverse_ids" [N, L], and the words' token ids "verbs", "prepositions" and "negatives" [N, k], where -1 is no word.
+    relation: the token id of <R>.
     """
-    ids, latents, noise, timesteps = (torch.from_numpy(batch[k]) for k in ("ids", "latents", "noise", "timestep"))
+    latents, noise, timesteps = (torch.from_numpy(batch[k]) for k in ("latents", "noise", "timestep"))
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    predicted = unet(noisy, timesteps, text(ids).last_hidden_state).sample
-    denoising = torch.nn.functional.mse_loss(predicted, noise)
+    of_prompts = []
+    for ids in (torch.from_numpy(batch[k]) for k in ("ids", "inverse_ids") if k in batch):
+        predicted = unet(noisy, timesteps, text(ids).last_hidden_state).sample
+        of_prompts.append(torch.nn.functional.mse_loss(predicted, noise))
+    denoising = torch.stack(of_prompts).mean()
 
     table = text.get_input_embeddings().weight
     pooled = (batch[k][batch[k] >= 0] for k in ("verbs", "prepositions", "negatives"))
@@ -113,7 +122,7 @@ def published_loop(folder, draws, initialiser, placeholders, settings) -> Traine
 
 def numpy_batch(batch) -> dict[str, np.ndarray]:
     """A single run's draws [1, N, ...] as `published_losses` reads them."""
-    arrays = {name: np.array(array[0]) for name, array in batch._asdict().items()}
+    arrays = {name: np.array(array[0]) for name, array in batch._asdict().items() if array is not None}
     return arrays | {name: tiny.nchw(arrays[name]) for name in ("latents", "noise")}
 
 
@@ -128,7 +137,7 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cases(recorded) -> dict[str, Case]:
-    """Both readings, trained by one compiled step. In ReVersion's, no prompt holds <R-inv>, and its row rests."""
+    """All readings; two are trained by one compiled step. In ReVersion's no prompt holds <R-inv>, whose row rests."""
     model, text = recorded.model, recorded.model.config.text
     sizes = {"vocab_size": text.vocab_size, "length": text.max_position_embeddings}
     tokenizer = Tokenizer.load(model.tokenizer_folder, {"<R>": 1, "<R-inv>": 1}, **sizes)
@@ -136,15 +145,19 @@ def cases(recorded) -> dict[str, Case]:
     (initialiser,) = tokenizer.word_ids(INITIALISER)
     table = model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     first = rows.init(table, [[initialiser]] * 2)[None]
-    draw = tiny.quick_jit(partial(step.draw_batch, schedule=model.schedule, config=CONFIG))
-    train = tiny.quick_jit(partial(step.train_step, model=model.config, schedule=model.schedule, config=CONFIG))
+    compiled = {}
+    for config in (CONFIG, ADDED):
+        draw = tiny.quick_jit(partial(step.draw_batch, schedule=model.schedule, config=config))
+        train = partial(step.train_step, model=model.config, schedule=model.schedule, config=config)
+        compiled[config] = draw, tiny.quick_jit(train)
 
-    def case(settings: dict[str, float]) -> Case:
+    def case(settings: dict[str, float], config: step.StepConfig) -> Case:
+        draw, train = compiled[config]
         hyper, trained = tiny_step.hyperparameters(**settings), 2 if settings["inverse_share"] else 1
         state, losses, moments, draws = step.init_state(first, CONFIG), [], [0.0], []
         for at in range(STEPS):
             samples = draw(np.int32(at), data, hyper)
-            draws.append([numpy_batch(type(samples)._make(x[:, own] for x in samples)) for own in MICRO_BATCHES])
+            draws.append([numpy_batch(jax.tree.map(lambda x, own=own: x[:, own], samples)) for own in MICRO_BATCHES])
             state, metrics = train(state, model.params, data, hyper)
             losses.append((metrics.denoising[0], metrics.control[0]))
             moments.append(np.asarray(state.moments[0].mu[0, :trained]))
@@ -154,7 +167,7 @@ def cases(recorded) -> dict[str, Case]:
         arguments = recorded.folder, draws, initialiser, [text.vocab_size + p for p in range(trained)]
         return Case(arguments, settings | {"pastes": True}, np.asarray(first[0, :trained]), ours)
 
-    return {name: case(settings) for name, settings in READINGS.items()}
+    return {name: case(settings, ADDED if "added" in name else CONFIG) for name, settings in READINGS.items()}
 
 
 def errors(case: Case, theirs: Trained) -> dict[str, float]:

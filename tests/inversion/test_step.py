@@ -1,5 +1,5 @@
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -53,9 +53,11 @@ def test_rows_learn_and_nothing_else_changes(run, small_model, data, first_rows)
     assert (metrics.control > 0).all()
 
 
-def test_where_dispatches_are_cut_changes_no_bit(run, data, first_rows):
-    together, metrics = run(first_rows, data, hyperparameters(), (5,))
-    apart, same = run(first_rows, data, hyperparameters(), (1, 3, 1))
+@pytest.mark.parametrize("readings", [{}, pytest.param({"adds_inverse": True}, marks=pytest.mark.long)])
+def test_where_dispatches_are_cut_changes_no_bit(run, data, first_rows, readings):
+    config = dataclasses.replace(CONFIG, **readings)
+    together, metrics = run(first_rows, data, hyperparameters(), (5,), config)
+    apart, same = run(first_rows, data, hyperparameters(), (1, 3, 1), config)
     np.testing.assert_array_equal(apart, together)
     jax.tree.map(np.testing.assert_array_equal, same, metrics)
 
@@ -79,19 +81,23 @@ def test_inverse_rows_rest_without_inverse_prompts(run, data, first_rows):
 
 @pytest.fixture(scope="module")
 def gradients(small_model, data):
-    """Gradient and losses of (rows, config, hyper), of a step's samples drawn alike; a model's weights may be given."""
+    """Gradient and losses of (rows, config, hyper), of a step's samples drawn alike; weights and data may be given."""
+    model, schedule = small_model.model.config, small_model.model.schedule
 
-    def gradients(rows, config=CONFIG, hyper=None, params=None, of=step.gradients):
+    @cache
+    def compiled(of, config):
+        return tiny.quick_jit(partial(of, model=model, schedule=schedule, config=config))
+
+    def gradients(rows, config=CONFIG, hyper=None, params=None, of=step.gradients, data=data):
         hyper = hyper or hyperparameters()
-        model, schedule = small_model.model.config, small_model.model.schedule
         batch = draws.draw_batch(jnp.int32(0), data, hyper, schedule, config)
-        compute = partial(of, model=model, schedule=schedule, config=config)
-        return tiny.quick_jit(compute)(rows, batch, params or small_model.model.params, hyper)
+        return compiled(of, config)(rows, batch, params or small_model.model.params, hyper)
 
     return gradients
 
 
 GROUPS = dataclasses.replace(CONFIG, batch_size=3, accumulation=2)
+ADDED = dataclasses.replace(GROUPS, adds_inverse=True)
 
 
 def test_step_is_adamw_on_the_gradient_of_the_loss(run, data, gradients, first_rows):
@@ -106,14 +112,39 @@ def test_step_is_adamw_on_the_gradient_of_the_loss(run, data, gradients, first_r
     np.testing.assert_allclose(metrics.denoising[0] + 0.1 * metrics.control[0], loss, rtol=1e-5)
 
 
-@pytest.mark.parametrize("at_once", [2, 4])
-def test_any_split_gives_the_same_gradient(gradients, at_once):
-    """How many of six samples go through the networks at once changes nothing, though 4 does not divide 6."""
+@pytest.mark.parametrize(("config", "at_once"), [(GROUPS, 2), (ADDED, 5)])
+def test_any_split_gives_the_same_gradient(gradients, config, at_once):
+    """Of six samples, or of twelve prompts, which 5 does not divide."""
     trainable = jnp.asarray(tiny.noise(5, (1, 2, 32))) * 0.3
-    whole, losses = gradients(trainable, GROUPS)
-    found, same = gradients(trainable, dataclasses.replace(GROUPS, samples_at_once=at_once))
+    whole, losses = gradients(trainable, config)
+    found, same = gradients(trainable, dataclasses.replace(config, samples_at_once=at_once))
     assert tiny.error(found, whole) < 1e-5
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), same, losses)
+
+
+def test_added_inverse_prompts_are_the_mean_of_direct_and_inverse_ones(gradients):
+    """On the same draws: of a step whose prompts are all direct, and one whose prompts are all inverse."""
+    trainable = jnp.asarray(tiny.noise(5, (1, 2, 32))) * 0.3
+    direct, inverse = (gradients(trainable, GROUPS, hyperparameters(inverse_share=share)) for share in (0.0, 1.0))
+    found = gradients(trainable, ADDED)
+    assert tiny.error(inverse[0], direct[0]) > 0.01
+    mean = jax.tree.map(lambda one, other: (one + other) / 2, direct, inverse)
+    assert tiny.error(found[0], mean[0]) < 1e-5
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), found[1], mean[1])
+    # The control loss is that of a run without inverse prompts.
+    np.testing.assert_array_equal(found[1].control, direct[1].control)
+
+
+def test_runs_with_and_without_added_inverse_prompts_equal_each_alone(gradients, data):
+    """In company, a run without inverse prompts repeats its direct ones. Alone, it would not."""
+    trainable = jnp.asarray(tiny.noise(5, (2, 2, 32))) * 0.3
+    hypers = hyperparameters(seed=3), hyperparameters(seed=4, inverse_share=0.0)
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *hypers)
+    company, losses = gradients(trainable, ADDED, joined, data=inputs.join_runs([data, data]))
+    for i, (hyper, config) in enumerate(zip(hypers, (ADDED, GROUPS), strict=True)):
+        alone, its_losses = gradients(trainable[i : i + 1], config, hyper)
+        assert tiny.error(company[i], alone[0]) < 1e-5
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b[0], rtol=1e-5), losses, its_losses)
 
 
 def test_control_loss_pools_the_groups_words(small_model, data, first_rows, gradients):

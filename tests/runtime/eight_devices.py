@@ -1,4 +1,7 @@
-"""Run by test_parallel.py in a process with eight simulated devices: trains and draws on one and on all of them."""
+"""Run by test_parallel.py in a process with eight simulated devices: trains and draws on one and on all of them.
+
+Its arguments: a model's folder, and "added" to train with added inverse prompts.
+"""
 
 import dataclasses
 import json
@@ -22,7 +25,9 @@ sd = folder.load(Path(sys.argv[1]))
 tokenizer = Tokenizer.load(sd.tokenizer_folder, {"<R>": 1, "<R-inv>": 1}, vocab_size=600, length=tiny.LENGTH)
 table = sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
 first = rows.init(table, [tokenizer.word_ids("on")] * 2)[None]
-config = step.StepConfig(batch_size=8, accumulation=2, positives_per_sample=2, rows_per_token=1)
+added = "added" in sys.argv
+shapes = {"batch_size": 8, "accumulation": 2, "positives_per_sample": 2, "rows_per_token": 1}
+config = step.StepConfig(**shapes, adds_inverse=added)
 data, hyper = tiny_step.make_data(tokenizer, sd, 3), tiny_step.hyperparameters()
 
 

@@ -15,16 +15,31 @@ from places import ROOT
 from reversion_jax.runtime import parallel
 
 
-@pytest.fixture(scope="module")
-def compared(small):
+def compare(*arguments):
     """What eight_devices.py says of one and eight devices."""
     here = Path(__file__).parent
     environment = tiny.environment("--xla_force_host_platform_device_count=8")
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(here.parent), str(ROOT)])}
-    command = [sys.executable, str(here / "eight_devices.py"), str(small)]
+    command = [sys.executable, str(here / "eight_devices.py"), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def compared(small):
+    return compare(small)
+
+
+@pytest.mark.long
+def test_eight_devices_equal_one_with_added_inverse_prompts(small):
+    compared = compare(small, "added")
+    assert compared["moved"] > 1e-3
+    for name in ("eight", "split"):
+        rows, losses, _ = compared[name]["differences"]
+        assert rows < 1e-5
+        assert losses < 1e-5
+    assert compared["eight"]["passes"] == [["all-reduce", 4 * (2 * 32 + 1)]]
 
 
 def test_eight_devices_equal_one(compared):

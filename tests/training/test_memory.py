@@ -39,6 +39,13 @@ def test_pieces_are_of_much_the_same_size(runs, given, at_once):
     assert memory.samples_at_once(config, SD15, runs) == at_once
 
 
+def test_a_sample_with_two_prompts_counts_twice():
+    config = dataclasses.replace(SETTLED, inverse_prompts="add", samples_at_once=100)
+    assert memory.samples_at_once(config, SD15, 1) == 16
+    without = dataclasses.replace(config, method="reversion", inverse_share=0.0)
+    assert memory.samples_at_once(without, SD15, 1) == 8
+
+
 @pytest.mark.parametrize(("gib", "at_once"), [(6, 2), (80, 8)])
 def test_by_itself_it_takes_what_the_device_holds(monkeypatch, gib, at_once):
     told = types.SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": gib * 2**30})

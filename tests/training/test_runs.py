@@ -111,6 +111,7 @@ def test_several_describe_themselves(several):
     ("runs", "message"),
     [
         (({"seed": 0}, {"steps": 5}), r"config.runs\[1\] sets steps, but a run can have only its own relation"),
+        (({"inverse_prompts": "add"},), r"config.runs\[0\] sets inverse_prompts, but a run can have only its own"),
         (({"seed": 0}, {"sed": 5}), r"config.runs\[1\] sets sed"),
         (({"seed": "one"},), r"config.runs\[0\]: "),
         (({"method": "magic"},), r"config.runs\[0\]: config.method='magic'"),
