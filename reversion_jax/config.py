@@ -79,7 +79,9 @@ class Settings:
     verb_weight: float = 0.5  # lambda_verb; prepositions get the rest. Guess: 0.8 behavioural, 0.2 spatial relations
     temperature: float = 0.07  # gamma
     positives_per_sample: int = 4  # prepositions, and as many verbs, drawn for each sample
-    negatives: str = "prompts"  # the prompts' own other words (RV's code); "vocabulary": any (the paper's text)
+    # The prompts' own other words (RV's code); "vocabulary": any whole word of the tokenizer's (the paper's text);
+    # "tokens": any token, pieces of words and punctuation included, as "vocabulary" was before version 0.5.
+    negatives: str = "prompts"
     vocabulary_negatives_per_sample: int = 16  # guess
     prepositions: str = OPEN  # word list: a file, or the packaged lists by name
     verbs: str = OPEN

@@ -60,8 +60,10 @@ def loss_of_step(rows, batch, params, hyper, model, schedule, config) -> jax.Arr
     return total / config.accumulation
 
 
-def make_data(tokenizer, model, count, templates=("cat {} dog", "photo of cat {} dog"), *, seed=0) -> Data:
+def make_data(
+    tokenizer, model, count, templates=("cat {} dog", "photo of cat {} dog"), *, seed=0, negatives="prompts"
+) -> Data:
     images = np.clip(tiny.noise(seed, (count, 16, 16, 3)), -1, 1)
     shown = Exemplars(images, (tuple(map(parse, templates)),) * count, tuple(map(str, range(count))))
     latents = inputs.posterior(model.params["vae"], model.config.vae, images, 0.5)
-    return inputs.prepare_run(shown, tokenizer, latents, **WORDS, inverse=True)
+    return inputs.prepare_run(shown, tokenizer, latents, **WORDS, inverse=True, negatives=negatives)

@@ -1,6 +1,7 @@
 """Text <-> token ids: CLIP's tokenizer, and placeholder tokens that stand for trainable rows."""
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,15 @@ class Tokenizer:
         names = list(self.rows_per_token)
         start = self.vocab_size + sum(self.rows_per_token[name] for name in names[: names.index(token)])
         return list(range(start, start + self.rows_per_token[token]))
+
+    @functools.cached_property
+    def whole_words(self) -> np.ndarray:
+        """Ids int32 of the tokens that are words by themselves: three or more letters a-z, and the end of a word.
+
+        Some are endings, such as "ophobia": CLIP's vocabulary does not tell these from words.
+        """
+        vocabulary = self.backend.get_vocab().items()
+        return np.array(sorted(i for token, i in vocabulary if re.fullmatch("[a-z]{3,}</w>", token)), np.int32)
 
     def word_ids(self, word: str) -> list[int]:
         """Ids of a word or phrase, without start, end and padding."""

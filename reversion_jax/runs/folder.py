@@ -69,10 +69,12 @@ def read_settings(folder: epath.Path) -> tuple[Settings, dict[str, Any]]:
 
 
 def _renamed(values: dict[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as runs before version 0.4 wrote them, by today's names."""
+    """Settings as earlier versions wrote them, by today's names."""
     is_old = "runs_at_once" in values
     if is_old and values.get("precision") == "float32" and origin.get("device", "cpu") != "cpu":
         values["precision"] = "tensorfloat32"  # which it was there, without a word
+    if values.get("negatives") == "vocabulary" and "inverse_prompts" not in values:
+        values["negatives"] = "tokens"  # before version 0.5, "vocabulary" drew pieces of words too
     values = config.renamed({"sampler": "ddim", **values})
     if values.get("exemplars") == "":
         values["exemplars"] = config.DRAWN

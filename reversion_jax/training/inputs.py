@@ -97,10 +97,12 @@ def prepare_run(
     stop_words: Sequence[str],
     inverse: bool,
     steers_to_verbs: bool = True,
+    negatives: str = "prompts",
 ) -> Data:
     """The data of a single run, with R = 1; see `Data`. `latents`: its pictures' posterior.
 
-    If the run does not steer towards verbs, they count as negatives.
+    If the run does not steer towards verbs, they count as negatives. ValueError if `negatives` is "vocabulary" and the
+    tokenizer has no whole word besides relation words and stop words.
     """
     mean, std = latents
     names = exemplars.names or [f"exemplar {i}" for i in range(len(exemplars.templates))]
@@ -111,13 +113,16 @@ def prepare_run(
     counts = np.array([len(ids) for ids in per_image], np.int32)
     ids = np.stack([np.resize(ids, (counts.max(), *ids.shape[1:])) for ids in per_image])
     neutral = neutral_ids(tokenizer, prepositions, verbs if steers_to_verbs else (), stop_words)
-    vocabulary = np.setdiff1d(np.arange(tokenizer.vocab_size, dtype=np.int32), np.array(sorted(neutral)))
+    tokens = np.setdiff1d(np.arange(tokenizer.vocab_size, dtype=np.int32), np.array(sorted(neutral)))
+    vocabulary = np.intersect1d(tokens, tokenizer.whole_words) if negatives == "vocabulary" else tokens
+    if not len(vocabulary):
+        raise ValueError("config.negatives='vocabulary': the model's tokenizer has no words to draw, use 'prompts'")
     return Data(
         mean=mean[None],
         std=std[None],
         num_exemplars=jnp.array([len(counts)], jnp.int32),
         ids=jnp.asarray(ids)[None],
-        is_negative=jnp.asarray(np.isin(ids, vocabulary))[None],
+        is_negative=jnp.asarray(np.isin(ids, tokens))[None],
         num_templates=jnp.asarray(counts)[None],
         prepositions=jnp.asarray(word_table(prepositions, tokenizer)),
         verbs=jnp.asarray(word_table(verbs, tokenizer)),
@@ -152,7 +157,7 @@ def step_config(config: Settings, blurs: bool) -> StepConfig:
         accumulation=config.accumulation,
         positives_per_sample=config.positives_per_sample,
         rows_per_token=config.rows_per_token,
-        vocabulary_negatives=config.vocabulary_negatives_per_sample if config.negatives == "vocabulary" else 0,
+        vocabulary_negatives=0 if config.negatives == "prompts" else config.vocabulary_negatives_per_sample,
         remat=config.remat,
         samples_at_once=config.samples_at_once,
         blur_noisy_latents=blurs,

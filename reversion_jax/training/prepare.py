@@ -187,6 +187,7 @@ def _texts(run: Run, sizes: ModelConfig, tokenizer: Tokenizer, lists: Mapping[st
             **lists,
             inverse=run.config.inverse_share > 0,
             steers_to_verbs=run.config.verb_weight > 0,
+            negatives=run.config.negatives,
         )
 
 

@@ -40,6 +40,8 @@ def check(config: Settings, workdir: epath.Path) -> Settings:
     if not (workdir / folder.CONFIG).exists():
         raise ValueError(f"{workdir} holds checkpoints but no {folder.CONFIG}: {_REMEDY}")
     theirs, _ = folder.read_settings(workdir)
+    if (config.negatives, theirs.negatives) == ("vocabulary", "tokens"):
+        config = dataclasses.replace(config, negatives="tokens")  # a run of an earlier version goes on as it began
     values, other = _plain(config), _plain(theirs)
     if changed := sorted(key for key in values if key not in FREE and values[key] != other[key]):
         raise ValueError(f"{workdir} holds a run with another {', '.join(changed)}: {_REMEDY}")

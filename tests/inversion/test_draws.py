@@ -1,6 +1,7 @@
 """What a training step draws."""
 
 import dataclasses
+import re
 from functools import cache, partial
 
 import jax
@@ -10,8 +11,12 @@ import pytest
 import tiny
 from tiny_step import CONFIG, WORDS, hyperparameters, make_data
 
+from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.inversion import draws
 from reversion_jax.inversion.arrays import SHARED
+from reversion_jax.inversion.prompts import parse
+from reversion_jax.inversion.words import load
+from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.training import inputs
 
 
@@ -110,9 +115,60 @@ def test_positives_are_drawn_without_replacement_and_negatives_are_the_other_wor
     assert {i for i in np.asarray(sample.negatives).ravel().tolist() if i >= 0} == dog
 
 
-def test_vocabulary_negatives(small_model, data, tokenizer):
+def test_vocabulary_negatives(small_model, tokenizer):
     config = dataclasses.replace(CONFIG, vocabulary_negatives=7)
+    data = make_data(tokenizer, small_model.model, 3, negatives="vocabulary")
     sample = drawn(data, 50, small_model.model.schedule, config)
     assert sample.negatives.shape == (50, 7)
-    neutral = inputs.neutral_ids(tokenizer, **WORDS)
-    assert not neutral & set(np.asarray(sample.negatives).ravel().tolist())
+    # The tiny vocabulary has no other whole word that is neither a relation word nor a stop word.
+    assert set(np.asarray(sample.negatives).ravel().tolist()) == set(tokenizer.word_ids("dog"))
+
+
+class ClipBackend:
+    """CLIP's vocabulary, as transformers' tokenizer shows it."""
+
+    all_special_ids = (49406, 49407)
+    bos_token_id, eos_token_id, pad_token_id = 49406, 49407, 49407
+
+    def __init__(self):
+        self.clip = pytest.importorskip("instant_clip_tokenizer", reason="has CLIP's vocabulary").Tokenizer()
+        self.tokens = [re.sub(" $", "</w>", self.clip.decode([i])) for i in range(49408)]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    def __call__(self, texts, **_):
+        return {"input_ids": [self.clip.encode(text) for text in texts], "offset_mapping": []}
+
+
+def test_vocabulary_negatives_are_words_of_clips_vocabulary(small_model, data):
+    """Those drawn: no piece of a word, digit or sign; and no positive, no piece of one, no stop word."""
+    backend = ClipBackend()
+    clip = Tokenizer(backend, 49408, 77, {"<R>": 1, "<R-inv>": 1})
+    lists = {name: load(name) for name in ("prepositions", "verbs", "stop_words")}
+    lists["prepositions"] = (*lists["prepositions"], "astride")  # two tokens
+    shown = Exemplars(np.zeros((1, 16, 16, 3), np.float32), ((parse("cat {} stone"),),), ("0",))
+    latents = data.mean[0, :1], data.std[0, :1]
+    prepare = partial(inputs.prepare_run, shown, clip, latents, **lists, inverse=True)
+    config = dataclasses.replace(CONFIG, vocabulary_negatives=10_000)
+    sample = drawn(prepare(negatives="vocabulary"), 20, small_model.model.schedule, config)
+    found = {backend.tokens[i] for i in np.unique(sample.negatives)}
+    assert len(found) > 30_000
+    assert [token for token in found if not re.fullmatch("[a-z]{3,}</w>", token)] == []
+    assert {"horse</w>", "stone</w>"} <= found
+    taken = {backend.tokens[i] for own in lists.values() for word in own for i in clip.word_ids(word)}
+    assert {"on</w>", "hugging</w>", "the</w>", "astri"} <= taken
+    assert not found & taken
+    # A run that does not steer to verbs has them for negatives; and before version 0.5 any token was one.
+    hugging = clip.word_ids("hugging")
+    assert np.isin(hugging, prepare(negatives="vocabulary", steers_to_verbs=False).vocabulary)
+    assert np.isin(clip.word_ids("7"), prepare(negatives="tokens").vocabulary)
+
+
+def test_a_tokenizer_without_words_is_refused(tokenizer, data):
+    shown = Exemplars(np.zeros((1, 16, 16, 3), np.float32), ((parse("cat {} dog"),),), ("0",))
+    lists = WORDS | {"stop_words": ("dog",)}
+    arguments = (shown, tokenizer, (data.mean[0, :1], data.std[0, :1]))
+    inputs.prepare_run(*arguments, **lists, inverse=True)
+    with pytest.raises(ValueError, match=r"config\.negatives='vocabulary': the model's tokenizer has no words"):
+        inputs.prepare_run(*arguments, **lists, inverse=True, negatives="vocabulary")

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from places import ROOT
 from safetensors.numpy import load_file
 from tiny_run import changed
@@ -354,6 +355,16 @@ def test_settings_newer_than_the_run_have_their_defaults(config, finished, copie
     np.testing.assert_array_equal(loop.train(config, copied), finished[1])
     with pytest.raises(ValueError, match="another negatives"):
         loop.train(changed(config, negatives="vocabulary"), copied)
+
+
+def test_a_run_whose_negatives_were_any_token_goes_on_with_them(config, copied):
+    """The same command, although "vocabulary" means whole words now."""
+    edit_settings(copied, lambda values: [values.update(negatives="vocabulary"), values.pop("inverse_prompts")])
+    assert folder.read(copied).settings.negatives == "tokens"
+    given = prepare.settle(changed(config, negatives="vocabulary"))
+    assert resume.check(given, epath.Path(copied)).negatives == "tokens"
+    with pytest.raises(ValueError, match="another negatives"):
+        resume.check(prepare.settle(config), epath.Path(copied))
 
 
 def test_another_model_of_the_same_name_is_refused(config, finished, copied):
