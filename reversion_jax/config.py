@@ -88,6 +88,7 @@ class Settings:
     stop_words: str = "stop_words"
 
     # How exemplars are shown to the model.
+    exemplar_draws: str = "independent"  # or "epochs": permutations of 100 copies of each exemplar, as RV's loader
     # Inverse prompts "E_B <R-inv> <R> E_A" replace a share of the direct ones; or "add": every sample is denoised with
     # both of its prompts, at twice the networks' work. docs/sources.md compares the two.
     inverse_prompts: str = "replace"
@@ -316,6 +317,7 @@ def check(c: Settings) -> None:
         "negatives": ("prompts", "vocabulary", "tokens"),
         "inverse_prompts": ("replace", "add"),
         "suppressor_target": ("pixels", "noisy_latents"),
+        "exemplar_draws": ("independent", "epochs"),
         "resize": ("squash", "crop", "pad"),
         "prediction_type": ("", "epsilon", "v_prediction"),
     }

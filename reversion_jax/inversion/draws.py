@@ -11,6 +11,9 @@ from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import timesteps
 from reversion_jax.inversion.arrays import SHARED, Data
 
+_COPIES = 100  # of each exemplar in the data set that ReVersion's loader shuffles
+_EPOCHS = 2**31  # folded into a run's key for its epochs: no step is that large
+
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
@@ -22,6 +25,7 @@ class StepConfig:
     rows_per_token: int  # S; the first S of a run's P rows are <R>'s
     vocabulary_negatives: int = 0  # a sample; 0: negatives are the prompts' own words
     adds_inverse: bool = False  # inverse prompts are added to the direct ones; otherwise they replace some
+    in_epochs: bool = False  # exemplars are drawn by `exemplars_in_epochs`; otherwise independently
     blur_noisy_latents: bool = False
     remat: bool = False
     samples_at_once: int = 0  # of all runs', through the networks together; 0: all
@@ -58,10 +62,41 @@ class Sample(NamedTuple):
     inverse_ids: jax.Array | None = None  # [L] the second prompt, where inverse prompts are added
 
 
-def draw_sample(key: jax.Array, data: Data, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> Sample:
-    """One sample from one run's data and hyperparameters (no R axis): a function of `key` alone."""
+def exemplars_in_epochs(
+    seed: jax.Array, step: jax.Array, samples: int, num_exemplars: jax.Array, most: int
+) -> jax.Array:
+    """The exemplars [samples] of a run's step, drawn as ReVersion's loader draws them.
+
+    Its data set has 100 copies of each exemplar; every epoch is a permutation of it, and a step's samples are the next
+    ones. seed, step and num_exemplars are scalars; most is the largest num_exemplars of any run.
+    """
+    size = _COPIES * num_exemplars
+    places = jnp.arange(_COPIES * most)
+
+    def order(epoch: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _EPOCHS), epoch)
+        # Each place has its own key: a permutation does not depend on `most`, and so not on the other runs.
+        values = jax.vmap(lambda place: jax.random.bits(jax.random.fold_in(key, place)))(places)
+        return jnp.argsort(jnp.where(places < size, values, jnp.uint32(2**32 - 1)))
+
+    number = step * samples + jnp.arange(samples)
+    first = number[0] // size
+    orders = jax.vmap(order)(first + jnp.arange(samples // _COPIES + 2))  # of all epochs that the step can touch
+    return orders[number // size - first, number % size] % num_exemplars
+
+
+def draw_sample(
+    key: jax.Array,
+    data: Data,
+    hyper: Hyperparameters,
+    schedule: Schedule,
+    config: StepConfig,
+    exemplar: jax.Array | None = None,
+) -> Sample:
+    """One sample from one run's data and hyperparameters (no R axis): a function of `key`, and of a given exemplar."""
     keys = jax.random.split(key, 9)
-    exemplar = jax.random.randint(keys[0], (), 0, data.num_exemplars)
+    if exemplar is None:
+        exemplar = jax.random.randint(keys[0], (), 0, data.num_exemplars)
     template = jax.random.randint(keys[1], (), 0, data.num_templates[exemplar])
     if config.adds_inverse:
         inverse = jnp.int32(0)
@@ -102,7 +137,11 @@ def draw_batch(
     def of_run(data: Data, hyper: Hyperparameters) -> Sample:
         key = jax.random.fold_in(jax.random.key(hyper.seed), step)
         keys = jax.vmap(partial(jax.random.fold_in, key))(index)
-        return jax.vmap(lambda key: draw_sample(key, data, hyper, schedule, config))(keys)
+        exemplars = None
+        if config.in_epochs:
+            exemplars = exemplars_in_epochs(hyper.seed, step, len(index), data.num_exemplars, len(data.mean))
+        draw = lambda key, exemplar: draw_sample(key, data, hyper, schedule, config, exemplar)
+        return jax.vmap(draw)(keys, exemplars)
 
     axes = Data._make(None if name in SHARED else 0 for name in Data._fields)
     return jax.vmap(of_run, in_axes=(axes, 0))(data, hyper)

@@ -162,6 +162,7 @@ def step_config(config: Settings, blurs: bool) -> StepConfig:
         samples_at_once=config.samples_at_once,
         blur_noisy_latents=blurs,
         adds_inverse=prompts_per_sample(config) == 2,
+        in_epochs=config.exemplar_draws == "epochs",
         adam_b1=config.adam_b1,
         adam_b2=config.adam_b2,
         adam_eps=config.adam_eps,

@@ -93,6 +93,37 @@ def test_added_inverse_prompts_come_beside_the_same_draws(small_model, data, tok
     np.testing.assert_array_equal(without.inverse_ids, without.ids)
 
 
+def test_an_epoch_shows_each_exemplar_a_hundred_times(small_model, tokenizer, data):
+    """Steps of seven samples, which epochs do not end with; and a run of two exemplars beside one of three."""
+    config = dataclasses.replace(CONFIG, batch_size=7, in_epochs=True)
+
+    @tiny.quick_jit
+    def first_numbers(data, hyper):
+        draw = partial(draws.draw_batch, data=data, hyper=hyper, schedule=small_model.model.schedule, config=config)
+        return jax.vmap(lambda step: draw(step).latents[..., 0, 0, 0])(jnp.arange(100))
+
+    def shown(data, hyper=None) -> np.ndarray:
+        """The exemplars of 100 steps' samples, [R, 700]: latents without their noise are an exemplar's mean."""
+        found = first_numbers(data._replace(std=jnp.zeros_like(data.std)), hyper or hyperparameters())
+        is_it = np.asarray(found)[..., None] == np.asarray(data.mean)[None, :, None, :, 0, 0, 0]
+        assert (is_it.sum(axis=-1) == 1).all()
+        return is_it.argmax(axis=-1).transpose(1, 0, 2).reshape(len(data.mean), -1)
+
+    (alone,) = shown(data)
+    epochs = alone[:600].reshape(2, 300)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.bincount(epoch), [100, 100, 100])
+    # Of two independent orders, 2/3 of the places differ; so do neighbours within one.
+    for one, other in (epochs, (alone[1:], alone[:-1]), (alone, shown(data, hyperparameters(seed=1))[0])):
+        assert 0.55 < (one != other).mean() < 0.78
+
+    fewer = make_data(tokenizer, small_model.model, 2, seed=9)
+    both = jax.tree.map(lambda x: jnp.concatenate([x, x]), hyperparameters())
+    company = shown(inputs.join_runs([fewer, data]), both)
+    np.testing.assert_array_equal(company[1], alone)
+    np.testing.assert_array_equal(np.bincount(company[0, :600]), [300, 300])
+
+
 def test_what_was_padded_is_never_drawn(small_model, tokenizer, data):
     fewer = make_data(tokenizer, small_model.model, 2, ("dog {} cat",), seed=9)
     joined = inputs.join_runs([fewer, data])

@@ -53,7 +53,9 @@ def test_rows_learn_and_nothing_else_changes(run, small_model, data, first_rows)
     assert (metrics.control > 0).all()
 
 
-@pytest.mark.parametrize("readings", [{}, pytest.param({"adds_inverse": True}, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "readings", [{}, pytest.param({"adds_inverse": True, "in_epochs": True}, marks=pytest.mark.long)]
+)
 def test_where_dispatches_are_cut_changes_no_bit(run, data, first_rows, readings):
     config = dataclasses.replace(CONFIG, **readings)
     together, metrics = run(first_rows, data, hyperparameters(), (5,), config)

@@ -1,6 +1,6 @@
 """Run by test_parallel.py in a process with eight simulated devices: trains and draws on one and on all of them.
 
-Its arguments: a model's folder, and "added" to train with added inverse prompts.
+Its arguments: a model's folder, and "added" to train with added inverse prompts and exemplars in epochs.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ table = sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
 first = rows.init(table, [tokenizer.word_ids("on")] * 2)[None]
 added = "added" in sys.argv
 shapes = {"batch_size": 8, "accumulation": 2, "positives_per_sample": 2, "rows_per_token": 1}
-config = step.StepConfig(**shapes, adds_inverse=added)
+config = step.StepConfig(**shapes, adds_inverse=added, in_epochs=added)
 data, hyper = tiny_step.make_data(tokenizer, sd, 3), tiny_step.hyperparameters()
 
 
