@@ -9,6 +9,8 @@ a training config.
 It is made hard: 100 steps, four exemplars, all of them hatched, which no prompt says. configs/evaluation.py:easy has
 400 steps and eight clean exemplars, and only the relations that are reported. configs/evaluation.py:tuning is what the
 settings were chosen by: two relations that are not reported, and what could be chosen in place of the ablations.
+configs/evaluation.py:inverse compares, on these two relations, inverse prompts that replace direct ones with inverse
+prompts that are added, at equal steps and at equal work of the networks.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from reversion_jax.miniature import scenes
 from reversion_jax.training import dreambooth
 
 SPATIAL = ("on", "inside", "back2back", "hanging_from", "beside", "above")
-COMPARED = {"hard": scenes.RELATIONS, "easy": scenes.REPORTING, "tuning": scenes.TUNING}
+COMPARED = {"hard": scenes.RELATIONS, "easy": scenes.REPORTING, "tuning": scenes.TUNING, "inverse": scenes.TUNING}
 ABLATIONS = (
     ("without inverse prompts", {"inverse_share": 0.0}),
     ("prepositions only", {"verb_weight": 0.0}),
@@ -42,6 +44,13 @@ BEST_WORDS = {
     "back2back": "pressed",
     "hug": "and",
 }
+# Inverse prompts that are added cost twice the networks' work.
+INVERSE = (
+    ("without inverse prompts", {"inverse_share": 0.0}),
+    ("replaced", {}),
+    ("replaced, equal work", {"steps": 200}),
+    ("added", {"inverse_prompts": "add"}),
+)
 # What the tuning looked at; it starts from the miniature's defaults, and CHOSEN is what came of it.
 CHOICES = (
     ("suppressor 0.5 px", {"suppressor_sigma_px": 0.5}),
@@ -63,6 +72,8 @@ def get_config(setting: str = "hard") -> ConfigDict:
     c.steps = 400 if setting == "easy" else 100
     if setting != "tuning":
         c.update(CHOSEN)
+    if setting == "inverse":
+        c.inverse_share = 0.5  # as many as direct ones, as where they are added
     c.num_exemplars, c.hatched = (8, False) if setting == "easy" else (4, True)
     c.preview_every_steps = c.judged_prompts = 0
     c.sample_batch = 20
@@ -87,7 +98,7 @@ def get_config(setting: str = "hard") -> ConfigDict:
         ("ReVersion", {"method": "reversion"}),
         ("Inv-ReVersion", {}),
     )
-    c.evaluation.ablations = {"hard": ABLATIONS, "easy": (), "tuning": CHOICES}[setting]
+    c.evaluation.ablations = {"hard": ABLATIONS, "easy": (), "tuning": CHOICES, "inverse": ()}[setting]
     # Trained for each of its cells, and then thrown away: a checkpoint on the way is not worth its time.
     recipe = dreambooth.Recipe(batch_size=8, steps=200, learning_rate=1e-4, checkpoints=1)  # the best of three
     c.evaluation.dreambooth = dataclasses.asdict(recipe)
@@ -96,8 +107,11 @@ def get_config(setting: str = "hard") -> ConfigDict:
     c.evaluation.prompt_seed = 99
     c.evaluation.images = 1  # of each prompt
     c.evaluation.clip = ""  # the miniature's judge looks at the pictures
-    if setting == "tuning":
+    if setting in ("tuning", "inverse"):
         c.evaluation.seeds, c.evaluation.prompts, c.evaluation.prompt_seed = (100, 101), 50, 98
+    if setting == "inverse":
+        c.evaluation.seeds = (100, 101, 102, 103)
+        c.evaluation.methods, c.evaluation.dreambooth = INVERSE, {}
     c.evaluation.quick = ConfigDict(
         {
             "relations": COMPARED["easy" if setting == "hard" else setting],

@@ -70,6 +70,13 @@ def test_inverse_prompts_are_added_where_a_run_has_some():
     assert settings.prompts_per_sample(settings.settle(c)) == 2
 
 
+def test_the_comparison_of_inverse_prompts_has_as_many_as_direct_ones():
+    """So that replaced and added ones have the same loss in the mean."""
+    c = load("evaluation", "inverse")
+    assert (c.inverse_share, dict(c.evaluation.methods)) == (0.5, {"Inv-ReVersion": {}})
+    assert dict(c.evaluation.ablations) == {"without inverse prompts": {"inverse_share": 0.0}}
+
+
 def test_what_is_given_stays():
     c = load("hug")
     c.steps, c.resolution, c.suppressor_sigma_px, c.exemplars = 7, 256, 0.0, "mine"
@@ -107,6 +114,7 @@ def test_methods_are_values(method, off):
         ("suppressor_sigma_px", -1.0),
         ("negatives", "words"),
         ("inverse_prompts", "both"),
+        ("exemplar_draws", "shuffled"),
         ("suppressor_target", "latents"),
     ],
 )
