@@ -1,4 +1,4 @@
-"""Which prompts a run's previews have."""
+"""Which prompts a run's previews have, and what a step is prepared for."""
 
 import numpy as np
 import pytest
@@ -57,3 +57,15 @@ def test_runs_of_one_job_have_their_own(config):
     job = prepare.prepare(prepare.settle(changed(config, preview_prompts=None, runs=runs)))
     found = [run.config.preview_prompts for run in job.runs]
     assert found == [prompts(load("hug")), ("cat <R> dog",) * 3, ("dog <R> cat",)]
+
+
+def test_other_readings_of_the_papers_reach_the_step(config):
+    published = prepare.prepare(prepare.settle(config)).step_config
+    assert (published.adds_inverse, published.in_epochs, published.vocabulary_negatives) == (False, False, 0)
+    others = {"inverse_prompts": "add", "exemplar_draws": "epochs", "negatives": "vocabulary"}
+    job = prepare.prepare(prepare.settle(changed(config, **others)))
+    found = job.step_config
+    assert (found.adds_inverse, found.in_epochs, found.vocabulary_negatives) == (True, True, 16)
+    assert found.samples_at_once == 2 * published.samples_at_once == 4
+    # Of the tiny vocabulary's words, "on", "top" and "of" are relation words, and "photo" is a stop word.
+    assert set(job.data.vocabulary[0].tolist()) == {*job.tokenizer.word_ids("cat"), *job.tokenizer.word_ids("dog")}

@@ -93,6 +93,24 @@ def test_pieces_change_nothing_but_rounding(several, together, tmp_path):
     np.testing.assert_allclose(at_once, together[1], atol=1e-5)
 
 
+@pytest.mark.long
+def test_added_inverse_prompts_of_several_runs(config, tmp_path):
+    """One run has inverse prompts and one has none: interrupted equal uninterrupted, and each equals the run alone."""
+    runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
+    # With a usual epsilon, Adam would make much of a gradient so small that it is rounding.
+    readings = {"inverse_prompts": "add", "exemplar_draws": "epochs", "samples_at_once": 3, "adam_eps": 1e-3}
+    both = changed(config, **readings, steps=4, preview_every_steps=0, runs=runs)
+    rows = loop.train(both, tmp_path / "job")
+    loop.train(changed(both, steps=2), tmp_path / "interrupted")
+    np.testing.assert_array_equal(loop.train(both, tmp_path / "interrupted"), rows)
+    with pytest.raises(ValueError, match="another inverse_prompts"):
+        loop.train(changed(both, inverse_prompts="replace"), tmp_path / "interrupted")
+    for number, own in enumerate(runs):
+        alone = loop.train(changed(both, runs=(), **own), tmp_path / str(number))
+        np.testing.assert_allclose(alone[0], rows[number], atol=1e-6)
+        assert np.abs(rows[1 - number] - alone[0]).max() > 1e-3
+
+
 def test_divergence_names_the_run(several, tmp_path):
     runs = (*several.runs[:2], {"relation": "wild", "learning_rate": 1e30})
     with pytest.raises(FloatingPointError, match="loss of wild is nan at step 3"):
