@@ -10,7 +10,8 @@ It is made hard: 100 steps, four exemplars, all of them hatched, which no prompt
 400 steps and eight clean exemplars, and only the relations that are reported. configs/evaluation.py:tuning is what the
 settings were chosen by: two relations that are not reported, and what could be chosen in place of the ablations.
 configs/evaluation.py:inverse compares, on these two relations, inverse prompts that replace direct ones with inverse
-prompts that are added, at equal steps and at equal work of the networks.
+prompts that are added, at equal steps and at equal work of the networks. configs/evaluation.py:fusing draws so that
+entities fuse: see docs/evaluation.md for how that was found on the two tuning relations, before any other was drawn so.
 """
 
 import dataclasses
@@ -22,7 +23,13 @@ from reversion_jax.miniature import scenes
 from reversion_jax.training import dreambooth
 
 SPATIAL = ("on", "inside", "back2back", "hanging_from", "beside", "above")
-COMPARED = {"hard": scenes.RELATIONS, "easy": scenes.REPORTING, "tuning": scenes.TUNING, "inverse": scenes.TUNING}
+COMPARED = {
+    "hard": scenes.RELATIONS,
+    "easy": scenes.REPORTING,
+    "tuning": scenes.TUNING,
+    "inverse": scenes.TUNING,
+    "fusing": scenes.REPORTING,
+}
 ABLATIONS = (
     ("without inverse prompts", {"inverse_share": 0.0}),
     ("prepositions only", {"verb_weight": 0.0}),
@@ -51,6 +58,8 @@ INVERSE = (
     ("replaced, equal work", {"steps": 200}),
     ("added", {"inverse_prompts": "add"}),
 )
+# With guidance below 1, and in few steps, a third of ReVersion's pictures of the tuning relations fuse.
+FUSING = {"guidance_scale": 0.7, "sample_steps": 8}
 # What the tuning looked at; it starts from the miniature's defaults, and CHOSEN is what came of it.
 CHOICES = (
     ("suppressor 0.5 px", {"suppressor_sigma_px": 0.5}),
@@ -74,7 +83,9 @@ def get_config(setting: str = "hard") -> ConfigDict:
         c.update(CHOSEN)
     if setting == "inverse":
         c.inverse_share = 0.5  # as many as direct ones, as where they are added
-    c.num_exemplars, c.hatched = (8, False) if setting == "easy" else (4, True)
+    c.num_exemplars, c.hatched = {"easy": (8, False), "fusing": (4, False)}.get(setting, (4, True))
+    if setting == "fusing":
+        c.update(FUSING)
     c.preview_every_steps = c.judged_prompts = 0
     c.sample_batch = 20
     verb_weight = {name: 0.2 if name in SPATIAL else 0.8 for name in scenes.RELATIONS}  # as the ten configs have it
@@ -98,7 +109,9 @@ def get_config(setting: str = "hard") -> ConfigDict:
         ("ReVersion", {"method": "reversion"}),
         ("Inv-ReVersion", {}),
     )
-    c.evaluation.ablations = {"hard": ABLATIONS, "easy": (), "tuning": CHOICES, "inverse": ()}[setting]
+    c.evaluation.ablations = {"hard": ABLATIONS, "easy": (), "tuning": CHOICES, "inverse": (), "fusing": ABLATIONS}[
+        setting
+    ]
     # Trained for each of its cells, and then thrown away: a checkpoint on the way is not worth its time.
     recipe = dreambooth.Recipe(batch_size=8, steps=200, learning_rate=1e-4, checkpoints=1)  # the best of three
     c.evaluation.dreambooth = dataclasses.asdict(recipe)
@@ -112,6 +125,13 @@ def get_config(setting: str = "hard") -> ConfigDict:
     if setting == "inverse":
         c.evaluation.seeds = (100, 101, 102, 103)
         c.evaluation.methods, c.evaluation.dreambooth = INVERSE, {}
+    if setting == "fusing":
+        c.evaluation.seeds, c.evaluation.dreambooth = tuple(range(6)), {}
+        c.evaluation.methods = (
+            ("ReVersion", {"method": "reversion"}),
+            ("Inv-ReVersion, added", {"inverse_prompts": "add"}),
+            ("Inv-ReVersion", {}),
+        )
     c.evaluation.quick = ConfigDict(
         {
             "relations": COMPARED["easy" if setting == "hard" else setting],
