@@ -87,9 +87,8 @@ def draw(
     c = job.config
     seed = c.preview_seed if seed is None else seed
     seeds = [seed + i for i in range(len(texts))]
-    images = generate.draw(
-        job.sd, job.tokenizer, texts, seeds, learned, sampling=generate.Sampling.of(c), progress=label
-    )
+    sampling = generate.Sampling.of(c, at_most=len(texts))
+    images = generate.draw(job.sd, job.tokenizer, texts, seeds, learned, sampling=sampling, progress=label)
     return generate.to_uint8(images)
 
 
