@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from reversion_jax.models.tokenizer import Tokenizer, check_text
 from reversion_jax.runtime import files, parallel
 from reversion_jax.runtime.errors import warn
 from reversion_jax.weights import embeddings
-from reversion_jax.weights.load import load_model
+from reversion_jax.weights.load import Model, load_model
 from reversion_jax.weights.resolve import read_config
 from reversion_jax.weights.variant import Variant
 
@@ -107,15 +107,22 @@ def _read(file: str, strength: float | None, settings: Settings) -> InitImage:
 
 
 def draw_into(
-    found: Words, prompts: Sequence[str], out: epath.Path, *, num_images: int, seed: int, init: InitImage | None = None
+    found: Words,
+    prompts: Sequence[str],
+    out: epath.Path,
+    *,
+    num_images: int,
+    seed: int,
+    init: InitImage | None = None,
+    load: Callable[..., Model] = load_model,
 ) -> epath.Path:
     """Writes `num_images` PNGs of each prompt, as they are drawn, and a grid; returns the grid's path.
 
     Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made. `init`: for
-    image to image.
+    image to image. `load` gets `load_model`'s arguments: it may have the model at hand.
     """
     planned = shots.pictures(prompts, num_images, seed)
-    return _draw(found, prompts, planned, out, {"seed": str(seed)}, init)
+    return _draw(found, prompts, planned, out, {"seed": str(seed)}, init, load=load)
 
 
 def clip_into(
@@ -145,6 +152,7 @@ def _draw(
     of_all: Mapping[str, str],
     init: InitImage | None,
     clip: bool = False,
+    load: Callable[..., Model] = load_model,
 ) -> epath.Path:
     """Draws what is planned and writes it; `of_all` is for the grid's metadata. Returns the grid's path."""
     settings = found.settings
@@ -156,7 +164,7 @@ def _draw(
     out.mkdir(parents=True, exist_ok=True)
     rows_per_token = {name: len(rows) for name, rows in found.tokens.items()}
     mesh = parallel.make_mesh(settings.devices or jax.device_count(), settings.devices, settings.weight_shards)
-    sd, tokenizer, _ = load_model(settings.model, rows_per_token, settings.precision, mesh, Variant.of(settings))
+    sd, tokenizer, _ = load(settings.model, rows_per_token, settings.precision, mesh, Variant.of(settings))
     for complaint in complaints(prompts, settings.negative_prompt, tokenizer):
         warn(complaint)
     sampler, _ = own_sampler.choose(settings.sampler, sd.own_sampler, sd.schedule)
