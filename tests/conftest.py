@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from chromium import browser  # noqa: F401 (a fixture)
 from places import SHARED, TESTS
 from tiny_run import config, finished  # noqa: F401 (fixtures)
 

@@ -1,6 +1,5 @@
 """The user study's page in a real browser, as voters use it: pytest -m browser (needs playwright and a Chromium)."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +10,6 @@ from tiny_evaluation import METHODS
 from reversion_jax.evaluation.user_study import page, sets, votes
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    with api.sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        for executable in (None, *filter(None, map(shutil.which, names))):
-            try:
-                launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-            except api.Error:
-                continue
-            yield launched
-            launched.close()
-            return
-        pytest.skip("no Chromium: playwright install chromium")
 
 
 @pytest.fixture
