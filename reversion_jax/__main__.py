@@ -8,6 +8,7 @@ COMMANDS = {
     "evaluate": "compares methods on the miniature",
     "score": "scores pictures by a CLIP, or looks at learned words",
     "study": "asks people which method's pictures fit best",
+    "app": "opens all of it as a page in the browser",
     "dreambooth": "fine-tunes a model on exemplars, as a baseline",
 }
 

@@ -155,7 +155,7 @@ def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path)
 def test_help_helps(command):
     done = run(command, "--help")
     assert done.returncode == 0
-    assert "workdir" in done.stdout.lower()  # where files go
+    assert ("--folder" if command == "app" else "workdir") in done.stdout.lower()  # where files go
     lines = done.stdout.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 120

@@ -1,0 +1,55 @@
+"""The room in which a learned word is looked into."""
+
+from typing import Any
+
+import gradio as gr
+
+from reversion_jax import config
+from reversion_jax.page import insight, pieces
+from reversion_jax.page.handlers import ON_DEVICE, QUIET, connect
+from reversion_jax.page.place import Place
+from reversion_jax.page.trainer import Trainer
+
+_NOTHING = (
+    "Choose a learned word, and press “Look”: how long it is, which of the model's words it is near, how it got there."
+)
+_NO_WORD = "There is no learned word in this folder yet: learn one in the first room."
+
+
+def build(place: Place, trainer: Trainer) -> None:
+    """Builds the room in the page."""
+    with gr.Tab("Look", id="look") as tab, gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=320):
+            gr.HTML("<h2>Word</h2>")
+            key = gr.Dropdown(
+                place.words(), label="Learned word", info="A run, or an embedding file.", elem_id="looked-at"
+            )
+            about = "The one that the embedding file was learned on."
+            custom: dict[str, Any] = {"allow_custom_value": True, "visible": False}
+            model = gr.Dropdown(place.models(), value=config.MINIATURE, label="Model", info=about, **custom)
+            prompt = gr.Textbox(
+                label="Prompt", info="It is drawn, to show where its words look. May be empty.", elem_id="watched"
+            )
+            button = gr.Button("Look", variant="primary", elem_id="look")
+            message = gr.HTML(elem_id="look-message")
+        with gr.Column(scale=7, min_width=320):
+            gr.HTML("<h2>What it is like</h2>")
+            found = gr.HTML(pieces.empty(_NOTHING if place.words() else _NO_WORD), elem_id="found")
+            looks: dict[str, Any] = {"columns": 1, "object_fit": "contain", "height": "auto", "buttons": ["fullscreen"]}
+            pictures = gr.Gallery(show_label=False, visible=False, elem_id="look-pictures", **looks)
+
+    def looked(key: str | None, model: str, prompt: str) -> list[Any]:
+        seen = insight.look_into(place, trainer, key or "", model or "", prompt or "")
+        return [pieces.words(seen.words), gr.update(value=seen.pictures, visible=bool(seen.pictures))]
+
+    def opened(key: str | None, shown: str) -> list[Any]:
+        known = place.words()
+        keep = key if key in dict(known).values() else (known[0][1] if known else None)
+        empty = pieces.empty(_NOTHING if known else _NO_WORD)
+        return [gr.update(choices=known, value=keep), empty if 'class="empty"' in shown else gr.skip()]
+
+    one = {"concurrency_id": ON_DEVICE, "show_progress_on": [found]}
+    connect(button.click, looked, [key, model, prompt], [found, pictures], message, **one)
+    connect(tab.select, opened, [key, found], [key, found], message, **QUIET)
+    ask_model = lambda key: [gr.update(visible=bool(key) and not place.is_run(key))]
+    connect(key.change, ask_model, [key], [model], **QUIET)

@@ -1,0 +1,111 @@
+"""The part of the page that shows a run, the one under way or one of the list, and takes runs up."""
+
+from typing import Any
+
+import gradio as gr
+
+from reversion_jax.page import pieces, run_view, start
+from reversion_jax.page import trainer as training
+from reversion_jax.page.handlers import QUIET, connect
+from reversion_jax.page.place import Place
+from reversion_jax.page.run_view import LOSSES
+from reversion_jax.page.trainer import State, Trainer
+
+_EMPTY = "Nothing has been learned in this folder yet. The drawn shapes are ready: press “Learn this relation”."
+_STOP, _STOPPING = "Stop, and keep what is learned", "Stopping …"
+_TICK_SECONDS = 1.0
+
+
+class RunRoom:
+    """Status, picture, losses and nearest words of a run, and the list of runs."""
+
+    def __init__(self, place: Place, trainer: Trainer, begin: gr.Button):
+        self._place, self._trainer, self._begin = place, trainer, begin
+        bare: dict[str, Any] = {"show_label": False, "container": False}
+        gr.HTML("<h2>Run</h2>")
+        self._status = gr.HTML(elem_id="status")
+        self._stop = gr.Button(_STOP, visible=False, size="sm", elem_id="stop")
+        looks: dict[str, Any] = {"visible": False, "interactive": False, "buttons": ["fullscreen"], **bare}
+        self._picture = gr.Image(elem_id="preview", **looks)
+        self._caption = gr.HTML(elem_id="preview-caption")
+        self._nearest = gr.HTML(elem_id="nearest")
+        with gr.Row(visible=False) as self._plots:
+            axes: dict[str, Any] = {"x": "step", "x_title": "step", "y_title": " ", "height": 180, "min_width": 200}
+            titles = [(name, f"{name} loss") for name in LOSSES]
+            self._losses = [gr.LinePlot(y=y, title=title, buttons=[], **axes, **bare) for y, title in titles]
+        with gr.Column(visible=False) as self._list:
+            gr.HTML("<h2>Runs in this folder</h2>")
+            self.chosen = gr.Radio([], elem_id="runs", elem_classes="list", **bare)
+            with gr.Row(visible=False, elem_classes="further") as self._further:
+                self._steps = gr.Number(label="Steps in all", elem_id="steps-in-all", min_width=120, precision=0)
+                self._take_up = gr.Button("Take it up", elem_id="take-up")
+        self._message = gr.HTML(elem_id="run-message")
+        self._seen = gr.State(None)
+        self._connect()
+
+    @property
+    def _outputs(self) -> list[Any]:
+        of_run = [self._picture, self._caption, self._nearest, self._plots, *self._losses]
+        of_list = [self._list, self.chosen, self._further, self._steps, self._take_up]
+        return [self._status, self._stop, *of_run, *of_list, self._begin, self._seen]
+
+    def _connect(self) -> None:
+        inputs = [self.chosen, self._seen]
+        connect(gr.Timer(_TICK_SECONDS).tick, self.watch, inputs, self._outputs, **QUIET)
+        self.refresh_after(self.chosen.input(lambda: None, api_visibility="private", **QUIET))
+        connect(self._stop.click, self._stopped, [], [self._stop], self._message, **QUIET)
+        up = lambda name, steps: [start.take_up(self._place, self._trainer, name, steps)]
+        taken = connect(self._take_up.click, up, [self.chosen, self._steps], [self.chosen], self._message, **QUIET)
+        self.refresh_after(taken)
+
+    def refresh_after(self, event: Any) -> None:
+        """Shows the state anew when an event is done, without waiting for the next tick."""
+        connect(event.then, lambda name: self.watch(name, None), [self.chosen], self._outputs, **QUIET)
+
+    def select(self, name: str) -> dict:
+        """The list with a run chosen that may be new."""
+        return gr.update(choices=self._choices(name), value=name)
+
+    def _choices(self, shown: str) -> list[tuple[str, str]]:
+        return pieces.run_list(self._place.runs(), shown, self._trainer.state)
+
+    def _stopped(self) -> list[Any]:
+        self._trainer.stop()
+        return [gr.update(interactive=False, value=_STOPPING)]
+
+    def watch(self, name: str | None, seen: object) -> list[Any]:
+        """The values of all outputs for the run `name`; none where they are what was `seen` before."""
+        state = self._trainer.state
+        name = name or state.name or next((run.name for run in self._place.runs()), "")
+        preview = run_view.newest_preview(self._place.first_run(name)) if name else None
+        now = (name, state, preview)
+        if now == seen:
+            return [gr.skip()] * len(self._outputs)
+        choices = gr.update(choices=self._choices(name), value=name or None)
+        listed = gr.update(visible=bool(name))
+        free = gr.update(interactive=not state.under_way)
+        further = gr.update(visible=bool(name) and not state.under_way)
+        # What a person has typed stays, unless another run is shown.
+        is_same = isinstance(seen, tuple) and seen[:2] == now[:2]
+        steps = gr.skip() if is_same else next((run.wanted() for run in self._place.runs() if run.name == name), 1)
+        return [*self._of_state(name, state), *self._of_run(name), listed, choices, further, steps, free, free, now]
+
+    def _of_state(self, name: str, state: State) -> list[Any]:
+        """The status, and the button that stops."""
+        if not name:
+            return [gr.update(value=pieces.empty(_EMPTY), visible=True), gr.update(visible=False)]
+        stopping = state.stage == training.STOPPING
+        status = pieces.status(state) if name == state.name else pieces.elsewhere(state) if state.under_way else ""
+        button = gr.update(visible=state.under_way, interactive=not stopping, value=_STOPPING if stopping else _STOP)
+        return [gr.update(value=status, visible=bool(status)), button]
+
+    def _of_run(self, name: str) -> list[Any]:
+        """Picture, caption, nearest words and losses."""
+        hidden = gr.update(visible=False)
+        if not name:
+            return [hidden, "", "", hidden, *[None] * len(LOSSES)]
+        view = run_view.view(self._place.first_run(name))
+        losses = [view.losses[["step", loss]] if len(view.losses) else None for loss in LOSSES]
+        picture = gr.update(value=view.picture, visible=view.picture is not None)
+        plots = gr.update(visible=len(view.losses) > 0)
+        return [picture, pieces.hint(view.caption), pieces.nearest(view.nearest), plots, *losses]

@@ -1,0 +1,58 @@
+"""What a run's folder shows: its newest picture, its losses and the nearest words of <R>."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from etils import epath
+from PIL import Image
+
+from reversion_jax.page.place import newest_preview
+from reversion_jax.runs import history
+
+LOSSES = ("denoising", "control")
+_POINTS = 150
+
+
+class View(NamedTuple):
+    """A run as the page shows it."""
+
+    picture: Image.Image | None
+    caption: str
+    losses: pd.DataFrame  # columns step, denoising, control: means of neighbouring steps
+    nearest: dict[str, float]  # cosines of <R> to its nearest words
+
+
+def view(run: Path) -> View:
+    """Reads a run's folder as it is now, whatever is there. OSError."""
+    path = run / history.NAME
+    records = history.read(epath.Path(path)) if path.is_file() else []
+    looks = [record["nearest"] for record in records if "nearest" in record]
+    picture, caption = _picture(run)
+    return View(picture, caption, _means(records), dict(looks[-1] if looks else []))
+
+
+def _picture(run: Path) -> tuple[Image.Image | None, str]:
+    """The newest preview or, once the run is finished, the contact sheet; and its caption."""
+    sheet = run / "contact_sheet.png"
+    # A link out of the run's folder is not followed.
+    kept = [path for path in (sheet, newest_preview(run)) if path and path.resolve().is_relative_to(run.resolve())]
+    shown = max((path for path in kept if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
+    if shown is None:
+        return None, ""
+    with Image.open(shown, formats=("PNG",)) as image:
+        image.load()
+    if shown == sheet:
+        return image, ""
+    step = int(shown.stem.removeprefix("step_"))
+    return image, f"drawn at step {step:,}" if step else "drawn before the first step"
+
+
+def _means(records: list[dict]) -> pd.DataFrame:
+    steps = np.array([record["step"] for record in records], dtype=float)
+    columns = {"step": steps, **{name: np.array([record[name] for record in records]) for name in LOSSES}}
+    parts = np.array_split(np.arange(len(steps)), max(1, min(_POINTS, len(steps) // 2)))
+    return pd.DataFrame(
+        {name: [values[part].mean() for part in parts if len(part)] for name, values in columns.items()}
+    )

@@ -1,0 +1,73 @@
+"""Captions as a person types them."""
+
+import json
+
+import pytest
+
+from reversion_jax.page import captions
+
+
+def test_a_caption_becomes_a_direct_and_an_inverse_prompt():
+    found = captions.check("a photo of cat {} stone, at night", invertible=True)
+    assert found.fault == ""
+    assert found.direct == "a photo of cat <R> stone, at night"
+    assert found.inverse == "a photo of stone <R-inv> <R> cat, at night"
+
+
+def test_a_method_without_an_inverse_asks_for_none():
+    unclear = "cat {} stone standing on grass"
+    assert captions.check(unclear, invertible=False).direct == "cat <R> stone standing on grass"
+    assert "may end at" in captions.check(unclear, invertible=True).fault
+
+
+def test_the_explicit_form_is_a_caption_too():
+    explicit = {"text": "{subject} {} {object} on grass", "subject": "cat", "object": "stone"}
+    assert captions.check(json.dumps(explicit), invertible=True).inverse == "stone <R-inv> <R> cat on grass"
+
+
+@pytest.mark.parametrize(
+    ("caption", "says"),
+    [
+        ("cat on stone", "write {} where the relation stands"),
+        ("cat {} dog {} stone", "2 {}"),
+        ("cat {}", "object '' of 'cat {}' is empty"),
+        ("cat <R> {} stone", "placeholder"),
+        ("cat {} stone \ud800", "character"),
+        ('{"text": "cat"', "Expecting"),
+        ("cat {} " + "stone" * 200, "at most 500 letters"),
+    ],
+)
+def test_a_fault_is_one_sentence(caption, says):
+    fault = captions.check(caption, invertible=True).fault
+    assert says in fault
+    assert "\n" not in fault
+    assert '{"text"' not in fault  # the explicit form would only frighten
+
+
+def test_each_line_is_a_caption():
+    assert captions.templates("cat {} stone\n\n a cat {} a stone ", "0.jpg", True) == [
+        "cat {} stone",
+        "a cat {} a stone",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "  \n ", "cat {} stone\ncat on stone"])
+def test_a_fault_names_the_picture(text):
+    with pytest.raises(ValueError, match=r"0\.jpg"):
+        captions.templates(text, "0.jpg", invertible=True)
+
+
+def test_a_text_json_fills_in_captions(tmp_path):
+    explicit = {"text": "{subject} {} {object} on grass", "subject": "cat", "object": "stone"}
+    path = tmp_path / "text.json"
+    path.write_text(json.dumps({"0.jpg": ["cat {} dog", explicit], "1.jpg": ["x {} y"]}))
+    (found,) = captions.read_file(path, ["0.jpg", "2.jpg"]).values()
+    assert captions.templates(found, "0.jpg", invertible=True) == ["cat {} dog", explicit]
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"text\.json cannot be read"):
+        captions.read_file(path, ["0.jpg"])
+
+
+def test_a_prompt_and_its_template():
+    assert captions.with_relation("cat {} stone") == "cat <R> stone"
+    assert captions.as_template("cat <R> stone") == captions.as_template("cat <R-inv> <R> stone") == "cat {} stone"

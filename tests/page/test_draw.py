@@ -1,0 +1,159 @@
+"""Drawing and looking for the page, on the tiny model."""
+
+import shutil
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from reversion_jax.inversion.prompts import INVERSE, RELATION
+from reversion_jax.page import draw, insight, models, trainer
+from reversion_jax.page.faults import heard
+from reversion_jax.page.place import Place
+from reversion_jax.page.trainer import State, Trainer
+from reversion_jax.weights import embeddings
+
+
+@pytest.fixture(scope="module")
+def place(finished, tmp_path_factory):
+    """A folder with a finished run of the tiny model, named "on"."""
+    place = Place(tmp_path_factory.mktemp("page"))
+    shutil.copytree(finished[0], place.folder / "on")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _quiet(recwarn):
+    """What is warned of is no news here."""
+
+
+def form(**values):
+    usual = {"key": "run:on", "model": "miniature", "prompts": "cat {} dog", "compare": False, "plain": "", "count": 2}
+    return {**usual, "seed": 7, "steps": 2, "guidance": 2.0, "sampler": "ddim", "negative": "", **values}
+
+
+def drawn(place, **values):
+    return draw.draw(place, Trainer(), form(**values))
+
+
+def test_pictures_say_how_they_were_made(place, tmp_path):
+    made = drawn(place, prompts="cat {} dog\ndog <R-inv> <R> cat", negative="photo")
+    assert made.columns == 2
+    assert [caption for _, caption in made.pictures] == [
+        "cat <R> dog, seed 7",
+        "dog <R-inv> <R> cat, seed 7",
+        "cat <R> dog, seed 8",
+        "dog <R-inv> <R> cat, seed 8",
+    ]
+    texts = [Image.open(path).text for path, _ in made.pictures]
+    assert [(text["prompt"], text["seed"]) for text in texts[:2]] == [
+        ("cat <R> dog", "7"),
+        ("dog <R-inv> <R> cat", "7"),
+    ]
+    assert texts[0]["steps"] == "2"
+    assert texts[0]["guidance_scale"] == "2.0"
+    assert texts[0]["negative_prompt"] == "photo"
+    assert texts[0]["words"] == "on by inv_reversion, 6 of 6 steps trained"
+    with zipfile.ZipFile(made.archive) as archive:
+        assert len(archive.namelist()) == 5  # with the grid
+        archive.extractall(tmp_path)
+    (grid,) = tmp_path.glob("*/grid.png")
+    assert Image.open(grid).text["prompts"] == "cat <R> dog\ndog <R-inv> <R> cat"
+    # What the browser gets is a copy: it may not read the folder itself.
+    assert not any(path.startswith(str(place.folder)) for path, _ in made.pictures)
+    assert len(list((place.folder / "on" / "samples").glob("*/0*.png"))) == 4
+
+
+def test_the_model_is_loaded_once(place, monkeypatch):
+    models.forget()
+    drawn(place, count=1)
+    monkeypatch.setattr(models, "load_model", None)  # would fail
+    drawn(place, count=1, prompts="cat <R-inv> <R> dog")
+    assert models._loaded.cache_info().currsize == 1
+
+
+def test_direct_inverse_and_plain_words_are_compared(place):
+    found = draw.source(place, "run:on", "miniature")
+    said = draw.compared("a photo of cat {} dog", found, "on top of")
+    assert said == {
+        "direct": "a photo of cat <R> dog",
+        "inverse": "a photo of dog <R-inv> <R> cat",
+        "plain words": "a photo of cat on top of dog",
+    }
+    assert draw.compared("a photo of cat <R> dog", found, "on top of") == said
+    without = found._replace(tokens={RELATION: found.tokens[RELATION]})
+    assert set(draw.compared("cat {} dog", without, " ")) == {"direct"}
+    assert draw.plain_words(found) == "on"
+    assert INVERSE in found.tokens
+    with pytest.raises(ValueError, match=r"to compare, write two things with one \{\} between"):
+        draw.compared("cat dog", found, "on")
+
+
+def test_what_is_meant_is_not_warned_of(place):
+    with heard() as notes:
+        drawn(place, prompts="cat {} dog", compare=True, plain="on", count=1)
+    assert notes == []
+    with heard() as notes:
+        drawn(place, prompts="cat on dog", count=1)
+    assert notes == ["none of <R>, <R-inv> in 'cat on dog': what was learned has no part in it"]
+
+
+def test_an_embedding_file_is_drawn_with(place, small, tmp_path):
+    shutil.copytree(small, place.folder / "models" / "small", dirs_exist_ok=True)
+    (place.folder / "models" / "small" / "reversion_jax.json").write_text('{"resolution": 16}')
+    embeddings.write({"<R>": np.ones((1, 32))}, "hug", tmp_path)
+    key = place.keep_embedding(tmp_path / "hug.safetensors")
+    made = drawn(place, key=key, model="models/small", count=1)
+    assert Image.open(made.pictures[0][0]).text["prompt"] == "cat <R> dog"
+    # And the model alone, without any word.
+    alone = drawn(place, key="", model="models/small", count=1, prompts="a photo of cat")
+    assert Image.open(alone.pictures[0][0]).text["words"] == "no learned words"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"prompts": " \n"}, "write a prompt"),
+        ({"prompts": "x\n" * 9}, "at most 8 prompts"),
+        ({"prompts": "x" * 501}, "at most 500 letters"),
+        ({"count": 17}, "pictures of each prompt has to be a whole number from 1 to 16"),
+        ({"seed": -1}, "the first seed"),
+        ({"steps": 201}, "the number of steps"),
+        ({"guidance": None}, "the guidance has to be a number from 0 to 30"),
+        ({"guidance": float("nan")}, "the guidance"),
+        ({"sampler": "magic"}, "sampler 'magic' is unknown"),
+        ({"key": "run:none"}, "there is no run named none"),
+        ({"key": "", "model": "miniature", "prompts": "x \ud800"}, "half a character"),
+        ({"key": "", "model": "/etc"}, "model '/etc' is neither"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(place, changes, says):
+    before = sorted(place.folder.rglob("*"))
+    with pytest.raises(ValueError, match=says):
+        drawn(place, **changes)
+    assert sorted(place.folder.rglob("*")) == before
+
+
+def test_an_accelerator_that_trains_does_not_draw(place, monkeypatch):
+    busy = Trainer()
+    busy.state = State("hug", trainer.TRAINING)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ValueError, match="hug is being learned and needs the device's memory"):
+        draw.draw(place, busy, form())
+    with pytest.raises(ValueError, match="needs the device's memory"):
+        insight.look_into(place, busy, "run:on", "")
+
+
+def test_a_word_is_looked_into(place):
+    seen = insight.look_into(place, Trainer(), "run:on", "")
+    assert set(seen.words) == {"<R>", "<R-inv>"}
+    assert seen.words["<R>"]["norm"] > 0
+    captions = ["where the word is among", "losses, and how"]
+    assert [caption[: len(start)] for (_, caption), start in zip(seen.pictures, captions, strict=True)] == captions
+    assert min(picture.width for picture, _ in seen.pictures) > 500
+    prompted = insight.look_into(place, Trainer(), "run:on", "", "cat {} dog")
+    assert prompted.pictures[1][1] == "where the words look: cat <R> dog"
+    with pytest.raises(ValueError, match="choose a learned word first"):
+        insight.look_into(place, Trainer(), "", "")

@@ -1,0 +1,46 @@
+"""What the page says when something fails."""
+
+import threading
+
+import jax
+import pytest
+
+from reversion_jax.page.faults import heard, sentence
+from reversion_jax.runtime.errors import Caution, warn
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("no picture\n  at all"), "No picture at all."),
+        (ValueError("0.jpg: unreadable"), "0.jpg: unreadable."),
+        (FileNotFoundError(""), "FileNotFoundError."),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), "The device has too little memory"),
+    ],
+)
+def test_an_error_is_a_sentence(error, says):
+    assert sentence(error).startswith(says)
+
+
+def test_a_fault_of_ours_is_told_in_the_terminal(capsys):
+    assert "terminal" in sentence(KeyError("secret"))
+    assert "secret" not in sentence(KeyError("secret"))
+    assert "KeyError: 'secret'" in capsys.readouterr().err
+
+
+def _warn_in_two_threads() -> list[str]:
+    """What is heard in this one."""
+    with heard() as mine:
+        other = threading.Thread(target=warn, args=("theirs",))
+        other.start()
+        other.join()
+        warn("mine")
+        warn("mine")
+    return mine
+
+
+def test_each_thread_hears_its_own_warnings():
+    with pytest.warns(Caution) as told:
+        mine = _warn_in_two_threads()
+    assert mine == ["mine"]
+    assert [str(warning.message) for warning in told] == ["theirs", "mine", "mine"]  # the terminal hears all

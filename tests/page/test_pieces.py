@@ -1,0 +1,72 @@
+"""Pieces of the page: what they say, and that nothing a person or a file says becomes HTML."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from reversion_jax.config import Settings
+from reversion_jax.page import captions, pieces, trainer
+from reversion_jax.page.place import Listed
+from reversion_jax.page.trainer import State
+
+EVIL = "<script>alert('x')</script>"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pieces.prompt(EVIL),
+        pieces.checked([captions.check(EVIL, True), captions.check(f"cat {{}} {EVIL}", False)]),
+        pieces.bars({EVIL: 0.5}),
+        pieces.fault(EVIL),
+        pieces.notes([EVIL]),
+        pieces.hint(EVIL),
+        pieces.empty(EVIL),
+        pieces.prompts({EVIL: EVIL, "direct": EVIL}),
+        pieces.nearest({EVIL: 0.5}),
+        pieces.elsewhere(State(EVIL)),
+        pieces.status(State(EVIL, trainer.FAILED, message=EVIL, notes=(EVIL,))),
+        pieces.words({EVIL: {"norm": 1, "median_norm_of_words": 1, f"cosine_to_{EVIL}": 1, "nearest": {EVIL: 1},
+                             "cosine_to": {EVIL: 1}}}),
+    ],
+)  # fmt: skip
+def test_nothing_becomes_html(piece):
+    assert "&lt;script&gt;" in piece
+    assert "<script" not in piece
+
+
+def test_learned_words_stand_out():
+    assert pieces.prompt("stone <R-inv> <R> cat") == "stone <b>&lt;R-inv&gt;</b> <b>&lt;R&gt;</b> cat"
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        (trainer.PREPARING, "getting ready"),
+        (trainer.TRAINING, "step 1,200 of 3,000, about 15 min left"),
+        (trainer.STOPPING, "stopping after the steps under way"),
+        (trainer.FINISHED, "finished, 3,000 steps"),
+        (trainer.STOPPED, "stopped at step 1,200 of 3,000; it can be taken up again"),
+        (trainer.FAILED, "stopped by an error"),
+    ],
+)
+def test_how_far_a_run_is(stage, says, monkeypatch):
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: 700.0)
+    assert says in pieces.status(State("hug", stage, step=1200, steps=3000, first=0, since=100.0))
+
+
+def test_the_run_that_is_shown_is_always_in_the_list():
+    """Otherwise the page could not keep it chosen."""
+    hug = Listed("hug", dataclasses.replace(Settings(), steps=3), 3, ("hug",))
+    names = lambda shown, state: [name for _, name in pieces.run_list([hug], shown, state)]
+    assert names("hug", State()) == names("", State()) == ["hug"]
+    assert names("failed", State("failed", trainer.FAILED)) == ["failed", "hug"]
+    assert names("hug", State("new", trainer.PREPARING)) == ["new", "hug"]
+    assert names("other", State("new", trainer.PREPARING)) == ["other", "new", "hug"]
+    assert pieces.run_list([hug], "new", State("new", trainer.PREPARING))[0] == ("new · getting ready", "new")
+
+
+def test_pictures_lie_in_the_page_itself():
+    tiles = pieces.tiles(np.zeros((2, 4, 4, 3), np.uint8))
+    assert tiles.count("src='data:image/png;base64,") == 2
