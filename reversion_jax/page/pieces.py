@@ -13,6 +13,8 @@ from reversion_jax.page import trainer
 from reversion_jax.page.captions import Checked
 from reversion_jax.page.place import Listed
 
+_NEAREST = 6  # words that are shown
+
 
 def prompt(text: str) -> str:
     """A prompt, its learned words in colour."""
@@ -126,7 +128,7 @@ def _duration(seconds: float) -> str:
 
 def nearest(words: Mapping[str, float]) -> str:
     """The words that <R> is nearest to."""
-    return f"<h3>Nearest words of <b>&lt;R&gt;</b></h3>{bars(dict(list(words.items())[:6]))}" if words else ""
+    return f"<h3>Nearest words of <b>&lt;R&gt;</b></h3>{bars(dict(list(words.items())[:_NEAREST]))}" if words else ""
 
 
 def words(seen: Mapping[str, Mapping]) -> str:
@@ -143,5 +145,5 @@ def _card(name: str, row: Mapping) -> str:
         **{f"cosine to {other}": f"{cosine:.2f}" for other, cosine in row["cosine_to"].items()},
     }
     told = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
-    words_near = f"<h4>Nearest words of the model</h4>{bars(row['nearest'])}"
+    words_near = f"<h4>Nearest words of the model</h4>{bars(dict(list(row['nearest'].items())[:_NEAREST]))}"
     return f'<section><h3>{html.escape(name)}</h3><dl class="facts">{told}</dl>{words_near}</section>'
