@@ -144,12 +144,28 @@ def stand_in(seen: Look, prompt: str) -> str:
     """The prompt with the nearest whole words in place of the learned ones: what is it that they add?"""
     words: dict[str, list[str]] = {}
     for name, row in seen.rows.items():
-        words.setdefault(re.sub(r"\[\d+\]$", "", name), []).append(row.stand_in)
+        words.setdefault(_token(name), []).append(row.stand_in)
     # As the tokenizer finds them: the longest first, and "hug" not inside "hugging".
     for token in sorted(words, key=len, reverse=True):
         whole = re.sub(r"^(?=\w)|(?<=\w)$", r"\\b", re.escape(token))
         prompt = re.sub(whole, " ".join(words[token]), prompt)
     return prompt
+
+
+def at_step(seen: Look, step: int) -> dict[str, np.ndarray]:
+    """The words as they were at a step: rows [S, D] by token. Step 0 is their start. ValueError if it was not kept."""
+    found: dict[str, list[np.ndarray]] = {}
+    for name, row in seen.rows.items():
+        vectors = {stop.step: stop.vector for stop in row.path}
+        if step not in vectors:
+            raise ValueError(f"no {name} of step {step}: there are those of {', '.join(map(str, vectors)) or 'none'}")
+        found.setdefault(_token(name), []).append(vectors[step])
+    return {token: np.stack(own) for token, own in found.items()}
+
+
+def _token(name: str) -> str:
+    """The token of a row's name: of "<R>[1]" it is "<R>"."""
+    return re.sub(r"\[\d+\]$", "", name)
 
 
 def _history(workdir: epath.Path, tokens: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:

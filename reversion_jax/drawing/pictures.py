@@ -34,15 +34,20 @@ def read_metadata(path: epath.Path) -> dict[str, str]:
         raise ValueError(f"{path}: unreadable PNG: {error}") from error
 
 
-def save_clip(path: epath.Path, frames: Sequence[np.ndarray], frame_ms: int = 120) -> None:
-    """Writes frames uint8 [H, W, 3] as one animated WebP, whole or not at all; it repeats without end.
+def clip(frames: Sequence[np.ndarray], frame_ms: int = 120) -> bytes:
+    """Frames uint8 [H, W, 3] as one animated WebP, which repeats without end.
 
     WebP, since a GIF has only 256 colours, and both it and an animated PNG were five times as large on the miniature.
     """
     first, *others = map(Image.fromarray, frames)
     content = io.BytesIO()
     first.save(content, "WEBP", save_all=True, append_images=others, duration=frame_ms, loop=0, quality=90)
-    files.write(path, content.getvalue())
+    return content.getvalue()
+
+
+def save_clip(path: epath.Path, frames: Sequence[np.ndarray], frame_ms: int = 120) -> None:
+    """Writes `clip` whole or not at all."""
+    files.write(path, clip(frames, frame_ms))
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:

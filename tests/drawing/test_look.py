@@ -72,6 +72,22 @@ def test_the_path_goes_from_the_start_over_every_checkpoint(seen, finished, smal
     assert earlier.norm == pytest.approx(seen.rows["<R>"].path[2].norm)
 
 
+def test_words_at_a_step(seen, finished):
+    """Those of the start, of a checkpoint and of the end; a token of several rows has all of them."""
+    start, steps = look.at_step(seen, 0), folder.kept_steps(finished[0])
+    np.testing.assert_array_equal(start["<R>"], seen.rows["<R>"].path[0].vector[None])
+    for step in steps:
+        at, kept = look.at_step(seen, step), folder.read(finished[0], step).words()
+        assert at.keys() == kept.keys()
+        for token, vectors in kept.items():
+            np.testing.assert_array_equal(at[token], vectors)
+    two = seen._replace(rows={"<R>[0]": seen.rows["<R>"], "<R>[1]": seen.rows["<R-inv>"]})
+    at = look.at_step(two, steps[-1])
+    np.testing.assert_array_equal(at["<R>"], [seen.rows["<R>"].path[-1].vector, seen.rows["<R-inv>"].path[-1].vector])
+    with pytest.raises(ValueError, match=r"no <R> of step 999: there are those of 0, "):
+        look.at_step(seen, 999)
+
+
 def test_a_damaged_checkpoint_is_left_out_of_the_path(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     path = folder.rows_file(tmp_path / "run", 4)

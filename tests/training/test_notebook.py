@@ -1,14 +1,18 @@
-"""The notebook, from top to bottom and then once more; and, on the versions of Colab's TPU runtime, with the suite:
+"""The notebooks, from top to bottom; and, on the versions of Colab's TPU runtime, with the suite:
 
     pytest -m colab -s tests/training/test_notebook.py
 
 makes an environment of these versions, with Python 3.13 if there is one, and takes ten minutes.
 """
 
+import ast
 import base64
+import dataclasses
+import importlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,11 +33,12 @@ from places import ROOT
 from safetensors.numpy import load_file
 
 from reversion_jax.data import exemplars
+from reversion_jax.drawing import pictures, public
 from reversion_jax.miniature import scenes
 from reversion_jax.runs import history
 from reversion_jax.training import notebook
 
-NOTEBOOK = ROOT / "notebooks" / "learn_a_relation.ipynb"
+LEARN, DRAW, TOUR = NAMES = "learn_a_relation", "draw_and_edit", "how_relation_inversion_works"
 SETTINGS = {
     "steps_per_dispatch": 2,
     "checkpoint_every_steps": 2,
@@ -42,13 +47,40 @@ SETTINGS = {
     "judged_prompts": 0,
 }
 
+# The two others, as quickly as they run: with an untrained word nothing is to be seen, but every cell has run.
+DRAWS_LITTLE = {
+    "SEEDS": 2,
+    "FRAMES": 3,
+    "SETTINGS": {"sample_steps": 2},
+    "TRAINING": SETTINGS | {"steps": 2, "checkpoint_every_steps": 1},
+    "WORKDIR": "drive/drawn",
+}
+TRAINS_LITTLE = {
+    "LOOK_AT": (0, 1, 2),
+    "PAIRS": 2,
+    "SETTINGS": {"checkpoint_every_steps": 1},
+    "SAMPLING": {"num_steps": 2},
+    "WORKDIR": "drive/tour",
+}
+
 # Environment variables for a Python that is to find this package only where it was installed.
 NOTHING_ELSE = {**tiny.environment(), "PYTHONPATH": ""}
 
 
-def run(place: Path, python: str, environment: Mapping[str, str], **settings) -> dict[str, nbformat.NotebookNode]:
-    """The notebook's code cells by id, after `python` ran them in `place`, with `settings` in place of the first's."""
-    book = nbformat.read(NOTEBOOK, as_version=4)
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def code(name: str) -> dict[str, nbformat.NotebookNode]:
+    """A notebook's code cells by id."""
+    return {cell.id: cell for cell in read(name).cells if cell.cell_type == "code"}
+
+
+def run(
+    name: str, place: Path, python: str, environment: Mapping[str, str], **settings
+) -> dict[str, nbformat.NotebookNode]:
+    """A notebook's code cells by id, after `python` ran them in `place`, with `settings` in place of the first's."""
+    book = read(name)
     (first,) = (i for i, cell in enumerate(book.cells) if "parameters" in cell.metadata.get("tags", []))
     changes = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
     book.cells.insert(first + 1, nbformat.v4.new_code_cell(changes, id="changes"))
@@ -66,7 +98,7 @@ def run(place: Path, python: str, environment: Mapping[str, str], **settings) ->
 def train(place: Path, python: str, environment: Mapping[str, str], steps: int, **settings) -> dict:
     """Runs the notebook for a run of so many steps, in which it has to show what that leaves; returns its cells."""
     settings = settings | {"RELATION": "on", "WORKDIR": "drive/run", "SETTINGS": SETTINGS | {"steps": steps}}
-    cells = run(place, python, environment, **settings)
+    cells = run(LEARN, place, python, environment, **settings)
     names = f"previews/step_{steps:06d}.png", "contact_sheet.png", "training.png"
     assert shown(cells["train"]) == [(place / "drive" / "run" / name).read_bytes() for name in names]
     return cells
@@ -84,6 +116,35 @@ def check(workdir: Path, cells: dict[str, nbformat.NotebookNode]) -> None:
         assert sorted(archive.namelist()) == ["learned_embeds.bin", "on-inv.safetensors", "on.safetensors"]
     rows = [load_file(workdir / "embeddings" / f"on{end}.safetensors") for end in ("", "-inv")]
     assert np.abs(rows[0]["<R>"] - rows[1]["<R-inv>"]).max() > 1e-3  # both started from the same word
+
+
+def check_drawn(cells: dict[str, nbformat.NotebookNode]) -> None:
+    """What *Draw and edit* has to show after DRAWS_LITTLE."""
+    assert "<R>, <R-inv> for miniature" in text(cells["read"])
+    for name, rows in {"draw": 3, "start": 1, "edit": 3, "map": None, "attention": None}.items():
+        (picture,) = shown(cells[name])
+        if rows:  # a contact sheet's height tells its rows, of 2 pictures each
+            assert Image.open(io.BytesIO(picture)).height == sheet_height(rows), name
+    (output,) = (output for output in cells["animate"].outputs if output.output_type == "execute_result")
+    assert output.data["text/html"].count("data:image/webp") == 2
+    assert "step 2" not in text(cells["describe"])
+    assert [line.split()[0] for line in text(cells["describe"]).splitlines() if line.endswith("(stop word)")]
+
+
+def sheet_height(rows: int) -> int:
+    blank = [("", np.zeros((2, 8, 8, 3), np.uint8), ["", ""])] * rows
+    return pictures.contact_sheet("", blank).height
+
+
+def check_tour(cells: dict[str, nbformat.NotebookNode]) -> None:
+    """What *How relation inversion works* has to show after TRAINS_LITTLE."""
+    figures = "exemplars suppressor spectra response noise timesteps steering control follow map draw inverse ablation"
+    for name in (*figures.split(), "counts"):
+        assert len(shown(cells[name])) == 1, name
+    assert "256 numbers, trained" in text(cells["model"])
+    assert "a photo of stone <R-inv> <R> cat, on the beach" in text(cells["prompts"])
+    assert 'may end at "in"' in text(cells["fault"])
+    assert [line.split(":")[0] for line in text(cells["nearest"]).splitlines()] == ["with", "without"]
 
 
 def imitate_colab(place: Path) -> None:
@@ -129,9 +190,91 @@ def test_it_runs_and_goes_on(tmp_path):
     assert not (tmp_path / "constraints.txt").exists()  # the package is there, so nothing was installed
 
 
-def test_it_is_kept_without_outputs():
-    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in cells)
+@pytest.mark.long
+def test_draw_and_edit_runs(tmp_path):
+    check_drawn(run(DRAW, tmp_path, sys.executable, tiny.environment(), **DRAWS_LITTLE))
+
+
+@pytest.mark.long
+def test_how_relation_inversion_works_runs(tmp_path):
+    check_tour(run(TOUR, tmp_path, sys.executable, tiny.environment(), **TRAINS_LITTLE))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_kept_without_outputs(name):
+    assert not any(cell.outputs or cell.execution_count for cell in code(name).values())
+
+
+def test_all_notebooks_are_tested():
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == sorted(NAMES)
+
+
+def test_all_install_in_the_same_way():
+    assert len({code(name)["install"].source for name in NAMES}) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_imports_exists(name):
+    """Also what it takes from this package's modules: no cell runs here."""
+    source = "\n".join(cell.source for cell in code(name).values())
+    tree = ast.parse(re.sub(r"^( *)%.*", r"\1pass", source, flags=re.MULTILINE))
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.asname or alias.name: importlib.import_module(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module != "google.colab":
+            for alias in node.names:
+                modules[alias.asname or alias.name] = found(node.module, alias.name)
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    used = [(modules[node.value.id], node.attr) for node in used if node.value.id in modules]
+    ours = [(module, attribute) for module, attribute in used if "reversion_jax" in getattr(module, "__name__", "")]
+    assert ours
+    assert [f"{module.__name__}.{attribute}" for module, attribute in ours if not hasattr(module, attribute)] == []
+
+
+def found(module: str, name: str):
+    """What `from module import name` gives. ImportError."""
+    package = importlib.import_module(module)
+    return getattr(package, name) if hasattr(package, name) else importlib.import_module(f"{module}.{name}")
+
+
+def test_animations():
+    """They run there and back, and their titles are no HTML."""
+    images = np.linspace(-1, 1, 4, dtype=np.float32)[:, None, None, None] * np.ones((4, 16, 16, 3), np.float32)
+    shown_html = notebook.animations({"a <R> b": images}, width_px=99).data
+    assert "a &lt;R&gt; b" in shown_html
+    assert 'width="99"' in shown_html
+    clip = Image.open(io.BytesIO(base64.b64decode(shown_html.split("base64,")[1].split('"')[0])))
+    levels = []
+    for number in range(clip.n_frames):
+        clip.seek(number)
+        levels.append(np.asarray(clip.convert("RGB")).mean())
+    np.testing.assert_allclose(levels, [0, 85, 170, 255, 170, 85], atol=3)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_draw_and_judge(inverse, monkeypatch):
+    """A model that draws what is asked is right, and its hatching is seen; the pairs are unseen ones."""
+    asked = scenes.unseen_scenes("on", 6, seed=1)
+    hatched = [False, True, True, False, False, True]
+    given = {}
+
+    def draw(model, texts, words, **sampling):
+        given.update(texts=texts, words=words, **sampling)
+        drawn = [dataclasses.replace(scene, hatched=style) for scene, style in zip(asked, hatched, strict=True)]
+        drawn[0] = dataclasses.replace(drawn[0], relation="beside")
+        return np.stack([scenes.draw(scene, np.random.default_rng(0)) for scene in drawn]) / np.float32(127.5) - 1
+
+    monkeypatch.setattr(public, "draw", draw)
+    judged = notebook.draw_and_judge(None, {"<R>": None}, "on", 6, inverse=inverse, num_steps=3)
+    first = asked[0]
+    wanted = f"{first.object} <R-inv> <R> {first.subject}" if inverse else f"{first.subject} <R> {first.object}"
+    assert given["texts"][0] == wanted
+    assert (given["words"], given["num_steps"]) == ({"<R>": None}, 3)
+    assert judged.relation.tolist() == [False] + 5 * [True]
+    assert judged.leaked.tolist() == hatched
+    assert str(judged) == "relation right 5, both entities right 6, all right 5, hatched 3 of 6"
+    assert judged.captions[1] == f"{asked[1].subject} on {asked[1].object}"
 
 
 @pytest.fixture
@@ -204,7 +347,7 @@ def test_it_leaves_colabs_jax_as_it_is(colab, tmp_path):
     (tmp_path / "other" / "pyproject.toml").write_text(textwrap.dedent(project))
     before = versions(colab)
     with pytest.raises(CellExecutionError, match="nothing installed"):
-        run(tmp_path, colab, NOTHING_ELSE, WORKDIR="run", PACKAGE=str(tmp_path / "other"))
+        run(LEARN, tmp_path, colab, NOTHING_ELSE, WORKDIR="run", PACKAGE=str(tmp_path / "other"))
     assert versions(colab) == before
 
 
@@ -219,6 +362,8 @@ def test_it_installs_and_runs_on_colab(colab, tmp_path):
         cells = train(tmp_path, colab, NOTHING_ELSE, steps, PACKAGE=package, EXEMPLARS="upload")
     check(tmp_path / "drive" / "run", cells)
     assert (tmp_path / "drive" / "run" / "exemplars" / "3.png").is_file()
+    check_drawn(run(DRAW, tmp_path, colab, NOTHING_ELSE, PACKAGE=package, **DRAWS_LITTLE))
+    check_tour(run(TOUR, tmp_path, colab, NOTHING_ELSE, PACKAGE=package, **TRAINS_LITTLE))
     after = versions(colab)
     print("installed:", {name: after[name] for name in after.keys() - before.keys()})
     assert before.items() <= after.items()
