@@ -37,7 +37,7 @@ def curves(
         axes.axvline(place, color="grey", linestyle="--", linewidth=1)
         axes.text(place, 1, f" {name}", color="grey", va="top", transform=axes.get_xaxis_transform())
     axes.set(xlabel=x, ylabel=y)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return plots.as_image(figure)

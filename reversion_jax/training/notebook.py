@@ -119,4 +119,5 @@ def draw_and_judge(
     texts = [prompt.inverse() if inverse else prompt.direct() for prompt in parsed]
     images = public.draw(model, texts, words, **sampling)
     verdict = judge.look(images)
-    return Judged(generate.to_uint8(images), verdict.names(), *judge.right(verdict, asked), leaked=judge.leaked(images))
+    captions = [name.replace("_", " ") for name in verdict.names()]
+    return Judged(generate.to_uint8(images), captions, *judge.right(verdict, asked), leaked=judge.leaked(images))

@@ -255,7 +255,7 @@ def test_animations():
 @pytest.mark.parametrize("inverse", [False, True])
 def test_draw_and_judge(inverse, monkeypatch):
     """A model that draws what is asked is right, and its hatching is seen; the pairs are unseen ones."""
-    asked = scenes.unseen_scenes("on", 6, seed=1)
+    asked = scenes.unseen_scenes("hanging_from", 6, seed=1)
     hatched = [False, True, True, False, False, True]
     given = {}
 
@@ -266,7 +266,7 @@ def test_draw_and_judge(inverse, monkeypatch):
         return np.stack([scenes.draw(scene, np.random.default_rng(0)) for scene in drawn]) / np.float32(127.5) - 1
 
     monkeypatch.setattr(public, "draw", draw)
-    judged = notebook.draw_and_judge(None, {"<R>": None}, "on", 6, inverse=inverse, num_steps=3)
+    judged = notebook.draw_and_judge(None, {"<R>": None}, "hanging_from", 6, inverse=inverse, num_steps=3)
     first = asked[0]
     wanted = f"{first.object} <R-inv> <R> {first.subject}" if inverse else f"{first.subject} <R> {first.object}"
     assert given["texts"][0] == wanted
@@ -274,7 +274,7 @@ def test_draw_and_judge(inverse, monkeypatch):
     assert judged.relation.tolist() == [False] + 5 * [True]
     assert judged.leaked.tolist() == hatched
     assert str(judged) == "relation right 5, both entities right 6, all right 5, hatched 3 of 6"
-    assert judged.captions[1] == f"{asked[1].subject} on {asked[1].object}"
+    assert judged.captions[1] == f"{asked[1].subject} hanging from {asked[1].object}"
 
 
 @pytest.fixture
