@@ -246,11 +246,13 @@ def test_animations():
     assert "a &lt;R&gt; b" in shown_html
     assert 'width="99"' in shown_html
     clip = Image.open(io.BytesIO(base64.b64decode(shown_html.split("base64,")[1].split('"')[0])))
-    levels = []
+    levels, shown_ms = [], []
     for number in range(clip.n_frames):
         clip.seek(number)
         levels.append(np.asarray(clip.convert("RGB")).mean())
+        shown_ms.append(clip.info["duration"])
     np.testing.assert_allclose(levels, [0, 85, 170, 255, 170, 85], atol=3)
+    assert shown_ms == [120] * 6  # none is shown twice, where the clip turns or begins anew
 
 
 @pytest.mark.parametrize("inverse", [False, True])
