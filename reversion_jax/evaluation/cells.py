@@ -153,8 +153,18 @@ def picture_seeds(plan: Plan, relation: str) -> list[list[int]]:
     return [[_FIRST_SEED + i * plan.images + k for k in range(plan.images)] for i in range(count)]
 
 
-def draw(model: Model, plan: Plan, asked: Asked, rows: np.ndarray | None, workdir: Path) -> list[list[Path]]:
-    """Draws a cell's pictures by the model, with learned rows [P, D] if there are any; returns their files."""
+def draw(
+    model: Model,
+    plan: Plan,
+    asked: Asked,
+    rows: np.ndarray | None,
+    workdir: Path,
+    on_drawn: Callable[[int], object] = lambda count: None,
+) -> list[list[Path]]:
+    """Draws a cell's pictures by the model, with learned rows [P, D] if there are any; returns their files.
+
+    `on_drawn` is told how many pictures each batch brings.
+    """
     if asked.method == DREAMBOOTH:
         model = _fine_tuned(model, plan, asked, workdir / "dreambooth")
     texts = [text for text in asked.texts(plan.prompts[asked.relation]) for _ in range(plan.images)]
@@ -165,6 +175,7 @@ def draw(model: Model, plan: Plan, asked: Asked, rows: np.ndarray | None, workdi
     for batch in generate.draw_batches(model.sd, model.tokenizer, texts, seeds, rows, sampling=sampling):
         for image in generate.to_uint8(batch):
             pictures.save_png(next(in_turn), image)
+        on_drawn(len(batch))
     return places
 
 

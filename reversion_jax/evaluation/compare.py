@@ -155,16 +155,23 @@ def _fill(plan: Plan, todo: Sequence[Asked], place: Path) -> None:
         loop.train(job, epath.Path(where))
     rows = {identity: folder.read(epath.Path(path)).rows for identity, path in trained(place).items()}
     model = _load(plan)
-    for cell in tqdm(todo, "cells", smoothing=0):
-        learned = rows[_identity(cell.run)] if cell.run and cell.method != DREAMBOOTH else None
-        drawn = cells.draw(model, plan, cell, learned, place)
-        scores = scorer(cell.relation, plan.prompts[cell.relation], drawn)
-        cells.write(place / CELLS, cell, cells.made_by(plan, cell, name), scores)
+    with tqdm(total=_count(plan, todo), desc="pictures", unit="picture", smoothing=0, mininterval=1) as bar:
+        for cell in todo:
+            bar.set_postfix_str(cell.name)
+            learned = rows[_identity(cell.run)] if cell.run and cell.method != DREAMBOOTH else None
+            drawn = cells.draw(model, plan, cell, learned, place, bar.update)
+            scores = scorer(cell.relation, plan.prompts[cell.relation], drawn)
+            cells.write(place / CELLS, cell, cells.made_by(plan, cell, name), scores)
+
+
+def _count(plan: Plan, todo: Sequence[Asked]) -> int:
+    """The number of pictures of cells."""
+    return sum(len(plan.prompts[cell.relation]) * plan.images for cell in todo)
 
 
 def describe(plan: Plan, todo: Sequence[Asked], to_train: Sequence[Settings]) -> str:
     """What is about to be done, and an estimate of the time and the disk that it needs."""
-    count = sum(len(plan.prompts[cell.relation]) * plan.images for cell in todo)
+    count = _count(plan, todo)
     a_prompt = next(iter(plan.prompts.values()))[0].fill("and")
     a_picture = estimate.picture_cost(_load(plan), plan.training, a_prompt)
     lines = [f"draws       {len(todo)} cells, {count} pictures"]

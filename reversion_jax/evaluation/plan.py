@@ -107,9 +107,14 @@ def _folders(place: str) -> dict[str, str]:
     """The exemplar folder of each relation of a benchmark; nothing where exemplars are drawn. ValueError, OSError."""
     if place == settings.DRAWN:
         return {}
+    if not Path(place).expanduser().is_dir():
+        raise ValueError(
+            f"no folder {place}: put the benchmark's exemplars there, a folder for each relation, or name another by "
+            "--config.evaluation.benchmark=FOLDER"
+        )
     folders = benchmark.relation_folders(Path(place).expanduser())
     if not all(isinstance(folder, Path) for folder in folders.values()):
-        raise ValueError(f"config.evaluation.benchmark={place!r}: unpack the .zip, and give the folder")
+        raise ValueError(f"config.evaluation.benchmark={place!r}: unpack the .zip in it, and give that folder")
     return {relation: str(folder) for relation, folder in folders.items()}
 
 
