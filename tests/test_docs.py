@@ -1,8 +1,12 @@
 """What docs say of tests is so."""
 
 import re
+import shutil
 
+from config_files import load
 from places import ROOT, TESTS
+
+from reversion_jax.evaluation.compare import evaluate
 
 
 def test_every_fault_has_a_test():
@@ -17,3 +21,15 @@ def test_every_fault_has_a_test():
             file, _, test = name.partition("::") if not name.startswith("::") else (file, "", name[2:])
             assert (TESTS / file).is_file(), row
             assert not test or f"def {test}(" in (TESTS / file).read_text(), row
+
+
+def test_tables_are_those_of_the_verdicts_beside_them(tmp_path):
+    """A reader can make them again without drawing a picture, and docs/evaluation.md quotes them."""
+    kept = ROOT / "docs" / "cells" / "fusing"
+    shutil.copyfile(kept / "cells.jsonl", tmp_path / "cells.jsonl")
+    evaluate(load("evaluation", "fusing"), str(tmp_path), tables_only=True)
+    made = (tmp_path / "tables.md").read_text()
+    assert made == (kept / "tables.md").read_text()
+    quoted = "43 [19, 71] | 45 [34, 55] | 19 [9, 31] | 31 [21, 42] |"
+    assert quoted in made
+    assert quoted in (ROOT / "docs" / "evaluation.md").read_text()
