@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from reversion_jax import config
-from reversion_jax.page import insight, pieces
+from reversion_jax.page import insight, pieces, take_away
 from reversion_jax.page.handlers import ON_DEVICE, QUIET, connect
 from reversion_jax.page.place import Place
 from reversion_jax.page.trainer import Trainer
@@ -36,11 +36,14 @@ def build(place: Place, trainer: Trainer) -> None:
             gr.HTML("<h2>What it is like</h2>")
             found = gr.HTML(pieces.empty(_NOTHING if place.words() else _NO_WORD), elem_id="found")
             looks: dict[str, Any] = {"columns": 1, "object_fit": "contain", "height": "auto", "buttons": ["fullscreen"]}
+            take = gr.DownloadButton("Download the word for other tools", visible=False, elem_id="take")
             pictures = gr.Gallery(show_label=False, visible=False, elem_id="look-pictures", **looks)
 
     def looked(key: str | None, model: str, prompt: str) -> list[Any]:
         seen = insight.look_into(place, trainer, key or "", model or "", prompt or "")
-        return [pieces.words(seen.words), gr.update(value=seen.pictures, visible=bool(seen.pictures))]
+        archive = take_away.pack(place, key or "")
+        shown = gr.update(value=seen.pictures, visible=bool(seen.pictures))
+        return [pieces.words(seen.words), shown, gr.update(value=archive, visible=archive is not None)]
 
     def opened(key: str | None, shown: str) -> list[Any]:
         known = place.words()
@@ -49,7 +52,7 @@ def build(place: Place, trainer: Trainer) -> None:
         return [gr.update(choices=known, value=keep), empty if 'class="empty"' in shown else gr.skip()]
 
     one = {"concurrency_id": ON_DEVICE, "show_progress_on": [found]}
-    connect(button.click, looked, [key, model, prompt], [found, pictures], message, **one)
+    connect(button.click, looked, [key, model, prompt], [found, pictures, take], message, **one)
     connect(tab.select, opened, [key, found], [key, found], message, **QUIET)
     ask_model = lambda key: [gr.update(visible=bool(key) and not place.is_run(key))]
     connect(key.change, ask_model, [key], [model], **QUIET)

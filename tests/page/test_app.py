@@ -162,6 +162,14 @@ def draw(tab) -> dict[str, str]:
         return {name: Image.open(io.BytesIO(archive.read(name))).text["prompt"] for name in names}
 
 
+def take_away(tab) -> set[str]:
+    """The names of the files that other tools load, as the browser gets them."""
+    with tab.expect_download() as download:
+        tab.locator("#take").click()
+    with zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())) as archive:
+        return set(archive.namelist())
+
+
 def test_learn_stop_take_up_draw_download_look(browser, pictures, tmp_path):
     folder = tmp_path / "runs"
     with app(folder) as address:
@@ -194,6 +202,7 @@ def test_learn_stop_take_up_draw_download_look(browser, pictures, tmp_path):
         seen = text_of(tab, "#found", "cosine to <R-inv>")
         assert "<R-inv>" in seen
         assert "Nearest words of the model" in seen
+        assert {"my_hug.safetensors", "my_hug-inv.safetensors"} < take_away(tab)
         assert tab.get_by_role("tab").all_inner_texts() == ["Learn", "Draw", "Look"]
         assert wrong == []
     assert len(list((folder / "my_hug" / "samples" / "000").glob("*.png"))) == 4

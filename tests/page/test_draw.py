@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from reversion_jax.inversion.prompts import INVERSE, RELATION
-from reversion_jax.page import draw, insight, models, trainer
+from reversion_jax.page import draw, insight, models, take_away, trainer
 from reversion_jax.page.faults import heard
 from reversion_jax.page.place import Place
 from reversion_jax.page.trainer import State, Trainer
@@ -157,3 +157,14 @@ def test_a_word_is_looked_into(place):
     assert prompted.pictures[1][1] == "where the words look: cat <R> dog"
     with pytest.raises(ValueError, match="choose a learned word first"):
         insight.look_into(place, Trainer(), "", "")
+
+
+def test_a_runs_word_is_packed_for_other_tools(place):
+    archive = take_away.pack(place, "run:on")
+    with zipfile.ZipFile(archive) as zipped:
+        assert set(zipped.namelist()) == {
+            *("on.safetensors", "on-inv.safetensors", "learned_embeds.bin", "how_to_use.txt")
+        }
+        how = zipped.read("how_to_use.txt").decode()
+    assert 'pipe.load_textual_inversion("on.safetensors", token="<R>")' in how
+    assert take_away.pack(place, "file:word.safetensors") is None
