@@ -16,7 +16,7 @@ def main(argv: list[str]) -> None:
     from reversion_jax.runtime.compilation import keep_compiled
 
     try:
-        from reversion_jax.page import serve  # after the flags are read: --help need not load JAX
+        from reversion_jax.training.page import serve  # after the flags are read: --help need not load JAX
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise

@@ -20,12 +20,10 @@ STOREYS = (
     ("drawing", "miniature"),
     ("training",),
     ("evaluation",),
-    ("page",),
     DOORS,
 )
 NAMES = {name for names in STOREYS for name in names}
-# Twelve folders: eleven of the method and its tools, and `page`, which only shows what they do.
-MAX_FOLDERS, MAX_FILE, MAX_DOOR, MAX_FUNCTION = 12, 250, 60, 60  # the last three in lines
+MAX_FOLDERS, MAX_FILE, MAX_DOOR, MAX_FUNCTION = 11, 250, 60, 60  # the last three in lines
 # What may be longer, and why: files by their modules, functions by module and name.
 LONGER = {"config": "every setting has a line of its own"}
 FOREIGN = {"torch", "diffusers", "tensorflow", "tensorflow_datasets"}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from reversion_jax.page import captions
+from reversion_jax.training.page import captions
 
 
 def test_a_caption_becomes_a_direct_and_an_inverse_prompt():

@@ -8,8 +8,8 @@ from PIL import Image
 
 from reversion_jax import config
 from reversion_jax.data import exemplars
-from reversion_jax.page import start
-from reversion_jax.page.place import Place
+from reversion_jax.training.page import start
+from reversion_jax.training.page.place import Place
 
 
 class Recorded:

@@ -6,10 +6,10 @@ from typing import Any
 import gradio as gr
 
 from reversion_jax import config
-from reversion_jax.page import draw, pieces
-from reversion_jax.page.handlers import ON_DEVICE, QUIET, connect
-from reversion_jax.page.place import Place
-from reversion_jax.page.trainer import Trainer
+from reversion_jax.training.page import draw, pieces
+from reversion_jax.training.page.handlers import ON_DEVICE, QUIET, connect
+from reversion_jax.training.page.place import Place
+from reversion_jax.training.page.trainer import Trainer
 from reversion_jax.weights import embeddings
 
 _NOTHING = "No picture yet. Write a prompt, and press “Draw”."

@@ -18,10 +18,10 @@ from reversion_jax.drawing import samples, words
 from reversion_jax.drawing.words import Words
 from reversion_jax.inversion.prompts import INVERSE, RELATION, parse
 from reversion_jax.miniature import scenes
-from reversion_jax.page import captions, models
-from reversion_jax.page.faults import heard, tell
-from reversion_jax.page.place import Place, whole
-from reversion_jax.page.trainer import Trainer
+from reversion_jax.training.page import captions, models
+from reversion_jax.training.page.faults import heard, tell
+from reversion_jax.training.page.place import Place, whole
+from reversion_jax.training.page.trainer import Trainer
 
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE, MAX_PROMPTS, MAX_SEED = 16, 200, 30.0, 8, 2**31
 SAMPLERS = (samplers.AUTO, *samplers.SAMPLERS)

@@ -8,8 +8,8 @@ import pytest
 from etils import epath
 
 from reversion_jax.config import SD15
-from reversion_jax.page.place import Place, newest_preview, whole
 from reversion_jax.runs import folder
+from reversion_jax.training.page.place import Place, newest_preview, whole
 from reversion_jax.weights import embeddings
 
 

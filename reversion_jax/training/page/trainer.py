@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
-from reversion_jax.page.faults import heard, sentence
 from reversion_jax.training.loop import learn
+from reversion_jax.training.page.faults import heard, sentence
 from reversion_jax.training.watch import Progress
 
 # Stages of a run. The first three are under way.

@@ -7,9 +7,9 @@ import gradio as gr
 
 from reversion_jax.data import exemplars
 from reversion_jax.miniature import scenes
-from reversion_jax.page import captions, pieces, start, uploads
-from reversion_jax.page.handlers import QUIET, connect
-from reversion_jax.page.uploads import MAX_PICTURES
+from reversion_jax.training.page import captions, pieces, start, uploads
+from reversion_jax.training.page.handlers import QUIET, connect
+from reversion_jax.training.page.uploads import MAX_PICTURES
 
 DRAWN, OWN = "Drawn shapes", "My pictures"
 _FIRST = "hanging_from"  # the relation that is chosen when the page opens

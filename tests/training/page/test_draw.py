@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from reversion_jax.inversion.prompts import INVERSE, RELATION
-from reversion_jax.page import draw, insight, models, take_away, trainer
-from reversion_jax.page.faults import heard
-from reversion_jax.page.place import Place
-from reversion_jax.page.trainer import State, Trainer
+from reversion_jax.training.page import draw, insight, models, take_away, trainer
+from reversion_jax.training.page.faults import heard
+from reversion_jax.training.page.place import Place
+from reversion_jax.training.page.trainer import State, Trainer
 from reversion_jax.weights import embeddings
 
 

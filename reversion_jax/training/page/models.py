@@ -11,20 +11,14 @@ from reversion_jax.weights.variant import Variant
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(model: str, precision: str, mesh: Mesh | None, variant: Variant) -> Model:
+def _loaded(model: str, precision: str, mesh: Mesh, variant: Variant) -> Model:
     return load_model(model, None, precision, mesh, variant)
 
 
-def load(
-    model: str,
-    rows_per_token: Mapping[str, int] | None = None,
-    precision: str = "auto",
-    mesh: Mesh | None = None,
-    variant: Variant = Variant(),  # noqa: B008 (it is frozen)
-) -> Model:
+def load(model: str, rows_per_token: Mapping[str, int], precision: str, mesh: Mesh, variant: Variant) -> Model:
     """`load_model`, which reads the weights only if the last call had other ones."""
     kept = _loaded(model, precision, mesh, variant)
-    tokenizer = dataclasses.replace(kept.tokenizer, rows_per_token=dict(rows_per_token or {}))
+    tokenizer = dataclasses.replace(kept.tokenizer, rows_per_token=dict(rows_per_token))
     return kept._replace(tokenizer=tokenizer)
 
 

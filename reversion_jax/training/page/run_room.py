@@ -4,12 +4,12 @@ from typing import Any
 
 import gradio as gr
 
-from reversion_jax.page import pieces, run_view, start
-from reversion_jax.page import trainer as training
-from reversion_jax.page.handlers import QUIET, connect
-from reversion_jax.page.place import Place
-from reversion_jax.page.run_view import LOSSES
-from reversion_jax.page.trainer import State, Trainer
+from reversion_jax.training.page import pieces, run_view, start
+from reversion_jax.training.page import trainer as training
+from reversion_jax.training.page.handlers import QUIET, connect
+from reversion_jax.training.page.place import Place
+from reversion_jax.training.page.run_view import LOSSES
+from reversion_jax.training.page.trainer import State, Trainer
 
 _EMPTY = "Nothing has been learned in this folder yet. The drawn shapes are ready: press “Learn this relation”."
 _STOP, _STOPPING = "Stop, and keep what is learned", "Stopping …"

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from reversion_jax.page import trainer
-from reversion_jax.page.captions import Checked
-from reversion_jax.page.place import Listed
+from reversion_jax.training.page import trainer
+from reversion_jax.training.page.captions import Checked
+from reversion_jax.training.page.place import Listed
 
 _NEAREST = 6  # words that are shown
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from reversion_jax.config import Settings
 from reversion_jax.drawing import attention_sheet, inspection, look, word_map
-from reversion_jax.page import captions
-from reversion_jax.page.place import Place
-from reversion_jax.page.trainer import Trainer
+from reversion_jax.training.page import captions
+from reversion_jax.training.page.place import Place
+from reversion_jax.training.page.trainer import Trainer
 
 
 class Insight(NamedTuple):

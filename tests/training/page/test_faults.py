@@ -5,8 +5,8 @@ import threading
 import jax
 import pytest
 
-from reversion_jax.page.faults import heard, sentence
 from reversion_jax.runtime.errors import Caution, warn
+from reversion_jax.training.page.faults import heard, sentence
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from reversion_jax.data import exemplars
 from reversion_jax.inversion.prompts import INVERSE, RELATION, Template, parse
 from reversion_jax.models.tokenizer import check_text
-from reversion_jax.page.faults import plain
 from reversion_jax.runtime import files
+from reversion_jax.training.page.faults import plain
 
 MAX_LETTERS = 500
 

@@ -8,10 +8,10 @@ from typing import Any
 from reversion_jax import config
 from reversion_jax.config import OPEN, Settings
 from reversion_jax.inversion.prompts import parse
-from reversion_jax.page import captions, models, uploads
-from reversion_jax.page.place import Place, whole
-from reversion_jax.page.trainer import Trainer
 from reversion_jax.runs import folder
+from reversion_jax.training.page import captions, models, uploads
+from reversion_jax.training.page.place import Place, whole
+from reversion_jax.training.page.trainer import Trainer
 from reversion_jax.weights import own_settings
 
 MAX_STEPS = 20_000

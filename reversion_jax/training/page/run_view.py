@@ -8,8 +8,8 @@ import pandas as pd
 from etils import epath
 from PIL import Image
 
-from reversion_jax.page.place import newest_preview
 from reversion_jax.runs import history
+from reversion_jax.training.page.place import newest_preview
 
 LOSSES = ("denoising", "control")
 _POINTS = 150

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reversion_jax.page import address
 from reversion_jax.runtime.errors import Caution
+from reversion_jax.training.page import address
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.0.1"])

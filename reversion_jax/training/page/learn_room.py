@@ -5,12 +5,12 @@ from typing import Any
 import gradio as gr
 
 from reversion_jax import config
-from reversion_jax.page import start
-from reversion_jax.page.exemplar_form import OWN, ExemplarForm
-from reversion_jax.page.handlers import QUIET, connect
-from reversion_jax.page.place import Place
-from reversion_jax.page.run_room import RunRoom
-from reversion_jax.page.trainer import Trainer
+from reversion_jax.training.page import start
+from reversion_jax.training.page.exemplar_form import OWN, ExemplarForm
+from reversion_jax.training.page.handlers import QUIET, connect
+from reversion_jax.training.page.place import Place
+from reversion_jax.training.page.run_room import RunRoom
+from reversion_jax.training.page.trainer import Trainer
 
 _METHODS = [
     ("Inv-ReVersion", "inv_reversion"),

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from reversion_jax.page import pieces
-from reversion_jax.page.faults import heard, sentence
+from reversion_jax.training.page import pieces
+from reversion_jax.training.page.faults import heard, sentence
 
 ON_DEVICE = "device"  # events that compute wait for one another
 QUIET: dict[str, Any] = {"show_progress": "hidden"}  # for events that take no time worth showing

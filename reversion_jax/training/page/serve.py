@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from reversion_jax.page import address
-from reversion_jax.page.place import Place
-from reversion_jax.page.trainer import Trainer
-from reversion_jax.page.uploads import MAX_FILE
+from reversion_jax.training.page import address
+from reversion_jax.training.page.place import Place
+from reversion_jax.training.page.trainer import Trainer
+from reversion_jax.training.page.uploads import MAX_FILE
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
 
@@ -18,7 +18,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from reversion_jax.page import draw_room, learn_room, look_room
+from reversion_jax.training.page import draw_room, learn_room, look_room
 
 _TITLE = "Relation inversion"
 _FONT = (

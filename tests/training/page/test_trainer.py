@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tiny_run import changed
 
-from reversion_jax.page import start, trainer
-from reversion_jax.page.place import Place
-from reversion_jax.page.trainer import Trainer
 from reversion_jax.runs import folder
 from reversion_jax.runtime.errors import warn
 from reversion_jax.training.loop import learn
+from reversion_jax.training.page import start, trainer
+from reversion_jax.training.page.place import Place
+from reversion_jax.training.page.trainer import Trainer
 from reversion_jax.training.watch import Progress
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import gradio as gr
 
 from reversion_jax import config
-from reversion_jax.page import insight, pieces, take_away
-from reversion_jax.page.handlers import ON_DEVICE, QUIET, connect
-from reversion_jax.page.place import Place
-from reversion_jax.page.trainer import Trainer
+from reversion_jax.training.page import insight, pieces, take_away
+from reversion_jax.training.page.handlers import ON_DEVICE, QUIET, connect
+from reversion_jax.training.page.place import Place
+from reversion_jax.training.page.trainer import Trainer
 
 _NOTHING = (
     "Choose a learned word, and press “Look”: how long it is, which of the model's words it is near, how it got there."

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from reversion_jax.config import Settings
-from reversion_jax.page import captions, pieces, trainer
-from reversion_jax.page.place import Listed
-from reversion_jax.page.trainer import State
+from reversion_jax.training.page import captions, pieces, trainer
+from reversion_jax.training.page.place import Listed
+from reversion_jax.training.page.trainer import State
 
 EVIL = "<script>alert('x')</script>"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from etils import epath
 
-from reversion_jax.page.place import Place
 from reversion_jax.runs import export, folder
+from reversion_jax.training.page.place import Place
 
 _HOW = "how_to_use.txt"
 
