@@ -134,10 +134,13 @@ def _checked(scores: Mapping[str, Any]) -> Scores:
 
 
 def write(path: Path, asked: Asked, made_by: str, scores: Scores) -> None:
-    """Adds a cell's line."""
+    """Adds a cell's line, also where the last one was never finished: by a kill, or an editor."""
     plain = {name: [int(v) if v in (0, 1) else round(v, 5) for v in values] for name, values in scores.items()}
     about = dict(zip(("relation", "method", "seed", "direction"), asked.key, strict=True))
-    files.append(path, json.dumps(about | {"words": asked.words, "made_by": made_by, "scores": plain}) + "\n")
+    line = json.dumps(about | {"words": asked.words, "made_by": made_by, "scores": plain}) + "\n"
+    before = path.read_bytes() if path.is_file() else b""
+    unfinished = before != b"" and not before.endswith(b"\n")
+    files.append(path, "\n" * unfinished + line)
 
 
 def picture_files(plan: Plan, asked: Asked, workdir: Path) -> list[list[Path]]:

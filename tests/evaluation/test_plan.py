@@ -10,6 +10,7 @@ from config_files import load
 from reversion_jax.data import benchmark, exemplars
 from reversion_jax.evaluation import cells, compare, plan
 from reversion_jax.miniature import scenes
+from reversion_jax.runtime.errors import Caution
 
 
 def test_the_miniatures_plan_covers_its_world():
@@ -148,3 +149,15 @@ def test_dreambooth_is_on_request():
     assert load("benchmark", "dreambooth").evaluation.dreambooth.word == "sks"
     with pytest.raises(ValueError, match=r"there is only configs/benchmark\.py:dreambooth"):
         load("benchmark", "dreambeeth")
+
+
+def test_a_line_that_was_never_finished_costs_its_own_cell_alone(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    for seed in (0, 1, 2):
+        cells.write(path, cells.Asked("hug", "ReVersion", seed, "direct", "<R>"), "hash", {"relation": [1.0, 0.25]})
+        if seed == 1:
+            path.write_bytes(path.read_bytes()[:-20])  # killed
+    with pytest.warns(Caution, match="line 2 is damaged"):
+        kept = cells.read(path)
+    assert [key[2] for key in kept] == [0, 2]
+    assert kept["hug", "ReVersion", 2, "direct"]["scores"] == {"relation": [1.0, 0.25]}
