@@ -1,0 +1,76 @@
+"""README and the pages in docs/: README is short, links lead somewhere, and quoted messages exist in the code."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The beginning of a first column that quotes a message of a command.
+QUOTED = re.compile(r"\| `(?:(?:warning|error): )?([^`]+)`")
+
+
+def prose(page: Path) -> str:
+    """A page's text without its fenced blocks, in which # begins a comment."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def messages() -> list[str]:
+    """All strings of the package and of the notebooks' code, with … for what is filled in."""
+    found = []
+    for path in (ROOT / "reversion_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    notebooks = [path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb")]
+    return [" ".join(text.split()) for text in found + notebooks]
+
+
+def has_pieces(text: str, quote: str) -> bool:
+    """Whether the text has all pieces of a quote, which … separates, in their order."""
+    end = 0
+    for piece in quote.split("…"):
+        start = text.find(piece.strip(), end)
+        if start < 0:
+            return False
+        end = start + len(piece.strip())
+    return True
+
+
+def test_readme_is_short():
+    assert len(PAGES[0].read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or file.suffix != ".md" or anchor in anchors(file), target
+
+
+def test_every_page_can_be_found_from_readme():
+    linked = set(re.findall(r"\]\(docs/([\w-]+)\.md", PAGES[0].read_text()))
+    assert {page.stem for page in PAGES[1:]} - {"index"} == linked
+
+
+def test_troubleshooting_quotes_messages_of_the_code():
+    known = messages()
+    rows = (ROOT / "docs" / "troubleshooting.md").read_text().splitlines()
+    quotes = [match[1] for row in rows if (match := QUOTED.match(row))]
+    assert len(quotes) > 30
+    assert [quote for quote in quotes if not any(has_pieces(text, quote) for text in known)] == []
