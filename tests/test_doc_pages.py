@@ -8,8 +8,8 @@ import pytest
 from places import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# The beginning of a first column that quotes a message of a command.
-QUOTED = re.compile(r"\| `(?:(?:warning|error): )?([^`]+)`")
+# A first column that names a symptom and then quotes a message of a command.
+QUOTED = re.compile(r"\| [^|`]*: `([^`]+)`")
 
 
 def prose(page: Path) -> str:
