@@ -53,8 +53,8 @@ def imports() -> dict[str, set[str]]:
     return found
 
 
-def main() -> None:
-    below = imports()
+def draw(below: dict[str, set[str]]) -> str:
+    """The picture, as SVG, of what each box imports."""
 
     @cache
     def layer(name: str) -> int:
@@ -82,9 +82,11 @@ def main() -> None:
                 f'<text x="{middle}" y="{y + 40}" text-anchor="middle" font-size="12" fill="#4b5563">'
                 f"{escape(HOLDS[name])}</text>",
             ]
-    (DOCS / "architecture.svg").write_text("\n".join([*parts, "</svg>"]) + "\n")
-    for name in sorted(HOLDS, key=layer, reverse=True):
-        print(f"| {layer(name)} | `{name}` | {', '.join(sorted(below[name], key=layer, reverse=True)) or 'nothing'} |")
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def main() -> None:
+    (DOCS / "architecture.svg").write_text(draw(imports()))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,15 @@ def test_troubleshooting_quotes_messages_of_the_code():
     quotes = [match[1] for row in rows if (match := QUOTED.match(row))]
     assert len(quotes) > 30
     assert [quote for quote in quotes if not any(has_pieces(text, quote) for text in known)] == []
+
+
+def test_the_architecture_page_shows_what_the_code_imports():
+    """Its picture, which docs/draw_architecture.py draws, and its table."""
+    code = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))
+    below = code["imports"]()
+    assert code["draw"](below) == (ROOT / "docs" / "architecture.svg").read_text()
+    rows = re.findall(
+        r"^\| \d \| (.*?) \| (.*) \|$", (ROOT / "docs" / "architecture.md").read_text(), flags=re.MULTILINE
+    )
+    shown = {name: set(re.findall(r"`(\w+)`", others)) for names, others in rows for name in re.findall(r"\w+", names)}
+    assert shown == below
