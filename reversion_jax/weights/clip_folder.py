@@ -1,4 +1,4 @@
-"""A whole CLIP, both encoders, as transformers keeps it in a folder or on the hub: config and parameters; strict."""
+"""Loads a whole CLIP (text and image encoder), from a folder in transformers' layout or from the hub."""
 
 import functools
 import re
@@ -15,25 +15,28 @@ from reversion_jax.weights.hub import fetch, parse_id
 from reversion_jax.weights.layout import weight_files
 from reversion_jax.weights.stored import read_json
 
-_NAMED_AS = "text_encoder"  # the weight files, which are transformers' there as well
-_BESIDES = re.compile(r"config\.json|(pre)?processor_config\.json|tokenizer(_config)?\.json|vocab\.json|merges\.txt")
+_NAMED_AS = "text_encoder"  # transformers names a CLIP's weight files like those of this network
+_SMALL_FILES = re.compile(
+    r"config\.json|(pre)?processor_config\.json|tokenizer(_config)?\.json|vocab\.json|merges\.txt"
+)
 
 
 def resolve(model: str) -> Path:
-    """The local folder of a CLIP: a folder, or a hub id such as "openai/clip-vit-large-patch14" (or "…@revision").
+    """Returns the local folder of a CLIP, which is downloaded first if `model` is a hub id.
 
-    ValueError, saying what to do, if it cannot be had.
+    model: a folder, or a hub id such as "openai/clip-vit-large-patch14", optionally followed by "@revision".
+    Raises ValueError if there is no such CLIP; the message says what to do.
     """
     path = Path(model).expanduser()
     if path.is_dir():
         return path
     hub_id = parse_id(model)
     if not hub_id:
-        raise ValueError(f"{model!r} is neither a CLIP's folder nor a hub id such as openai/clip-vit-large-patch14")
+        raise ValueError(f"{model!r} is neither a folder nor a hub id such as openai/clip-vit-large-patch14")
 
     def choose(present: list[str]) -> list[str]:
         files = weight_files(_NAMED_AS, [name for name in present if "/" not in name], model)
-        return [*(name for name in present if _BESIDES.fullmatch(name)), *files]
+        return [*(name for name in present if _SMALL_FILES.fullmatch(name)), *files]
 
     try:
         return fetch(*hub_id, choose, load_config)
@@ -42,7 +45,7 @@ def resolve(model: str) -> Path:
 
 
 def load_config(folder: Path) -> CLIPConfig:
-    """Reads a CLIP's config.json; ValueError if there is none, or if it is another model's."""
+    """Reads a CLIP's config.json. Raises ValueError if there is none, or if it belongs to another kind of model."""
     path = Path(folder) / "config.json"
     try:
         return CLIPConfig.from_json(read_json(path))
@@ -51,9 +54,10 @@ def load_config(folder: Path) -> CLIPConfig:
 
 
 def load(folder: Path) -> tuple[CLIPConfig, dict[str, Any]]:
-    """Config and float32 parameters of CLIP, on the device, out of safetensors (whole, sharded, fp16) or msgpack.
+    """Returns the config of a CLIP and its parameters, in float32 on JAX's default device.
 
-    ValueError if a file is missing or damaged, and, naming all of them, if weights are missing, left over or misshaped.
+    The folder holds safetensors (whole, sharded or fp16) or msgpack. Raises ValueError if a file is missing or damaged,
+    or if weights are missing or have the wrong shape; the message lists all such weights. Warns of unused tensors.
     """
     config = load_config(folder)
     stored = network.open_folder(Path(folder), _NAMED_AS)
@@ -64,7 +68,7 @@ def load(folder: Path) -> tuple[CLIPConfig, dict[str, Any]]:
 
 @functools.cache
 def parameter_shapes(config: CLIPConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by its "/"-joined path; nothing is allocated."""
+    """Returns the shape of every parameter by its "/"-joined path, without allocating the parameters."""
     pixels = jnp.zeros((1, config.vision.image_size, config.vision.image_size, 3))
     tree = jax.eval_shape(CLIP(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32), pixels)
     return {path: leaf.shape for path, leaf in flatten_dict(tree["params"], sep="/").items()}

@@ -1,6 +1,7 @@
-"""The names of the first, single-file checkpoints, those of CompVis' latent-diffusion code.
+"""The tensor names in single-file checkpoints, which come from CompVis' latent-diffusion code.
 
-A UNet's layers are counted through all its blocks there, and a VAE decoder's blocks from the picture's end.
+In these names, the layers of a UNet are numbered through all its blocks, and the blocks of a VAE's decoder are numbered
+from the image backwards.
 """
 
 import re
@@ -17,7 +18,7 @@ _PREFIXES = {
     "unet": "model.diffusion_model.",
     "vae": "first_stage_model.",
 }
-# Averages beside the weights they are averages of, and the noise schedule's tables.
+# Tensors that are no weights: running averages of weights, tables of the noise schedule, and markers.
 _NOT_PARAMETERS = re.compile(
     r"model_ema\..*|(alphas|betas|log|posterior|sqrt)\w*|lvlb_weights|scale_factor|v_pred|ztsnr"
 )
@@ -57,7 +58,10 @@ _VAE = {
 
 
 def compvis_names(part: str, path: str, config: ModelConfig) -> tuple[str, ...]:
-    """A checkpoint's names for one of our paths, such as "unet" and "mid_block/resnets_0/conv1/kernel"."""
+    """Returns a checkpoint's possible names for one of our paths.
+
+    part, path: a network and a path in its tree, such as "unet" and "mid_block/resnets_0/conv1/kernel".
+    """
     candidates = names.torch_names(path)
     if part == "vae":
         return vae_names(path, config.vae)
@@ -67,24 +71,27 @@ def compvis_names(part: str, path: str, config: ModelConfig) -> tuple[str, ...]:
 
 
 def vae_names(path: str, config: VAEConfig) -> tuple[str, ...]:
-    """A checkpoint's names for one of the VAE's paths."""
+    """Returns a checkpoint's name for a path in the VAE's tree, as a tuple of one."""
     return (_PREFIXES["vae"] + _vae_name(names.torch_names(path)[0], config),)
 
 
 def averaged(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The tensors with the UNet's replaced by the running averages beside them; ValueError if there are none."""
+    """Returns the tensors, those of the UNet replaced by their running averages. Raises ValueError if one has none."""
     prefix = _PREFIXES["unet"]
     averages = {}
     for name in (name for name in stored if name.startswith(prefix)):
         average = f"model_ema.{name.removeprefix('model.').replace('.', '')}"
         if average not in stored:
-            raise ValueError(f"it keeps no running average (EMA) of {name}: leave ema out")
+            raise ValueError(f"it holds no running average (EMA) of {name}: leave ema out")
         averages[name] = stored[average]
     return {**stored, **averages}
 
 
 def split(stored: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
-    """A checkpoint's tensors by network; whatever is neither a network's nor known to be no weight is "other"."""
+    """Returns a checkpoint's tensors by network; "other" holds those of no network.
+
+    Tensors that are known to be no weights are left out.
+    """
     parts: dict[str, dict[str, Stored]] = {part: {} for part in (*_PREFIXES, "other")}
     for name, tensor in stored.items():
         if not _NOT_PARAMETERS.fullmatch(name):
@@ -98,8 +105,8 @@ def _unet_name(name: str, config: UNetConfig) -> str:
     if numbered:
         side, block, kind, layer, rest = numbered.groups()
         block, layers = int(block), config.layers_per_block
-        # conv_in comes first on the way down. Every block has one more than `layers`: a resampling there, a layer on
-        # the way up, in the last of which the resampling is.
+        # On the way down, conv_in has index 0. Every block takes layers + 1 indices: on the way down, the last one is
+        # the downsampler; on the way up, all are layers, and the last layer's index includes the upsampler.
         index = (side == "down") + block * (layers + 1) + (layers if kind.endswith("samplers") else int(layer))
         attends = config.up_block_types[block].startswith("CrossAttn")
         place = {"resnets": 0, "attentions": 1, "downsamplers": 0, "upsamplers": 1 + attends}[kind]

@@ -1,4 +1,4 @@
-"""Recognises the models that look like Stable Diffusion 1.x, but are others, so that an error can name them."""
+"""Recognises other families of models that resemble Stable Diffusion 1.x, so that an error can name them."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -9,7 +9,7 @@ _XL, _V2 = "Stable Diffusion XL", "Stable Diffusion 2.x"
 
 
 def check_folder(folder: Path) -> None:
-    """ValueError if a diffusers folder's configs are another family's."""
+    """Raises ValueError if the configs in a diffusers folder belong to another family of models."""
     index = folder / "model_index.json"
     pipeline = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
     unet = read_json(folder / "unet" / "config.json")
@@ -21,7 +21,10 @@ def check_folder(folder: Path) -> None:
 
 
 def check_single_file(path: Path, names: Collection[str], *, needs_vae: bool = True) -> None:
-    """ValueError if the tensors' names in a single file are another family's, or no whole checkpoint's."""
+    """Raises ValueError if a single file's tensor names belong to another family, or if a network is missing.
+
+    names: the names of all tensors in the file. needs_vae: whether the file must contain a VAE.
+    """
     for prefix, family in (("conditioner.embedders.", _XL), ("cond_stage_model.model.", _V2)):
         if any(name.startswith(prefix) for name in names):
             _refuse(path, family)
@@ -29,7 +32,7 @@ def check_single_file(path: Path, names: Collection[str], *, needs_vae: bool = T
         if not any(name.startswith(prefix) for name in names) and (needs_vae or prefix != "first_stage_model."):
             remedy = "; give a VAE by --vae, in training --config.vae" if prefix == "first_stage_model." else ""
             raise ValueError(
-                f"{path} is no whole Stable Diffusion 1.x checkpoint: no tensor's name starts with {prefix} "
+                f"{path} is not a complete Stable Diffusion 1.x checkpoint: no tensor's name starts with {prefix} "
                 f"(the first is {min(names, default='missing')}){remedy}"
             )
 

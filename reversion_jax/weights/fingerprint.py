@@ -1,4 +1,4 @@
-"""A hash that tells models apart, for runs to say which one they were trained on."""
+"""A hash that identifies a model's weights, so that a run can record which model it was trained on."""
 
 import hashlib
 from pathlib import Path
@@ -9,10 +9,13 @@ _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 
 
 def fingerprint(model: Path) -> str:
-    """16 hex digits of a model's folder or file: SHA-256 over each weight file's size and 64 blocks of 64 KiB.
+    """Returns 16 hexadecimal digits that identify the weights in a model's folder or single file.
 
-    The blocks lie evenly over the file; a small file is read whole. Reading all of Stable Diffusion would take seconds,
-    and fine-tuning changes every block.
+    The digits are the start of a SHA-256 over the size and content of each weight file. Of a file above 4 MiB, only 64
+    blocks of 64 KiB, spread evenly over the file, are hashed: hashing all of Stable Diffusion would take seconds, and
+    fine-tuning changes every block.
+
+    Raises ValueError if a network's folder holds no weights, and OSError if a file cannot be read.
     """
     if model.is_file():
         paths = [model]

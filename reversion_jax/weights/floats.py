@@ -1,9 +1,9 @@
-"""The float types of weight files, and whether their numbers are any."""
+"""The float types of weight files, and a fast search for NaN and infinity."""
 
 import ml_dtypes
 import numpy as np
 
-# safetensors' floats that its NumPy side does not have.
+# safetensors' float types that its NumPy functions cannot read.
 FLOATS = {
     "BF16": ml_dtypes.bfloat16,
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
@@ -15,13 +15,14 @@ FLOATS = {
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Whether no number of a float array is NaN or infinite; in a fraction of the time that reading it takes."""
-    if array.dtype == np.float32:  # one product, by many threads, whose sum is finite if all of them are
+    """Returns whether a float array has neither NaN nor infinity. Takes a fraction of the time to read the array."""
+    # One product by many threads. If its sum is finite, all numbers are; a sum can also overflow, so then look again.
+    if array.dtype == np.float32:
         flat = array.ravel()
         with np.errstate(over="ignore", invalid="ignore"):
             return bool(np.isfinite(flat @ flat)) or bool(np.isfinite(array).all())
     exponents = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
-    if array.size and array.dtype in exponents:
+    if array.size and array.dtype in exponents:  # NaN and infinity have all bits of the exponent set
         exponent = np.uint16(exponents[array.dtype])
         return bool((np.ascontiguousarray(array).view(np.uint16) & exponent).max() != exponent)
     return bool(np.isfinite(array.astype(np.float32) if array.dtype.itemsize == 1 else array).all())

@@ -1,4 +1,4 @@
-"""Model files <-> parameter trees: diffusers' folders both ways, single files; strict, without PyTorch."""
+"""Reads models from diffusers folders and single-file checkpoints into parameter trees, without PyTorch."""
 
 import dataclasses
 import functools
@@ -28,10 +28,10 @@ Params = dict[str, Any]
 
 
 class StableDiffusion(NamedTuple):
-    """A model as it lies in a folder or file.
+    """A Stable Diffusion model: its config, its weights, and what its files say about sampling.
 
-    params: trees of "text_encoder", "unet" and "vae", arrays on JAX's default device; float32, or as `load` was asked
-    for: text encoder and UNet in another dtype, but the token table and the VAE always in float32.
+    params: the trees of "text_encoder", "unet" and "vae", as arrays on devices. The text encoder and the UNet have the
+    dtype that `load` was given. The token table and the VAE are always float32.
     """
 
     config: ModelConfig
@@ -39,22 +39,22 @@ class StableDiffusion(NamedTuple):
     params: Params
     tokenizer_folder: Path
     own_sampler: OwnSampler = OwnSampler()
-    products: str = "float32"  # how exact products of float32 are, see runtime/precision.py
+    products: str = "float32"  # the precision of float32 products, see runtime/precision.py
 
 
 class Opened(NamedTuple):
-    """A model whose files have been looked into: all that is known of it but its numbers."""
+    """A model whose files have been checked, but whose weights have not been read."""
 
     config: ModelConfig
     schedule: Schedule
     tokenizer_folder: Path
     own_sampler: OwnSampler
     networks: dict[str, network.Network]
-    tensors: dict[str, dict[str, Stored]]  # by network and path: what is read of it
+    tensors: dict[str, dict[str, Stored]]  # the tensors that `read` will read, by network and path
 
     def types(self, dtype: DTypeLike) -> dict[str, dict[str, DTypeLike]]:
-        """The types that weights are kept in, by network and path, where text encoder and UNet are to be `dtype`."""
-        # Never less than float32: rows are compared with the table's, and pictures show the VAE's errors.
+        """Returns the dtype of each weight, by network and path, if text encoder and UNet are to have `dtype`."""
+        # Always float32: learned rows are compared with the token table's rows, and pictures show the VAE's errors.
         exact = lambda part, path: part == "vae" or path == TOKEN_TABLE
         return {
             part: {path: jnp.float32 if exact(part, path) else dtype for path in tensors}
@@ -62,7 +62,7 @@ class Opened(NamedTuple):
         }
 
     def shapes(self, dtype: DTypeLike) -> Params:
-        """The parameter trees as shapes; what compiling a program needs of them."""
+        """Returns the parameter trees with shapes and dtypes in place of arrays, which suffices to compile programs."""
         shapes = parameter_shapes(self.config)
         of_part = {
             part: {path: jax.ShapeDtypeStruct(shapes[part][path], kind) for path, kind in own.items()}
@@ -71,7 +71,10 @@ class Opened(NamedTuple):
         return {part: unflatten_dict(own, sep="/") for part, own in of_part.items()}
 
     def read(self, dtype: DTypeLike, put: Callable[[Params], Params] = jax.device_put) -> StableDiffusion:
-        """Reads the weights, tensor by tensor, onto the device. ValueError for numbers that are none."""
+        """Reads the weights tensor by tensor and puts them on devices.
+
+        Raises ValueError if a tensor holds integers, NaN or infinity.
+        """
         types = self.types(dtype)
         params = {
             part: network.place(tensors, self.networks[part], types[part], put)
@@ -88,10 +91,10 @@ def load(
     put: Callable[[Params], Params] = jax.device_put,
     variant: Variant = Variant(),  # noqa: B008 (it is frozen)
 ) -> StableDiffusion:
-    """Reads a diffusers folder or a single-file checkpoint of any float type, tensor by tensor, onto the device.
+    """Loads a diffusers folder or a single-file checkpoint of any float type onto devices.
 
-    dtype: that of text encoder and UNet on the device, see StableDiffusion. put: lays trees of arrays on devices, by
-    default on JAX's first. The rest, and the errors: see `open_model`; ValueError too for weights that are not finite.
+    dtype: the type of text encoder and UNet on the device. put: places trees of arrays on devices, by default on JAX's
+    first device. For the other arguments and the errors see `open_model` and `Opened.read`.
     """
     return open_model(path, config=config, variant=variant).read(dtype, put)
 
@@ -102,19 +105,19 @@ def open_model(
     config: ModelConfig = SD15,
     variant: Variant = Variant(),  # noqa: B008 (it is frozen)
 ) -> Opened:
-    """Looks into a diffusers folder or a single-file checkpoint, and reads none of its weights.
+    """Opens and checks a diffusers folder or a single-file checkpoint, without reading its weights.
 
-    A folder's weights are safetensors, whole or sharded, full or "fp16", or the msgpack of diffusers' former Flax
-    classes. config: a single file's, which says nothing of it; its tokenizer is in tokenizer/ beside it or CLIP's from
-    the hub. variant: see `Variant`; its VAE is a folder or file of this machine.
+    A folder's weights are safetensors, whole or sharded, full precision or "fp16", or the msgpack of diffusers' former
+    Flax classes. The tokenizer of a single file is in tokenizer/ beside it, or else CLIP's from the hub.
+    config: the config of a single file, which contains none. variant: its VAE must be a local folder or file.
 
-    ValueError if a file is missing or damaged, a config is not Stable Diffusion 1.x's, or weights are missing or of the
-    wrong shape; an error of the last kind names all such weights of all three networks.
+    Raises ValueError if a file is missing or damaged, a config is not Stable Diffusion 1.x's, or weights are missing or
+    have the wrong shape; the last error lists all such weights of all three networks.
     """
     path = Path(path)
     if path.is_dir():
         if variant.ema:
-            raise ValueError(f"ema: {path} is a folder, whose weights are one kind only: leave ema out")
+            raise ValueError(f"ema: {path} is a folder, and only a single file can hold averages: leave ema out")
         config = load_config(path)
         schedule, own_sampler = _read_schedule(path)
         tokenizer_folder = path / "tokenizer"
@@ -142,7 +145,10 @@ def open_model(
 
 
 def _skipping(config: ModelConfig, clip_skip: int) -> ModelConfig:
-    """The config without the text encoder's last `clip_skip` layers; its last normalisation stays. ValueError."""
+    """Returns the config without the text encoder's last `clip_skip` layers; the final normalisation stays.
+
+    Raises ValueError if no layer would be left.
+    """
     layers = config.text.num_hidden_layers - clip_skip
     if clip_skip < 0 or layers < 1:
         raise ValueError(f"clip_skip={clip_skip}: the text encoder has {config.text.num_hidden_layers} layers")
@@ -150,20 +156,20 @@ def _skipping(config: ModelConfig, clip_skip: int) -> ModelConfig:
 
 
 def _read_schedule(folder: Path) -> tuple[Schedule, OwnSampler]:
-    """A folder's schedule and sampler, with what diffusers' pipeline corrects in old files; a word says so."""
+    """Reads a folder's schedule and sampler. Corrects old files as diffusers' pipeline does, with a warning."""
     path = folder / "scheduler" / "scheduler_config.json"
     values = _read_config(path)
     corrected = {"steps_offset": 1, "clip_sample": False}
     if told := [f"{key} {values[key]} as {new}" for key, new in corrected.items() if values.get(key, new) != new]:
-        warn(f"{path}: {', '.join(told)}, as Stable Diffusion's pipeline takes it")
+        warn(f"{path}: reads {', '.join(told)}, as diffusers' Stable Diffusion pipeline does")
     return Schedule.from_json(values | corrected), OwnSampler.from_json(values)
 
 
 def load_config(path: str | Path, config: ModelConfig = SD15) -> ModelConfig:
-    """Reads only the networks' config.json files; `config` for a single file. ValueError as in `load`."""
+    """Reads only the networks' config.json files; for a single file, returns `config`. Raises as `open_model`."""
     path = Path(path)
     if not path.is_dir():
-        families.check_single_file(path, _open_file(path), needs_vae=False)  # which may be another's
+        families.check_single_file(path, _open_file(path), needs_vae=False)  # the user may give another VAE
         return config
     families.check_folder(path)
     return ModelConfig(
@@ -175,7 +181,7 @@ def load_config(path: str | Path, config: ModelConfig = SD15) -> ModelConfig:
 
 @functools.cache
 def parameter_shapes(config: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Shape of every parameter, by network and "/"-joined path; nothing is allocated."""
+    """Returns the shape of every parameter, by network and "/"-joined path, without allocating the parameters."""
     key = jax.random.key(0)
     side = 2 ** len(config.unet.block_out_channels)
     latents = jnp.zeros((1, side, side, config.unet.in_channels))
@@ -194,7 +200,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, dict[str, tuple[int, ...]
 
 
 def _open_single_file(path: Path, config: ModelConfig, variant: Variant) -> tuple[dict[str, network.Network], str]:
-    """The networks of a single file, and what its UNet predicts."""
+    """Opens a single file; returns its networks, and what its UNet predicts ("epsilon" or "v_prediction")."""
     stored = _open_file(path)
     families.check_single_file(path, stored, needs_vae=not variant.vae)
     predicts = single_files_prediction(path, stored)
@@ -217,7 +223,7 @@ def _open_file(path: Path) -> dict[str, Stored]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """A config.json; the former Flax classes' names are said to be PyTorch's, whose configs they took over."""
+    """Reads a config.json. Replaces names of former Flax classes by PyTorch's, whose config keys they share."""
     values = read_json(path)
     if isinstance(said := values.get("_class_name"), str):
         values["_class_name"] = said.removeprefix("Flax")

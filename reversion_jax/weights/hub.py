@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub, or from its cache where the hub cannot be reached; and files to the hub."""
+"""Downloads files from the Hugging Face hub, or from its local cache if the hub cannot be reached; uploads files."""
 
 import re
 import sys
@@ -8,12 +8,12 @@ from typing import Any
 
 from reversion_jax.models.tokenizer import has_tokenizer
 
-_CLIP = "openai/clip-vit-large-patch14"  # the text encoder of every Stable Diffusion 1.x, so its tokenizer
+_CLIP = "openai/clip-vit-large-patch14"  # every Stable Diffusion 1.x has the text encoder and tokenizer of this CLIP
 _CLIP_FILES = ("vocab.json", "merges.txt")
 
 
 def parse_id(name: str) -> tuple[str, str | None] | None:
-    """Repository and revision of a hub id, "owner/name" or "owner/name@revision"; None if `name` is no such id."""
+    """Returns repository and revision of a hub id, "owner/name" or "owner/name@revision"; None for any other name."""
     found = re.fullmatch(r"(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?", name)
     return (found[1], found[2]) if found else None
 
@@ -26,11 +26,14 @@ def fetch(
     *,
     quiet: bool = False,
 ) -> Path:
-    """The local folder of those of a repository's files that `choose` picks out of the names of all.
+    """Downloads some files of a repository and returns the local folder that holds them.
 
-    `check` sees the folder when only the .json files are there: it may raise before the large ones are fetched.
-    Without the hub, a cached copy with everything that `choose` wants serves, and stderr says so unless `quiet`.
-    ValueError, one line, if neither has the files, and whatever `choose` and `check` raise.
+    choose: gets the names of all files in the repository and returns those to download.
+    check: gets the folder when only the .json files are there, so that it can raise before large files are downloaded.
+
+    If the hub cannot be reached and the cache has all files that `choose` asks for, the cached copy is used, and a line
+    on stderr says so, unless `quiet`. Raises ValueError, with a message of one line, if the files are neither on the
+    hub nor in the cache, and passes on what `choose` and `check` raise.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -38,10 +41,10 @@ def fetch(
         return Path(snapshot_download(repository, revision=revision, allow_patterns=files, **kwargs))
 
     try:
-        # Not list_repo_files, which tries again for half a minute, aloud.
+        # list_repo_files is not used, because it retries for half a minute and prints warnings.
         found = HfApi().model_info(repository, revision=revision, timeout=10).siblings
         names = [file.rfilename for file in found or ()]
-    except Exception as error:  # the hub's errors, its HTTP client's and the disk's have no common ancestor
+    except Exception as error:  # the errors of the hub, of its HTTP client and of the disk have no common base class
         reason = _first_line(error)
         try:
             folder = snapshot([], local_files_only=True)
@@ -49,7 +52,7 @@ def fetch(
         except Exception:
             raise ValueError(_advice(repository, revision, reason)) from error
         if not quiet:
-            print(f"{repository}: taken from the cache, as the hub cannot be asked ({reason})", file=sys.stderr)
+            print(f"{repository}: using the cached copy, because the hub cannot be reached ({reason})", file=sys.stderr)
         return folder
     files = choose(names)
     if check:
@@ -65,24 +68,26 @@ def fetch(
 
 
 def check_push(repository: str, *, sends: bool = True) -> None:
-    """ValueError, one line, for a name that no repository can have, and if there is no token to send by."""
+    """Raises ValueError if no repository can have this name or, with `sends`, if there is no access token."""
     from huggingface_hub import get_token
     from huggingface_hub.utils import validate_repo_id
 
     if parse_id(repository) != (repository, None):
-        raise ValueError(f"{repository!r} is no repository: give OWNER/NAME, where OWNER is you or your organisation")
+        raise ValueError(f"{repository!r} names no repository: give OWNER/NAME, with you or your organisation as OWNER")
     try:
         validate_repo_id(repository)
     except ValueError as error:
         raise ValueError(f"{repository!r} cannot be a repository: {_first_line(error)}") from error
     if sends and not get_token():
-        raise ValueError("no token for the Hugging Face hub: run hf auth login, or set HF_TOKEN")
+        raise ValueError("no access token for the Hugging Face hub: run hf auth login, or set HF_TOKEN")
 
 
 def push(folder: Path, names: Sequence[str], repository: str, *, private: bool, message: str) -> str:
-    """Sends the files `names` of a folder; returns the repository's address.
+    """Uploads the files `names` of a folder to a repository; returns the repository's address.
 
-    The repository is made if need be; private, or else as the owner's new ones are. ValueError, one line.
+    A repository that does not exist is created: as a private one if `private` is set, otherwise as the owner's account
+    creates them by default. Raises ValueError, with a message of one line, if the hub refuses or cannot be reached, or
+    if `private` is set and the repository exists and is public.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -95,17 +100,21 @@ def push(folder: Path, names: Sequence[str], repository: str, *, private: bool, 
         api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(names), commit_message=message)
     except HfHubHTTPError as error:
         mended = (
-            "" if error.response.status_code not in (401, 403) else ": use another token, hf auth login or HF_TOKEN"
+            "" if error.response.status_code not in (401, 403) else ": use another token (hf auth login or HF_TOKEN)"
         )
         raise ValueError(f"the hub refuses {repository} ({_first_line(error)}){mended}") from error
-    except Exception as error:  # its HTTP client's errors and the disk's have no common ancestor
+    except Exception as error:  # the errors of the HTTP client and of the disk have no common base class
         causes = dict.fromkeys(_first_line(one) for one in (error, error.__cause__) if one)
         raise ValueError(f"cannot push to {repository}: {' '.join(causes)}") from error
     return str(address)
 
 
 def clip_tokenizer(beside: Path) -> Path:
-    """The folder of a tokenizer for a single-file checkpoint: tokenizer/ beside it, or else CLIP's from the hub."""
+    """Returns the folder of the tokenizer for a single-file checkpoint, `beside`.
+
+    It is the folder tokenizer/ beside the checkpoint or, if there is none, CLIP's from the hub. Raises ValueError if
+    the hub's cannot be fetched; the message says what to do.
+    """
     folder = beside.parent / "tokenizer"
     if has_tokenizer(folder):
         return folder
@@ -129,8 +138,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _advice(repository: str, revision: str | None, reason: str) -> str:
+    """The message for a failed download: the reason, and how to get the files by hand."""
     arguments = repository if revision is None else f"{repository} --revision {revision}"
     return (
         f"cannot get {repository!r} from the Hugging Face hub ({reason}): on a machine with internet run "
-        f'"hf download {arguments}" (after "hf auth login" if it is gated) and copy the folder here, then give its path'
+        f'"hf download {arguments}" (after "hf auth login" if it is gated), copy the folder here and give its path'
     )

@@ -1,10 +1,10 @@
-"""Which files of a diffusers folder hold a model: of several kinds of weights, one for each network."""
+"""Which files of a diffusers folder belong to a model, and which of several kinds of weight files to load."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-# Names without their endings, in folders of these names.
+# For each network's folder, the name of its weight files without the ending.
 WEIGHT_FILES = {
     "text_encoder": "model",
     "unet": "diffusion_pytorch_model",
@@ -15,26 +15,27 @@ FLAX_FILES = {
     "unet": "diffusion_flax_model.msgpack",
     "vae": "diffusion_flax_model.msgpack",
 }
-OWN_SETTINGS = "reversion_jax.json"  # what suits the model, see own_settings.py
-_BESIDES = re.compile(
+OWN_SETTINGS = "reversion_jax.json"  # settings that suit the model, see own_settings.py
+_SMALL_FILES = re.compile(
     rf"{re.escape(OWN_SETTINGS)}|model_index\.json|scheduler/[^/]+\.json|tokenizer/[^/]+\.(json|txt)|({'|'.join(WEIGHT_FILES)})/config\.json"
 )
 _PICKLE = re.compile(r".*\.(bin|ckpt|pt|pth)")
-_CONVERT = "fetch the model's safetensors, or write them by diffusers' save_pretrained where you trust the file"
+_CONVERT = "use the model's safetensors files or, if you trust this file, convert it with diffusers' save_pretrained"
 
 
 def weight_files(part: str, names: Iterable[str], where: object) -> list[str]:
-    """Those of the file `names` in a network's folder that hold its weights; an index, if any, comes first.
+    """Chooses the files that hold a network's weights. If they have an index, it comes first.
 
-    Full precision before fp16, safetensors before the msgpack of diffusers' former Flax classes, never pickles,
-    nor copies for further training ("non_ema"). ValueError, naming the folder as `where`, if there are none.
+    part: the network. names: all file names in its folder. where: the folder's name for the error message.
+    The choice is full-precision safetensors, else fp16 safetensors, else the msgpack of diffusers' former Flax classes.
+    Pickles, and copies for further training ("non_ema"), are never chosen. Raises ValueError if no file is left.
     """
     stem, shard, names = WEIGHT_FILES[part], r"-\d{5}-of-\d{5}", sorted(names)
     kinds = [
         [rf"{stem}\.safetensors"],
         [rf"{stem}\.safetensors\.index\.json", rf"{stem}{shard}\.safetensors"],
         [rf"{stem}\.fp16\.safetensors"],
-        # The other order is that of diffusers and transformers before 2024.
+        # Before 2024, diffusers and transformers put "fp16" at another place in these names.
         [
             rf"{stem}\.safetensors\.(index\.fp16|fp16\.index)\.json",
             rf"{stem}(\.fp16{shard}|{shard}\.fp16)\.safetensors",
@@ -53,24 +54,30 @@ def weight_files(part: str, names: Iterable[str], where: object) -> list[str]:
 
 
 def check_file(path: Path) -> None:
-    """ValueError unless a path is that of a safetensors file, by its name."""
+    """Raises ValueError if a path is not a file, or if its name does not end in .safetensors."""
     if not path.is_file():
         raise ValueError(f"no folder and no file at {path}")
     if path.suffix != ".safetensors":
-        kind = "a pickle, which can run code when it is read" if _PICKLE.fullmatch(path.name) else "no safetensors file"
+        kind = (
+            "a pickle, which can run code when it is read" if _PICKLE.fullmatch(path.name) else "not a safetensors file"
+        )
         raise ValueError(f"{path} is {kind}: {_CONVERT}")
 
 
 def snapshot_files(names: Iterable[str], where: str) -> list[str]:
-    """Those of a repository's file `names` that a model is loaded from; ValueError if it has no usable weights."""
+    """Chooses the files of a hub repository that are needed to load its model.
+
+    names: all file names in the repository. where: the repository's id for error messages. Raises ValueError if a
+    network has no weights that can be loaded.
+    """
     names = list(names)
     whole = [name for name in names if "/" not in name and name.endswith(".safetensors")]
     if whole and not any(name.startswith("unet/") for name in names):
         raise ValueError(
-            f"{where} has no folder of each network, but whole checkpoints: get one by "
+            f"{where} holds single-file checkpoints instead of a folder for each network: download one with "
             f'"hf download {where} {whole[0]}" and give its path'
         )
-    wanted = [name for name in names if _BESIDES.fullmatch(name)]
+    wanted = [name for name in names if _SMALL_FILES.fullmatch(name)]
     for part in WEIGHT_FILES:
         inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         wanted += [f"{part}/{name}" for name in weight_files(part, inside, f"{where}/{part}")]

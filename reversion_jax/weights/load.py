@@ -1,4 +1,4 @@
-"""Loads a model, ready to use: networks on devices, and the tokenizer."""
+"""Loads a model so that it is ready to use: its networks on devices, and its tokenizer."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from reversion_jax.weights.variant import Variant
 
 
 class Model(NamedTuple):
-    """A Stable Diffusion on devices, its tokenizer, and the name that the user gave."""
+    """A Stable Diffusion model on devices, its tokenizer, and the name that the user gave it by."""
 
     sd: folder.StableDiffusion
     tokenizer: Tokenizer
@@ -31,12 +31,14 @@ def load_model(
     mesh: Mesh | None = None,
     variant: Variant = Variant(),  # noqa: B008 (it is frozen)
 ) -> Model:
-    """Loads a model by its folder, file or hub id. ValueError and OSError, one line each.
+    """Loads a model by its folder, file or hub id.
 
-    rows_per_token: placeholders that the tokenizer shall know, and how many rows each has.
-    precision: by its name in runtime/precision.py; by default what suits the device.
-    mesh: devices that hold the weights, see `parallel.split`; by default all devices, each with all weights.
-    variant: what is loaded where the model's files leave a choice, such as another VAE.
+    rows_per_token: the placeholders that the tokenizer must know, and the number of rows of each.
+    precision: a name from runtime/precision.py; "auto" chooses the one that suits the device.
+    mesh: the devices that hold the weights, see `parallel.split`; by default all devices, each with all weights.
+    variant: the user's choices, such as another VAE.
+
+    Raises ValueError or OSError, with a message of one line, if the model is missing, damaged or of another family.
     """
     opened, tokenizer = open_model(model, rows_per_token, variant)
     return Model(read_weights(opened, precision, mesh), tokenizer, model)
@@ -47,7 +49,7 @@ def open_model(
     rows_per_token: Mapping[str, int] | None = None,
     variant: Variant = Variant(),  # noqa: B008 (it is frozen)
 ) -> tuple[folder.Opened, Tokenizer]:
-    """What there is of a model, without its weights, and its tokenizer; arguments and errors as of `load_model`."""
+    """Opens a model without reading its weights; returns it and its tokenizer. For arguments see `load_model`."""
     if variant.vae:
         variant = dataclasses.replace(variant, vae=str(vae_file.resolve(variant.vae)))
     opened = folder.open_model(resolve(model), variant=variant)
@@ -57,7 +59,7 @@ def open_model(
 
 
 def read_weights(opened: folder.Opened, precision: str = "auto", mesh: Mesh | None = None) -> folder.StableDiffusion:
-    """Reads an opened model's weights onto devices; arguments and errors as of `load_model`."""
+    """Reads an opened model's weights and puts them on devices. For arguments and errors see `load_model`."""
     device.warn_of_unseen()
     mesh = mesh or parallel.make_mesh(jax.device_count())
     precision = precisions.choose(precision)

@@ -1,36 +1,39 @@
-"""One parameter, two names: the path in our (and Hugging Face's Flax) trees, the key in PyTorch files."""
+"""Converts parameters between our trees, named as in Hugging Face's Flax classes, and PyTorch's names and layouts."""
 
 import re
 
 import numpy as np
 
-# The VAE's attention: Flax and PyTorch files older than diffusers 0.17 against today's.
+# Layers of the VAE's attention: the names in Flax and in PyTorch files before diffusers 0.17, and today's names.
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 
 
 def torch_names(path: str) -> tuple[str, ...]:
-    """PyTorch's names for a path such as "down_blocks_0/resnets_0/conv1/kernel", the one to write first."""
+    """Returns PyTorch's possible names for a path such as "down_blocks_0/resnets_0/conv1/kernel".
+
+    The first name is the one to use in files that we write.
+    """
     *modules, leaf = path.split("/")
     if leaf not in _LEAVES:  # CLIP's class_embedding and logit_scale belong to no layer
         return (".".join([*modules, leaf]),)
-    # Flax writes a list's index after an underscore; time_embedding's linear_1 is no list.
+    # Flax writes a list's index after an underscore. The names linear_1 and linear_2 in time_embedding hold no index.
     dotted = [m if m.startswith("linear_") else re.sub(r"_(\d+)$", r".\1", m) for m in modules]
     variants = [[_RENAMED.get(m, m) for m in dotted], dotted]
     if dotted[0] == "text_model":
-        variants.append(dotted[1:])  # models first saved by transformers 5
+        variants.append(dotted[1:])  # in models that transformers 5 was the first to save
     return tuple(dict.fromkeys(".".join([*names, _LEAVES[leaf]]) for names in variants))
 
 
 def to_torch(path: str, array: np.ndarray) -> np.ndarray:
-    """PyTorch's layout: convolutions OIHW out of HWIO, matrices [out, in] out of [in, out]."""
+    """Converts an array to PyTorch's layout: convolutions from HWIO to OIHW, matrices from [in, out] to [out, in]."""
     if path.endswith("kernel"):
         return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
     return array
 
 
 def from_torch(path: str, array: np.ndarray) -> np.ndarray:
-    """The inverse of `to_torch`; also takes the VAE's attention as the oldest files' 1x1 convolutions."""
+    """Inverts `to_torch`. Also accepts the VAE's attention as 1x1 convolutions, as the oldest files store it."""
     if not path.endswith("kernel"):
         return array
     if array.ndim == 4 and path.split("/")[-2] in _RENAMED and array.shape[2:] == (1, 1):

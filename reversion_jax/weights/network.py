@@ -1,4 +1,4 @@
-"""One network's weights: tensors in files, fitted to a parameter tree and put on the device."""
+"""Loads one network's weights: finds each parameter's tensor in the files, checks it and puts it on devices."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,26 +16,29 @@ from reversion_jax.weights.floats import all_finite
 from reversion_jax.weights.layout import FLAX_FILES, weight_files
 from reversion_jax.weights.stored import Stored, open_msgpack, open_safetensors, read_json
 
-# Buffers that some versions of PyTorch's classes stored beside the parameters.
+# A buffer that some versions of transformers stored beside the parameters.
 _NOT_PARAMETER = "embeddings.position_ids"
 
 
 class Network(NamedTuple):
-    """One network's tensors, and how they are called and laid out in their files."""
+    """One network's tensors in files, and how to convert names and layouts between our trees and these files."""
 
-    where: Path  # for people
-    stored: dict[str, Stored]
-    names: Callable[[str], tuple[str, ...]]  # of one of our paths, those it may have
-    to_ours: Callable[[str, np.ndarray], np.ndarray]
-    to_theirs: Callable[[str, np.ndarray], np.ndarray]
+    where: Path  # the folder or file, for messages
+    stored: dict[str, Stored]  # by the names in the files
+    names: Callable[[str], tuple[str, ...]]  # the names that the files may use for one of our paths
+    to_ours: Callable[[str, np.ndarray], np.ndarray]  # converts the array of one of our paths to our layout
+    to_theirs: Callable[[str, np.ndarray], np.ndarray]  # converts it to the layout in the files
 
 
 def open_folder(folder: Path, part: str) -> Network:
-    """The weights in a folder, safetensors or msgpack, called as a `part` of layout.WEIGHT_FILES; ValueError."""
+    """Opens the weights in a folder, safetensors or msgpack. Raises ValueError if there are none, or a damaged file.
+
+    part: the key of layout.WEIGHT_FILES that says how the files are named.
+    """
     present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     files = weight_files(part, present, folder)
     if files[0] == FLAX_FILES[part]:
-        # Our trees are those classes'.
+        # Our parameter trees have the names and layouts of diffusers' former Flax classes.
         return Network(folder, open_msgpack(folder / files[0]), lambda path: (path,), _as_it_is, _as_it_is)
     if files[0].endswith(".json"):
         files = sorted(set(read_json(folder / files[0]).get("weight_map", {}).values()))
@@ -46,15 +49,15 @@ def open_folder(folder: Path, part: str) -> Network:
 
 
 class Match(NamedTuple):
-    """What was found for a parameter tree."""
+    """The tensors that were found for a parameter tree, and what does not fit."""
 
-    found: dict[str, Stored]  # by path
-    wrong: list[str]  # what is missing or misshaped
-    left: list[str]  # names of tensors that are nobody's: what other tools left in the file
+    found: dict[str, Stored]  # by path in the tree
+    wrong: list[str]  # a message for each parameter that is missing or has the wrong shape
+    left: list[str]  # names of tensors that no parameter needs, for example because another tool added them
 
 
 def match(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Match:
-    """The tensor for each path of `shapes`, and what does not fit. Reads none of them."""
+    """Finds the tensor for each path in `shapes`, and collects what does not fit. Does not read the tensors."""
     left, found, complaints = dict(network.stored), {}, []
     for path, shape in shapes.items():
         candidates = network.names(path)
@@ -70,11 +73,11 @@ def match(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Match:
 
 
 def check(where: Path, matches: Mapping[str, Match]) -> None:
-    """ValueError with all that is wrong, by network; else a warning that counts the tensors that are nobody's."""
+    """Raises ValueError that lists everything that is wrong, by network. Otherwise warns of tensors left over."""
     if wrong := [f"  {name}: {w}" if name else f"  {w}" for name, found in matches.items() for w in found.wrong]:
         raise ValueError("\n".join([f"the weights in {where} do not fit their configs:", *wrong]))
     if left := [name for found in matches.values() for name in found.left]:
-        warn(f"{where}: {len(left)} tensors are of no use here and left out, such as {left[0]}")
+        warn(f"{where}: {len(left)} tensors belong to none of the networks and are ignored, such as {left[0]}")
 
 
 def place(
@@ -83,9 +86,10 @@ def place(
     types: Mapping[str, DTypeLike],
     put: Callable[[Any], Any] = jax.device_put,
 ) -> dict[str, Any]:
-    """Reads tensors, one after the other, and puts them on devices, each in the type that `types` has for its path.
+    """Reads tensors one after the other and puts them on devices; returns them as a parameter tree.
 
-    ValueError for integers, and for numbers that are none.
+    types: the dtype on the device for each path. put: places a tree of arrays on devices.
+    Raises ValueError if a tensor holds integers, NaN or infinity.
     """
     params = {}
     for path, tensor in found.items():
@@ -99,12 +103,13 @@ def place(
             )
         array = np.asarray(network.to_ours(path, array), types[path], order="C")
         alone = unflatten_dict({path: array}, sep="/")
-        # Waits: what is still to be copied would pile up beside the copies.
+        # Wait for each copy. Otherwise arrays that wait to be copied would fill the host's memory.
         (params[path],) = jax.block_until_ready(jax.tree.leaves(put(alone)))
     return unflatten_dict(params, sep="/")
 
 
 def _blank(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of this shape that takes no memory, to find out which shape a conversion gives."""
     return np.broadcast_to(np.False_, shape)
 
 

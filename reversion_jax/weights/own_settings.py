@@ -1,8 +1,8 @@
-"""What suits a model, from a small file in its folder: sizes, rates, steps, prompts.
+"""Settings that suit a model, read from a small file in its folder: sizes, rates, steps, prompts.
 
-reversion_jax.json, beside model_index.json, sets defaults and nothing else: what the user sets stays. The list of its
-keys is closed, and word lists are packaged ones by name, so that a stranger's folder cannot point at the user's
-files.
+The file is reversion_jax.json, beside model_index.json. Its values are only defaults: settings that the user makes take
+precedence. It may hold only the keys below, and it names word lists of this package instead of paths, so that a folder
+from a stranger cannot make a command read the user's files.
 """
 
 import functools
@@ -28,25 +28,28 @@ def _read(model: str) -> Mapping[str, Any]:
         return {}
     values = read_json(path)
     for key, value in values.items():
-        if not _is_fit(key, value):
+        if not _is_allowed(key, value):
             raise ValueError(
-                f"{path} sets {key!r} to {value!r}: it may set {', '.join(KEYS)}, each as config.py has it"
+                f"{path} sets {key!r} to {value!r}: it may only set {', '.join(KEYS)}, with types as in config.py"
             )
     return values
 
 
 def read(model: str) -> dict[str, Any]:
-    """The settings that a model's folder brings, by the names of config.py; {} if it brings none. ValueError."""
+    """Returns the settings in a model's file, by their names in config.py; {} if the model has no such file.
+
+    Raises ValueError if the file cannot be read, or holds a key or a value that is not allowed.
+    """
     own = {key: value for key, value in _read(model).items() if key != "dreambooth"}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
 
 
 def read_dreambooth(model: str) -> dict[str, Any]:
-    """What the model's folder says of DreamBooth's recipe; {} if it says nothing. ValueError as in `read`."""
+    """Returns a model's settings for DreamBooth; {} if the model has none. Raises ValueError as `read` does."""
     return dict(_read(model).get("dreambooth", {}))
 
 
-def _is_fit(key: str, value: Any) -> bool:
+def _is_allowed(key: str, value: Any) -> bool:
     if key in _NUMBERS:
         return _is_number(value, config.FOR_SD15[key])
     if key in ("prepositions", "verbs"):

@@ -1,4 +1,4 @@
-"""Finds a model by the name that a user gave: "miniature", a folder, a file, or an id on the Hugging Face hub."""
+"""Finds a model by the name that the user gave: "miniature", a folder, a file, or an id on the Hugging Face hub."""
 
 import functools
 from pathlib import Path
@@ -13,11 +13,11 @@ MINIATURE_FOLDER = Path(__file__).parents[1] / "miniature" / "snapshot"
 
 
 def resolve(model: str) -> Path:
-    """The local folder or file of a model, downloaded first if need be.
+    """Returns the local folder or file of a model, which is downloaded first if `model` is a hub id.
 
-    model: "miniature" (ships with this package), a folder in diffusers' layout, a single-file checkpoint
-    (.safetensors), or a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5", of which "@revision" picks a
-    branch, tag or commit. ValueError, saying what to do, if it cannot be had.
+    model: "miniature" (comes with this package), a folder in diffusers' layout, a single-file checkpoint
+    (.safetensors), or a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5", optionally followed by
+    "@revision" (a branch, tag or commit). Raises ValueError if there is no such model; the message says what to do.
     """
     if path := _local(model):
         if path.is_file():
@@ -35,7 +35,7 @@ def resolve(model: str) -> Path:
 
 
 def read_config(model: str) -> ModelConfig:
-    """The sizes of a model's networks, of a hub model before its weights are fetched. ValueError as in `resolve`."""
+    """Returns the sizes of a model's networks. Does not download a hub model's weights. Raises like `resolve`."""
     hub_id = None if _local(model) else hub.parse_id(model)
     if not hub_id:
         return load_config(resolve(model))
@@ -50,9 +50,10 @@ def read_config(model: str) -> ModelConfig:
 
 
 def small_files(model: str) -> Path | None:
-    """A folder that holds the model's reversion_jax.json, of a hub model before its weights are fetched.
+    """Returns the folder in which the model's reversion_jax.json is, if the model has this file.
 
-    None if it has no such file or no folder. A hub that cannot be asked gives None as well: `resolve` will say why.
+    Downloads nothing but this file from the hub. Returns None for a single file, for a repository without the file, and
+    if the hub cannot be reached; then `resolve` will say why. A local folder is returned without looking into it.
     """
     if path := _local(model):
         return path if path.is_dir() else None
@@ -76,6 +77,6 @@ def _local(model: str) -> Path | None:
     return path if path.exists() else None
 
 
-@functools.cache  # a command may ask for its model's config first and for its weights later
+@functools.cache  # a command may need its model's config first and the weights later
 def _from_hub(repository: str, revision: str | None) -> Path:
     return hub.fetch(repository, revision, functools.partial(snapshot_files, where=repository), load_config)

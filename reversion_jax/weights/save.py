@@ -33,10 +33,11 @@ _MODEL_INDEX = {
 
 
 def save(folder: str | Path, model: StableDiffusion, dtype: DTypeLike = np.float16) -> None:
-    """Writes a folder that `load`, and `diffusers.StableDiffusionPipeline.from_pretrained`, can read.
+    """Writes a model as a folder that `load` and `diffusers.StableDiffusionPipeline.from_pretrained` can read.
 
-    The text encoder is always float32: transformers computes in its file's dtype, diffusers' networks in float32.
-    ValueError, before anything is written, if a parameter tree does not have its config's names and shapes.
+    dtype: the type of UNet and VAE in the files. The text encoder is always written as float32: transformers would
+    compute in the type of its file, while diffusers' networks compute in float32. Raises ValueError, before anything is
+    written, if the names and shapes in a parameter tree differ from those that its config requires.
     """
     folder = Path(folder)
     configs: dict[str, CLIPTextConfig | UNetConfig | VAEConfig] = {
@@ -56,7 +57,7 @@ def save(folder: str | Path, model: StableDiffusion, dtype: DTypeLike = np.float
         for path, array in flatten_dict(model.params[part], sep="/").items():
             array = names.to_torch(path, np.asarray(array)).astype(stored)
             weights[names.torch_names(path)[0]] = np.ascontiguousarray(array)
-        # Without this mark diffusers and transformers refuse the file.
+        # diffusers and transformers refuse a file without this metadata.
         save_file(weights, folder / part / f"{WEIGHT_FILES[part]}.safetensors", {"format": "pt"})
         _write_json(folder / part / "config.json", config.to_json())
     scheduler = model.schedule.to_json() | model.own_sampler.to_json()

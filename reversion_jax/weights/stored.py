@@ -1,4 +1,4 @@
-"""Tensors as they lie in files, read one at a time: safetensors, and flax.serialization's msgpack."""
+"""Opens files of tensors, which are then read one at a time: safetensors, and the msgpack of flax.serialization."""
 
 import json
 from collections.abc import Callable
@@ -15,28 +15,28 @@ from reversion_jax.runtime import files
 from reversion_jax.weights.floats import FLOATS
 
 _DAMAGED = "it is damaged, incomplete or a Git LFS pointer, so fetch it again"
-_NDARRAY = 1  # flax.serialization's number for it
+_NDARRAY = 1  # the msgpack extension code that flax.serialization uses for arrays
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: of what shape, and how to get it, once."""
+    """A tensor in a file: its shape, and a function that returns it. The function may be called only once."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
 
 def open_safetensors(path: Path) -> dict[str, Stored]:
-    """The tensors of a file by name, of whatever float type; ValueError if it is none or not whole."""
+    """Returns a safetensors file's tensors by name, of any float type. Raises ValueError if the file is damaged."""
 
     @cache
     def header() -> tuple[int, dict[str, Any]]:
-        """Where the numbers begin, and each tensor's place; checked when the file was opened."""
+        """The offset of the numbers, and the entry of each tensor. safe_open has already checked them."""
         with path.open("rb") as raw:
             size = int.from_bytes(raw.read(8), "little")
             return 8 + size, json.loads(raw.read(size))
 
     def read(name: str) -> np.ndarray:
-        # Opened for each: of an open file, all that was read of it stays in memory.
+        # Open the file anew for each tensor: while it is open, all that was read from it stays in memory.
         with safe_open(path, framework="numpy") as file:
             dtype = file.get_slice(name).get_dtype()
             if dtype not in FLOATS:
@@ -59,9 +59,10 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
 
 
 def open_msgpack(path: Path) -> dict[str, Stored]:
-    """The arrays of a tree that flax.serialization wrote, by "/"-joined path; ValueError as above.
+    """Returns the arrays in a tree that flax.serialization wrote, by "/"-joined path.
 
-    Holds them all, each until it is read. Flax's own reader would hold the file as well.
+    All arrays are in memory, each until it is read. Flax's own reader would hold the whole file as well. Raises
+    ValueError if the file is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -77,18 +78,18 @@ def open_msgpack(path: Path) -> dict[str, Stored]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's values by their keys; ValueError if it cannot be read."""
+    """Returns a JSON file's values by their keys. Raises ValueError if the file cannot be read or has no keys."""
     try:
         values = files.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"cannot read {path}: expected keys and values")
+        raise ValueError(f"cannot read {path}: expected a JSON object with keys and values")
     return values
 
 
 def _array(code: int, data: bytes) -> np.ndarray:
     if code != _NDARRAY:
-        raise ValueError(f"msgpack extension {code} is no array")
+        raise ValueError(f"msgpack extension {code} is not an array")
     shape, dtype, values = msgpack.unpackb(data, raw=True)
     return np.frombuffer(values, np.dtype(dtype.decode())).reshape(shape)

@@ -1,4 +1,4 @@
-"""Tensors in PyTorch's files, without PyTorch: read without running any of a file's code, and written."""
+"""Reads and writes tensors in PyTorch's file formats, without PyTorch. Reading never runs code from the file."""
 
 import collections
 import io
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-# First number of the form that PyTorch wrote before 1.6; A1111's files may still have it.
+# The first number in files that PyTorch wrote before version 1.6. A1111's embeddings may still have that format.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -26,10 +26,11 @@ _STORAGES = {
 
 
 def read(path: epath.PathLike) -> Any:
-    """What the file holds, tensors as NumPy arrays: plain containers, numbers, strings, tensors, parameters.
+    """Returns the content of a PyTorch file: containers, numbers, strings, tensors and parameters.
 
-    A pickle can call anything it names; this one may name nothing but what rebuilds a tensor. ValueError, one line,
-    for a file that names more, is damaged, or is not PyTorch's. OSError.
+    Tensors and parameters become NumPy arrays. A pickle can call every function that it names, so this reader accepts
+    only the functions that rebuild tensors. Raises ValueError, with a message of one line, if the file names another
+    function, is damaged or is not PyTorch's, and OSError if the file cannot be read.
     """
     content = epath.Path(path).read_bytes()
     try:
@@ -37,11 +38,11 @@ def read(path: epath.PathLike) -> Any:
     except Refused as refused:
         raise ValueError(f"cannot read {path}: {refused}") from refused
     except Exception as error:  # a damaged pickle or archive may raise almost anything
-        raise ValueError(f"cannot read {path}: not a file of tensors that torch.save wrote, or damaged") from error
+        raise ValueError(f"cannot read {path}: it is damaged, or torch.save did not write it") from error
 
 
 class Refused(Exception):
-    """The file asks for something that is not a tensor."""
+    """The file holds something that this reader does not accept; the message says what."""
 
 
 def _read_zip(content: bytes) -> Any:
@@ -54,14 +55,19 @@ def _read_zip(content: bytes) -> Any:
 
 
 def _read_legacy(content: bytes) -> Any:
-    """Pickles in a row (magic number, version, machine, object, keys of storages), then the storages' numbers."""
+    """Reads the format that PyTorch wrote before version 1.6.
+
+    It is a sequence of pickles (magic number, version, machine, object, keys of the storages), and then the numbers of
+    the storages.
+    """
     stream = io.BytesIO(content)
     if _Tensors(stream).load() != _LEGACY_MAGIC:
         raise ValueError
     for _ in ("version", "machine"):
         _Tensors(stream).load()
     start = stream.tell()
-    # The numbers come after the object that refers to them: once over it to learn their types, then again.
+    # The object comes before the numbers that it refers to. A first pass over it finds the types of the storages, so
+    # that their numbers can be read. A second pass builds the tensors.
     first = _Tensors(stream)
     first.load()
     numbers = {}
@@ -73,15 +79,19 @@ def _read_legacy(content: bytes) -> Any:
 
 
 class _Tensors(pickle.Unpickler):
-    """Finds nothing but tensors' parts. `numbers` gives the bytes of a storage by its key; without it, all are 0."""
+    """An unpickler that rebuilds tensors and nothing else.
+
+    numbers: returns the bytes of a storage by its key; without it, all tensors are zeros.
+    types: the dtype of each storage that was found, by its key.
+    """
 
     def __init__(self, pickled: bytes | IO[bytes], numbers: Callable[[str], bytes] | None = None) -> None:
         stream = io.BytesIO(pickled) if isinstance(pickled, bytes) else pickled
         start = stream.tell()
-        # Python makes room for as many remembered objects as the highest index says, however short the file.
+        # Python's unpickler reserves memory up to the highest memo index in the file, however short the file is.
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if "PUT" in opcode.name and int(argument or 0) > count:
-                raise Refused("it asks for more memory than it can fill")
+                raise Refused("it asks for more memory than its content needs")
         stream.seek(start)
         super().__init__(stream)
         self._numbers = numbers
@@ -95,7 +105,7 @@ class _Tensors(pickle.Unpickler):
         return _KNOWN[module, name]
 
     def persistent_load(self, reference: tuple) -> Any:
-        if reference[0] == "module":  # the old form keeps a class's source text beside it, which nobody reads
+        if reference[0] == "module":  # the old format adds a class's source code, which is ignored here
             return reference[1]
         _, storage, key, _, count, *_ = reference
         dtype = self.types[key] = np.dtype(_STORAGES[storage])
@@ -105,7 +115,7 @@ class _Tensors(pickle.Unpickler):
 
 
 class _Fixed:
-    """A function that the pickle may call, but not change."""
+    """A function that the pickle can call, but whose attributes it cannot change."""
 
     __slots__ = ("__call",)
     __call: Callable[..., Any]
@@ -117,13 +127,13 @@ class _Fixed:
         return self.__call(*arguments)
 
     def __setattr__(self, *_: object) -> NoReturn:
-        raise Refused("it changes what rebuilds tensors")
+        raise Refused("it changes a function that rebuilds tensors")
 
     __setstate__ = __setattr__
 
 
 class _ParameterDict(dict):
-    """torch.nn.ParameterDict, of which only the parameters are kept."""
+    """Replaces torch.nn.ParameterDict and keeps only its parameters."""
 
     def __setstate__(self, state: Any) -> None:
         found = state.get("_parameters") if isinstance(state, dict) else None
@@ -133,7 +143,7 @@ class _ParameterDict(dict):
 
 
 def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object) -> np.ndarray:
-    """A contiguous tensor; others are refused, as strides could reach beyond the storage."""
+    """Rebuilds a contiguous tensor. Raises Refused for other strides, which could reach beyond the storage."""
     dense = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
     if any(size > 1 and found != wanted for size, found, wanted in zip(shape, strides, dense, strict=True)):
         raise Refused("a tensor in it is not contiguous: save it with .contiguous()")
@@ -152,13 +162,13 @@ _KNOWN = {
 
 
 def pack(token: str, array: np.ndarray) -> bytes:
-    """What `torch.load` reads as {token: tensor}, as PyTorch 1.x wrote it.
+    """Returns the bytes of a file that `torch.load` reads as {token: tensor}, in the format of PyTorch 1.6 and later.
 
-    array: float32, of one or two axes.
+    array: float32, with one or two axes.
     """
-    # ReVersion's own file is a zip of these three members. PyTorch takes it, old and new, weights_only too,
-    # and so does A1111's scanner, which refuses the members that torch.save has added since. The older
-    # form, some pickles in a row, opens no further tool, and diffusers could not map it into memory.
+    # ReVersion's own file is a zip archive of these three members. Old and new versions of PyTorch load it, also with
+    # weights_only. So does A1111's scanner, which refuses the members that torch.save has added since. The format from
+    # before PyTorch 1.6 would serve no further tool, and diffusers could not map it into memory.
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in (
@@ -166,8 +176,8 @@ def pack(token: str, array: np.ndarray) -> bytes:
             ("data/0", array.tobytes()),
             ("version", b"3\n"),
         ):
-            member = zipfile.ZipInfo(f"archive/{name}")  # dated 1980: equal rows give equal files
-            # Contents start at multiples of 64 bytes, as torch.save's do: mapped floats have to be aligned.
+            member = zipfile.ZipInfo(f"archive/{name}")  # dated 1980, so that equal rows give equal files
+            # As in torch.save's files, contents start at multiples of 64 bytes: memory-mapped floats must be aligned.
             padding = -(buffer.tell() + 30 + len(member.filename) + 4) % 64
             member.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
             archive.writestr(member, content)
@@ -175,16 +185,19 @@ def pack(token: str, array: np.ndarray) -> bytes:
 
 
 def _pickle(token: str, shape: tuple[int, ...]) -> bytes:
-    """The pickle of {token: tensor of `shape` [D] or [S, D], kept in data/0}: torch.save's very bytes."""
+    """Returns the pickle of {token: tensor}, byte for byte as torch.save writes it.
+
+    shape: [D] or [S, D]. The pickle refers to the member data/0 for the tensor's numbers.
+    """
     strides = (shape[-1], 1)[-len(shape) :]
     return b"".join(
         (
             b"\x80\x02}q\x00" + _text(token, 1),
             b"ctorch._utils\n_rebuild_tensor_v2\nq\x02(",
-            # The persistent id ("storage", torch.FloatStorage, "0", "cpu", how many numbers).
+            # The persistent id ("storage", torch.FloatStorage, "0", "cpu", number of elements).
             b"(" + _text("storage", 3) + b"ctorch\nFloatStorage\nq\x04" + _text("0", 5) + _text("cpu", 6),
             _integer(math.prod(shape)) + b"tq\x07Q",
-            # Offset, shape, strides, no gradient wanted, no hooks.
+            # Offset, shape, strides, requires_grad=False, no hooks.
             _integer(0) + _integers(shape) + b"q\x08" + _integers(strides) + b"q\x09",
             b"\x89ccollections\nOrderedDict\nq\x0a)Rq\x0b",
             b"tq\x0cRq\x0ds.",
@@ -193,15 +206,17 @@ def _pickle(token: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _text(text: str, memo: int) -> bytes:
+    """The opcodes of a string, which the unpickler stores at index `memo`."""
     return struct.pack("<cI", b"X", len(text.encode())) + text.encode() + b"q" + bytes([memo])
 
 
 def _integers(values: tuple[int, ...]) -> bytes:
-    """A tuple of one or two."""
+    """The opcodes of a tuple of one or two integers."""
     return b"".join(map(_integer, values)) + {1: b"\x85", 2: b"\x86"}[len(values)]
 
 
 def _integer(value: int) -> bytes:
+    """The opcode of an integer, in its shortest form."""
     if value < 1 << 8:
         return struct.pack("<cB", b"K", value)
     return struct.pack("<cH", b"M", value) if value < 1 << 16 else struct.pack("<ci", b"J", value)

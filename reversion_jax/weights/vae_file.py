@@ -1,4 +1,4 @@
-"""A VAE of its own, beside the model that it is used with: a folder as diffusers writes it, or a single file."""
+"""Loads a separate VAE that replaces a model's own: a folder in diffusers' layout, or a single file."""
 
 import functools
 from pathlib import Path
@@ -13,9 +13,10 @@ _PREFIX = "first_stage_model."
 
 
 def resolve(vae: str) -> Path:
-    """The local folder or file of a VAE: a folder with its config.json, or with vae/ in it; a file; or a hub id.
+    """Returns the local folder or file of a VAE, which is downloaded first if `vae` is a hub id.
 
-    ValueError, saying what to do, if it cannot be had.
+    vae: a folder with a config.json, or with a subfolder vae/; a .safetensors file; or a hub id. Raises ValueError if
+    there is no such VAE; the message says what to do.
     """
     path = Path(vae).expanduser()
     if path.is_dir():
@@ -35,12 +36,16 @@ def resolve(vae: str) -> Path:
 
 
 def open_vae(path: Path, config: VAEConfig = SD15.vae) -> tuple[VAEConfig, network.Network]:
-    """A VAE's config and weights; `config` for a single file, and what a folder's has to fit. ValueError."""
+    """Opens a VAE; returns its config and its weights.
+
+    config: the config of a single file, which contains none. A folder's own config must give latents of the same shape.
+    Raises ValueError if it does not, or if a file is missing or damaged.
+    """
     if path.is_dir():
         try:
             own = VAEConfig.from_json(read_json(path / "config.json"))
         except ValueError as error:
-            raise ValueError(f"{path} is no VAE: {error}") from error
+            raise ValueError(f"{path} is not a VAE: {error}") from error
         if (own.latent_channels, own.downscale) != (config.latent_channels, config.downscale):
             raise ValueError(f"{path} is a VAE for another model: its latents have another shape")
         return own, network.open_folder(path, "vae")

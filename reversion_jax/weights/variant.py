@@ -1,4 +1,4 @@
-"""What of a model is loaded where its files leave a choice, and what they say of it."""
+"""A user's choices where a model can be loaded in several ways, and what a single file says that its UNet predicts."""
 
 import dataclasses
 import re
@@ -13,23 +13,24 @@ from reversion_jax.runtime.errors import warn
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A user's choice, by the names of config.py; the defaults are the model's own."""
+    """What the user chose to load, by the setting names in config.py. The defaults load the model as it is."""
 
-    vae: str = ""  # another VAE: a folder, a .safetensors file, or a hub id
-    ema: bool = False  # the running average of the weights, where a single file keeps it beside them
-    prediction_type: str = ""
-    clip_skip: int = 0  # last layers of the text encoder that are left out
+    vae: str = ""  # another VAE: a folder, a .safetensors file, or a hub id; "" loads the model's own
+    ema: bool = False  # loads the running average of the UNet's weights, which some single files hold as well
+    prediction_type: str = ""  # "epsilon" or "v_prediction"; "" takes what the model's files say
+    clip_skip: int = 0  # number of the text encoder's last layers to leave out
 
     @classmethod
     def of(cls, settings: Any) -> "Variant":
-        """A settled config's."""
+        """Returns the choices in a settled config."""
         return cls(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(cls)})
 
 
 def single_files_prediction(path: Path, names: Collection[str]) -> str:
-    """What a single-file model predicts: by A1111's .yaml beside it, by a mark among its tensors, else "epsilon".
+    """Returns what the UNet of a single-file model predicts: "epsilon" or "v_prediction".
 
-    ValueError if the .yaml cannot be read.
+    A1111's .yaml file beside the model decides, if there is one. Otherwise a tensor named "v_pred" means
+    "v_prediction". names: the file's tensor names. Raises ValueError if the .yaml file cannot be read.
     """
     beside = path.with_suffix(".yaml")
     if beside.is_file():
@@ -41,8 +42,8 @@ def single_files_prediction(path: Path, names: Collection[str]) -> str:
             raise ValueError(f"cannot read {beside}, which says what {path.name} predicts: {reason}") from error
         known = {"eps": "epsilon", "v": "v_prediction"}
         if not isinstance(kind, str) or kind not in known:
-            raise ValueError(f"{beside}: parameterization {kind!r} is not supported (only {', '.join(known)})")
+            raise ValueError(f"{beside}: parameterization {kind!r} is not supported; use {' or '.join(known)}")
         return known[kind]
     if "ztsnr" in names:
-        warn(f"{path} is marked for a schedule that ends in pure noise (ztsnr), which is not supported")
+        warn(f"{path} is made for a noise schedule that ends in pure noise (ztsnr); the usual one is used instead")
     return "v_prediction" if "v_pred" in names else "epsilon"

@@ -106,7 +106,7 @@ def test_a_file_is_inspected_where_the_command_runs(file, small, tmp_path, monke
         ({"name": "runs/hgu", "model": None}, "no training run in runs/hgu"),
         ({"model": None}, "give --model=FOLDER_OR_HUB_ID"),
         ({"step": 2}, "--step=2 names a checkpoint of a training run"),
-        ({"model": "miniature"}, "is 32 numbers wide, made for another model: miniature has 128"),
+        ({"model": "miniature"}, "made for another model: miniature has 128"),
         ({"initialiser": "cat dog"}, "initialiser word of 2 tokens"),
     ],
 )

@@ -185,7 +185,7 @@ def test_bad_input_is_one_clear_line(finished, tmp_path):
     for given, message in (
         (source(finished[0], sampler="magic"), "known: ddim, pndm, euler"),
         (source(finished[0], resolution=15), "resolution=15: this model draws multiples of 2 pixels"),
-        (source(model="miniature", files=wide), "<R> is 32 numbers wide, made for another model: miniature has 128"),
+        (source(model="miniature", files=wide), "<R> has 32 numbers per row and was made for another model"),
         (source(model=str(tmp_path / "nowhere")), "neither a folder"),
         (source(finished[0], step=1), "kept no rows of step 1"),
     ):

@@ -292,5 +292,5 @@ def test_from_the_hub(folder, monkeypatch):
     info.siblings = [s for s in info.siblings if s.rfilename != "model.safetensors"]
     with pytest.raises(ValueError, match=r"pytorch_model\.bin, a pickle"):
         clip_folder.resolve("o/m")
-    with pytest.raises(ValueError, match="neither a CLIP's folder"):
+    with pytest.raises(ValueError, match="neither a folder nor a hub id"):
         clip_folder.resolve("nowhere")

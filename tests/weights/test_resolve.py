@@ -173,7 +173,7 @@ def test_offline_the_cache_serves(cached, capsys, recorded):
     for _ in range(2):
         assert resolve("o/m").samefile(cached)
     told = capsys.readouterr()
-    assert told.err.startswith("o/m: taken from the cache")
+    assert told.err.startswith("o/m: using the cached copy")
     assert told.err.count("\n") == 1
     assert not told.out
 

@@ -80,7 +80,7 @@ def test_what_is_missing_is_named(checkpoint):
 def test_tensors_that_are_nobodys_are_counted(checkpoint):
     left = {"model.diffusion_model.extra": np.zeros(1), "embedding_manager.x": np.zeros(1)}
     rewrite(checkpoint, lambda weights: {**weights, **left})
-    with pytest.warns(Caution, match="2 tensors are of no use here and left out, such as model.diffusion_model.extra"):
+    with pytest.warns(Caution, match="2 tensors belong to none .* ignored, such as model.diffusion_model.extra"):
         folder.load(checkpoint, config=tiny.CONFIG)
 
 
@@ -89,7 +89,7 @@ def test_tensors_that_are_nobodys_are_counted(checkpoint):
     [
         ("conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight", "Stable Diffusion XL"),
         ("cond_stage_model.model.token_embedding.weight", "Stable Diffusion 2.x"),
-        ("lora_unet_down_blocks_0_attentions_0_proj_in.alpha", "no whole Stable Diffusion 1.x checkpoint"),
+        ("lora_unet_down_blocks_0_attentions_0_proj_in.alpha", "not a complete Stable Diffusion 1.x checkpoint"),
     ],
 )
 def test_other_models_are_called_by_name(name, message, tmp_path):
@@ -239,7 +239,7 @@ def test_a_yaml_that_cannot_be_used_is_named(checkpoint, text):
 
 
 def test_running_averages_are_used_if_asked_for(recorded, checkpoint):
-    with pytest.raises(ValueError, match=r"tiny-sd\.safetensors: it keeps no running average \(EMA\) of .*: leave ema"):
+    with pytest.raises(ValueError, match=r"tiny-sd\.safetensors: it holds no running average \(EMA\) of .*: leave ema"):
         folder.load(checkpoint, config=tiny.CONFIG, variant=Variant(ema=True))
 
     def average(weights):
