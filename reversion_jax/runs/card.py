@@ -1,4 +1,4 @@
-"""The model card of a run's words: YAML for the Hugging Face hub, Markdown and commands to paste for people."""
+"""The model card for a run's words: YAML metadata for the Hugging Face hub, and Markdown with commands for people."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +16,8 @@ _METHODS = {
     "reversion": "[ReVersion](https://arxiv.org/abs/2303.13495)",
     "textual_inversion": "[Textual Inversion](https://arxiv.org/abs/2208.01618)",
 }
-TAG = "relation-inversion"  # every card has it
-# The first five are what diffusers' own training script gives a textual inversion.
+TAG = "relation-inversion"  # every card has this tag, by which `share` recognises a card of ours
+# diffusers' own training script gives the first five tags to a textual inversion.
 _TAGS = ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers", "textual_inversion"]
 _TAGS += [TAG, "reversion_jax", "jax"]
 
@@ -71,16 +71,17 @@ def card(
     picture: str = "",
     drawn: str = "",
 ) -> str:
-    """The card of a repository that holds a run's files.
+    """Returns the Markdown of the model card for a repository that holds a run's files.
 
-    origin: of the run's config.json, it says where the words come from. names: the files. license: a key of the hub's
-    list; "" leaves it out. picture: a file, or "" for none. drawn: the picture's prompts, one a line.
+    origin: the part of the run's config.json that says how the words were made: base model, versions, device.
+    names: the files in the repository. license: a key of the hub's list; "" leaves the license out.
+    picture: the name of a picture in the repository; "" for none. drawn: the picture's prompts, one per line.
     """
     s = run.settings
     hub_id = None if origin.get("model_is_local") else hub.parse_id(s.model)
     kinds = (False, True) if INVERSE in run.words() else (False,)
     said = [export.spelling(s.relation, s.rows_per_token, inverse=inverse) for inverse in kinds]
-    files = [name for name in names if name.endswith(".safetensors") and "/" not in name]  # <R>'s, then <R-inv>'s
+    files = [name for name in names if name.endswith(".safetensors") and "/" not in name]  # of <R>, then of <R-inv>
     python = [
         f'pipe.load_textual_inversion("{repository}", weight_name="{name}", token="{one.token}")'
         for name, one in zip(files, said, strict=True)
@@ -123,19 +124,19 @@ def _front_matter(base_model: str | None, license: str) -> str:
 
 
 def _facts(run: LearnedRun, origin: Mapping[str, Any], hub_id: tuple[str, str | None] | None) -> dict[str, Any]:
-    """What a reader wants to know of a run. A local model is named without its folder, which may be private."""
+    """Returns the rows of the card's table, by name. Shows only the last part of a local path, which may be private."""
     s = run.settings
     if hub_id:
         model = f"[{s.model}](https://huggingface.co/{hub_id[0]})"
     else:
-        model = f"`{Path(s.model).name}`, " + ("of reversion_jax" if s.model == MINIATURE else "a local copy")
+        model = f"`{Path(s.model).name}`, " + ("a part of reversion_jax" if s.model == MINIATURE else "a local copy")
     return {
         "relation": s.relation,
         "method": _METHODS[s.method],
         "steps": f"{run.step} of {s.steps}",
         "base model": model,
         "hash of its weights": f"`{origin.get('model_hash', 'not known')}`",
-        "embedding rows a word": s.rows_per_token,
+        "embedding rows per word": s.rows_per_token,
         "trained at": f"{s.size[1]} × {s.size[0]} px",
         "seed": s.seed,
         "trained by": f"reversion_jax {origin.get('versions', {}).get('reversion_jax', '')}".strip(),
@@ -143,5 +144,6 @@ def _facts(run: LearnedRun, origin: Mapping[str, Any], hub_id: tuple[str, str | 
 
 
 def _shown(picture: str, drawn: str) -> str:
+    """Returns the Markdown of the card's picture and of its prompts; "" if there is no picture."""
     told = f"Prompts, row by row:\n\n```text\n{drawn}\n```\n\n" if drawn else ""
     return f"![Pictures drawn with the learned word]({picture})\n\n{told}" if picture else ""

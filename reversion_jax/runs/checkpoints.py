@@ -1,4 +1,4 @@
-"""Orbax checkpoints of what is trained: rows, optimiser state, step; never frozen weights."""
+"""Orbax checkpoints of what training changes: rows, optimiser state and step. Frozen weights are never saved."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,33 +13,37 @@ from reversion_jax.runtime.errors import warn
 
 
 class Checkpoints:
-    """Numbered checkpoints of one pytree under `folder`; each is written to a temporary name, then renamed."""
+    """Numbered checkpoints of one pytree under `folder`. Each is written under a temporary name and then renamed.
+
+    keep: the number of newest checkpoints that are not deleted.
+    """
 
     def __init__(self, folder: epath.PathLike, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
         folder = epath.Path(folder)
-        # epath would put the working folder in front of gs:// as well.
+        # epath's absolute() would put the working folder in front of gs:// paths, too.
         folder = folder if folder.is_absolute() else folder.absolute()
         if parallel.is_first():
-            _remove_halves(folder)
-        parallel.any_process(False)  # the others wait for it
+            _remove_empty(folder)
+        parallel.any_process(False)  # the other processes wait here for the first one
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     def save(self, step: int, tree: Any) -> None:
-        """Writes `tree` as checkpoint `step`, unless that one exists."""
+        """Writes `tree` as checkpoint `step`, unless this checkpoint exists. Raises OSError if it cannot be written."""
         exists = step in self._manager.all_steps()
         if not exists and not self._manager.save(step, args=ocp.args.StandardSave(tree)):
             raise OSError(f"checkpoint {step} was not written to {self._manager.directory}")
 
     def latest(self) -> int | None:
-        """The newest checkpoint's step, or None."""
+        """Returns the step of the newest checkpoint, or None if there is no checkpoint."""
         return self._manager.latest_step()
 
     def restore(self, like: Any, is_whole: Callable[[int, Any], bool] = lambda step, tree: True) -> Any:
-        """The newest whole checkpoint, in the structure, shapes, dtypes and placement of `like`.
+        """Returns the newest undamaged checkpoint, with the structure, shapes, dtypes and placement of `like`.
 
-        `is_whole` may find fault with what was read. Damaged checkpoints are warned of and deleted, since training will
-        come to their steps again. ValueError where none is whole.
+        is_whole: gets a step and its tree; returns False if the tree is damaged. Newer checkpoints that are damaged are
+        deleted with a warning, because training will write their steps again. Raises ValueError if no checkpoint is
+        undamaged.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         reasons = []
@@ -47,27 +51,26 @@ class Checkpoints:
             try:
                 tree = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
                 if not is_whole(step, tree):
-                    raise ValueError("its numbers are not those that were written")
-            except Exception as error:  # Orbax and its storage raise what they like
+                    raise ValueError("its numbers differ from those that were written")
+            except Exception as error:  # Orbax and storage drivers raise errors of many classes
                 reasons.append((step, _reason(error)))
                 continue
             for damaged, reason in reasons:
-                warn(
-                    f"checkpoint {damaged} in {self._manager.directory} is damaged ({reason}): {step} is taken instead"
-                )
+                warn(f"checkpoint {damaged} in {self._manager.directory} is damaged ({reason}): {step} is used instead")
                 self._manager.delete(damaged)
             return tree
         told = "; ".join(f"{step}: {reason}" for step, reason in reasons) or "there is none"
-        raise ValueError(f"no whole checkpoint in {self._manager.directory} ({told}): give a new --workdir")
+        raise ValueError(f"no undamaged checkpoint in {self._manager.directory} ({told}): give a new --workdir")
 
     def close(self) -> None:
+        """Frees the resources of Orbax's manager."""
         self._manager.close()
 
 
-def _remove_halves(folder: epath.Path) -> None:
-    """Removes checkpoints without contents: a stop while an old one is deleted leaves them.
+def _remove_empty(folder: epath.Path) -> None:
+    """Removes empty checkpoints. A job that is stopped while it deletes a checkpoint leaves an empty one.
 
-    Orbax's manager would take all for another kind of checkpoint.
+    If one is empty, Orbax's manager would expect another kind of checkpoint in all folders.
     """
     for step in steps(folder):
         if not (folder / str(step) / "default").is_dir():
@@ -76,23 +79,23 @@ def _remove_halves(folder: epath.Path) -> None:
 
 
 def steps(folder: epath.PathLike) -> list[int]:
-    """The steps of the checkpoints in a folder, ascending, whole or not; none if there is no such folder."""
+    """Returns the steps of all checkpoints in a folder, ascending, damaged ones included; [] if there is no folder."""
     folder = epath.Path(folder)
     return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit()) if folder.is_dir() else []
 
 
 def read_rows(folder: epath.Path, step: int) -> np.ndarray:
-    """The rows [R, P, D] of a checkpoint, whatever else it holds. ValueError if it is damaged."""
+    """Reads only the rows [runs, rows per run, width] of a checkpoint. Raises ValueError if it is damaged."""
     path = folder / str(step) / "default"
     try:
-        # Not through the manager, which wants the optimiser's state described before it reads anything.
+        # The manager is not used, because it reads nothing without a description of the optimiser's state.
         handler = ocp.PyTreeCheckpointHandler()
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
         return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))["rows"]
-    except Exception as error:  # as above
+    except Exception as error:  # Orbax and storage drivers raise errors of many classes
         raise ValueError(f"checkpoint {step} in {folder} is damaged ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:
-    """The beginning of what an error says, on one line."""
+    """Returns the first line of an error's message, at most 200 characters of it."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""metrics.jsonl: a record for each training step, one a line."""
+"""metrics.jsonl: one record for each training step, a JSON object per line."""
 
 import json
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ NAME = "metrics.jsonl"
 
 
 def read(path: epath.Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl. A damaged line is left out with a warning; a last one cut short, without."""
+    """Reads a metrics.jsonl. Skips damaged lines with a warning, and an unfinished last line without a warning."""
     records, damaged = [], []
     lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line's end was never finished
+    for number, line in enumerate(lines[:-1], start=1):  # the text after the last line break is an unfinished line
         try:
             record = files.from_json(line)
             if not isinstance(record.get("step"), int):
@@ -25,17 +25,17 @@ def read(path: epath.Path) -> list[dict[str, Any]]:
         except (ValueError, AttributeError):
             damaged.append(number)
     if damaged:
-        warn(f"{path}: left out what is damaged, line {', '.join(map(str, damaged[:10]))}{' …' * (len(damaged) > 10)}")
+        warn(f"{path}: skipped damaged lines: {', '.join(map(str, damaged[:10]))}{' …' * (len(damaged) > 10)}")
     return records
 
 
 def append(path: epath.Path, records: Sequence[dict[str, Any]]) -> None:
-    """Adds records."""
+    """Appends records to a metrics.jsonl."""
     files.append(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def cut(path: epath.Path, last: int) -> None:
-    """Drops the records of steps beyond the last one, which will be done again; makes the file if it is not there."""
+    """Drops the records of steps after `last`, which training will repeat. Creates the file if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [record for record in read(path) if record["step"] <= last] if path.exists() else []
     files.write(path, "".join(json.dumps(record) + "\n" for record in kept))

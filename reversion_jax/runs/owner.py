@@ -1,9 +1,9 @@
-"""Whose a workdir is: one job at a time writes there. WORKDIR/owner.json says which, while it runs.
+"""Ensures that only one job at a time writes to a workdir. WORKDIR/owner.json names this job, the owner, while it runs.
 
-The owner renews the file every few seconds. A job that finds it takes the folder over only if its owner is gone: a
-process of this machine that has ended, or another machine's that renews it no more. In a bucket no file can be made
-"only if it is not there", so two jobs that start within the same second can both take it; the one whose file was
-replaced finds that out before it writes again, and stops.
+The owner renews the file every few seconds. Another job takes the folder over only if the owner is gone: a process on
+this machine that has ended, or a process on another machine that no longer renews the file. Cloud storage cannot create
+a file "only if it does not exist", so two jobs that start within the same second can both take the folder. The job
+whose file was replaced notices this before it writes again, and stops.
 """
 
 import contextlib
@@ -23,18 +23,20 @@ from etils import epath
 from reversion_jax.runtime import files, parallel
 
 NAME = "owner.json"
-BEAT_S = 10.0  # between renewals
-EXPIRY_S = 60.0  # without a renewal: the owner is gone
-_LONG_AGO_S = 3600.0  # more than clocks of different machines differ by
-_SETTLE_S = 0.3  # until of two that take over at once the last one is known
+# All in seconds.
+BEAT_S = 10.0  # the time between renewals
+EXPIRY_S = 60.0  # after this time without a renewal, the owner is gone
+_LONG_AGO_S = 3600.0  # more than the clocks of two machines differ by
+_SETTLE_S = 0.3  # if two jobs take a folder at once, it is known after this time which of them was the last
 
 
 @contextlib.contextmanager
 def owned(folder: epath.Path) -> Iterator[Callable[[], None]]:
-    """Takes the folder, made if need be, for the body; yields a function that raises OSError if it was taken away.
+    """Makes this job the owner of `folder` while the body runs. Creates the folder if it does not exist.
 
-    Of several processes the first one takes it for all. ValueError, one line, if it belongs to a job that runs.
-    OSError if it cannot be written. A folder that was made for nothing goes again.
+    Yields a function that raises OSError if another job has taken the folder over. If the job has several processes,
+    the first one is the owner for all. At the end, a folder that was created here and is empty is removed. Raises
+    ValueError, with a message of one line, if the owner is a job that runs, and OSError if writing fails.
     """
     owner, error = None, None
     made = [] if files.is_remote(folder) else [place for place in (folder, *folder.parents) if not place.exists()]
@@ -45,13 +47,13 @@ def owned(folder: epath.Path) -> Iterator[Callable[[], None]]:
         error = refused
     try:
         if parallel.any_process(error is not None):
-            raise error or ValueError(f"the first process cannot have {folder}: see what it says")
+            raise error or ValueError(f"the first process cannot take {folder}: see the error that it prints")
         yield owner.check if owner else lambda: None
     finally:
         if owner:
             owner.release()
         for place in made if parallel.is_first() else ():
-            with contextlib.suppress(OSError, ValueError):  # what holds something stays
+            with contextlib.suppress(OSError, ValueError):  # a folder that is not empty stays
                 place.rmdir()
 
 
@@ -71,19 +73,20 @@ class _Owner:
         self._thread.start()
 
     def check(self) -> None:
-        """OSError if another job has taken the folder over: this one was silent for too long."""
+        """Raises OSError if another job has taken the folder over, because this one did not renew its file in time."""
         if not files.is_remote(self._folder) or time.monotonic() - self._checked > 2 * BEAT_S:
-            self._look()
+            self._update_lost()
         if self._lost:
             raise OSError(
-                f"another job has taken {self._folder} over while this one stood still: nothing more is written there"
+                f"another job has taken {self._folder} over while this one was paused: nothing more is written there"
             )
 
     def release(self) -> None:
+        """Ends the renewals and deletes owner.json, unless it belongs to another job by now."""
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(OSError, ValueError):
-            self._look()
+            self._update_lost()
             if not self._lost:
                 self._path.unlink(missing_ok=True)
 
@@ -91,7 +94,7 @@ class _Owner:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise OSError(f"{self._folder} is a file, or lies below one: give another --workdir") from error
+            raise OSError(f"{self._folder} is a file, or a part of its path is one: give another --workdir") from error
         except OSError as error:
             raise OSError(f"cannot write to {self._folder} ({error.strerror}): give another --workdir") from error
 
@@ -111,13 +114,14 @@ class _Owner:
             _wait_until_gone(self._folder, there)
         self._renew()
         time.sleep(_SETTLE_S)
-        self._look()
+        self._update_lost()
         if self._lost:
             raise ValueError(_refusal(self._folder, _read(self._path) or {}))
 
-    def _look(self) -> None:
+    def _update_lost(self) -> None:
+        """Reads owner.json and notes whether another job has replaced it."""
         there = _read(self._path)
-        # A file that was deleted or damaged is put back by the next renewal.
+        # If the file was deleted or damaged, the folder is not lost: the next renewal writes the file again.
         self._lost = bool(there and there.get("token") != self._record["token"])
         self._checked = time.monotonic()
 
@@ -129,24 +133,25 @@ class _Owner:
 
     def _renew_until_the_end(self) -> None:
         while not self._ended.wait(BEAT_S):
-            with contextlib.suppress(OSError, ValueError):  # storage that is away for a moment; `check` will see
-                self._look()
+            with contextlib.suppress(OSError, ValueError):  # storage may fail for a moment; `check` will look again
+                self._update_lost()
                 if self._lost:
                     return
                 self._renew()
 
 
 def _wait_until_gone(folder: epath.Path, there: dict[str, Any]) -> None:
-    """Returns once the owner is known to be gone; ValueError once it is known to run."""
+    """Returns as soon as the owner is known to be gone. Raises ValueError as soon as it is known to run."""
     mine = _this_process()
     if there.get("machine") == mine["machine"]:
-        if _runs(there):
+        if _is_running(there):
             raise ValueError(_refusal(folder, there))
         return
     beat = there.get("beat")
     if isinstance(beat, int | float) and abs(time.time() - beat) > _LONG_AGO_S:
         return
-    # Another machine's clock may be wrong: what counts is whether the file still changes.
+    # The time in the file does not show whether the owner runs, because another machine's clock may be wrong. Whether
+    # the file still changes does.
     whose = _refusal(folder, there).rpartition(": ")[0]
     print(f"{whose}: waiting up to {EXPIRY_S:.0f} s to see whether it still runs", file=sys.stderr, flush=True)
     deadline = time.monotonic() + EXPIRY_S
@@ -164,7 +169,7 @@ def _refusal(folder: epath.Path, there: dict[str, Any]) -> str:
 
 
 def _read(path: epath.Path) -> dict[str, Any] | None:
-    """What owner.json says; {} if it is damaged or half written, None if it is not there."""
+    """Returns the content of owner.json; {} if it is damaged or half written, None if it does not exist."""
     try:
         found = files.from_json(path.read_text())
         return found if isinstance(found, dict) else {}
@@ -175,28 +180,29 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
     except OSError:
         if not files.is_remote(path):
             raise
-        return None  # a bucket's driver has errors of its own for what is not there
+        return None  # storage drivers raise different errors for files that do not exist
 
 
 def _this_process() -> dict[str, Any]:
-    """Host, machine, pid, and when the process started, which tells it from a later one of the same pid.
+    """Returns this process's host, machine, pid and start time.
 
-    The machine is the host since it was started, and a container's own process numbers: what pids can be compared in.
+    The start time distinguishes the process from a later one with the same pid. The machine consists of the host's
+    name, the id of its last start and the container's pid namespace; pids can be compared only if all three are equal.
     """
     parts = [socket.gethostname(), _text_of("/proc/sys/kernel/random/boot_id")]
     with contextlib.suppress(OSError):
         parts.append(os.readlink("/proc/self/ns/pid"))
     pid = os.getpid()
-    return {"host": parts[0], "machine": " ".join(parts), "pid": pid, "started": _started(pid)}
+    return {"host": parts[0], "machine": " ".join(parts), "pid": pid, "started": _start_time(pid)}
 
 
-def _runs(there: dict[str, Any]) -> bool:
-    """Whether the owner, a process of this machine, still runs."""
+def _is_running(there: dict[str, Any]) -> bool:
+    """Returns whether the owner, a process on this machine, still runs."""
     pid = there.get("pid")
     if not isinstance(pid, int) or pid < 1:
         return False
     if Path("/proc/self/stat").exists():
-        started = _started(pid)
+        started = _start_time(pid)
         return started is not None and started == there.get("started")
     try:
         os.kill(pid, 0)
@@ -207,14 +213,15 @@ def _runs(there: dict[str, Any]) -> bool:
     return True
 
 
-def _started(pid: int) -> str | None:
-    """When a process started, in Linux's own time; None if it has ended, or there is no /proc."""
+def _start_time(pid: int) -> str | None:
+    """Returns when a process started, in clock ticks since Linux started; None if it has ended, or without /proc."""
     text = _text_of(f"/proc/{pid}/stat")
-    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    fields = text.rpartition(")")[2].split()  # the process's name, in parentheses, may contain any characters
     return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
 
 
 def _text_of(path: str) -> str:
+    """Returns the text of a file; "" if it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:

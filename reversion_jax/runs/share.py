@@ -1,7 +1,7 @@
-"""Puts a run's words on the Hugging Face hub, with a model card. Nothing is sent unless it is asked for.
+"""Uploads a run's words to the Hugging Face hub, with a model card. Nothing is sent unless the user asks for it.
 
-What is sent: the files that `export` writes, the card, and the newest preview. Not the contact sheet, which shows the
-exemplars: they may be private. Nor config.json, whose paths tell of a person's machine.
+It sends the files that `export` writes, the card, and the newest preview. It does not send the contact sheet, because
+it shows the exemplars, which may be private; nor config.json, because its paths describe the user's machine.
 """
 
 import contextlib
@@ -19,27 +19,29 @@ CARD, PICTURE = "README.md", "preview.png"
 
 
 class Push(NamedTuple):
-    """How a user wants a run's words to be pushed."""
+    """How the user wants a run's words to be uploaded."""
 
     repository: str  # owner/name
     private: bool = False
-    license: str = ""  # a key of the hub's list, such as cc-by-4.0; "" says nothing
-    dry_run: bool = False  # writes the folder and sends nothing
+    license: str = ""  # a key of the hub's list, such as cc-by-4.0; "" leaves the license out
+    dry_run: bool = False  # only writes the files to a folder and sends nothing
 
 
 def share(
     workdir: epath.Path, out: epath.Path | None, push: Push, step: int | None = None, *, onetrainer: bool = False
 ) -> str:
-    """Exports the run in `workdir` and sends its files to the hub; returns what was done, for people.
+    """Exports the run in `workdir` and uploads its files to the hub; returns a text that says what was done.
 
-    out: a folder that gets the same files; None where nobody needs them here. ValueError, one line; OSError.
+    out: a folder that gets the same files; None writes no local copy. step: the checkpoint whose rows are exported;
+    None means the newest rows. onetrainer: also exports for OneTrainer.
+    Raises ValueError or OSError, with a message of one line, if the run cannot be read or its files cannot be sent.
     """
     if push.dry_run and out is None:
-        raise ValueError("--dry_run writes what would be sent: say where by --out")
+        raise ValueError("--dry_run writes the files that would be sent: give a folder for them with --out")
     if out is not None and files.is_remote(out):
-        raise ValueError(f"{out}: the hub's library sends from folders of this machine only")
+        raise ValueError(f"{out}: the hub's library can only send from local folders, so give one with --out")
     if out is not None and (out / CARD).is_file() and card.TAG not in (out / CARD).read_text():
-        raise ValueError(f"{out / CARD} is no card of ours: give another --out")
+        raise ValueError(f"{out / CARD} is not a card of ours and would be replaced: give another --out")
     hub.check_push(push.repository, sends=not push.dry_run)
     run = folder.read(workdir, step)
     with contextlib.ExitStack() as stack:
@@ -57,13 +59,16 @@ def share(
 def _write_card(
     workdir: epath.Path, run: folder.LearnedRun, push: Push, place: epath.Path, names: list[str]
 ) -> list[str]:
-    """Writes the card of the files `names`, and its picture if the run has one; returns their names."""
+    """Writes the card for the files `names` into the folder `place`, and the run's newest preview, if there is one.
+
+    Returns the names of the written files.
+    """
     picture, drawn = preview(workdir, run.step), ""
     if picture:
         drawn = _prompts(picture)
         files.write(place / PICTURE, picture.read_bytes())
     origin: dict[str, Any] = {}
-    if (workdir / folder.CONFIG).is_file():  # runs before version 0.2 have it in their parent alone
+    if (workdir / folder.CONFIG).is_file():  # before version 0.2, only the folder above had this file
         _, origin = folder.read_settings(workdir)
     shown = {"picture": PICTURE if picture else "", "drawn": drawn}
     files.write(place / CARD, card.card(run, origin, push.repository, names, license=push.license, **shown))
@@ -71,18 +76,18 @@ def _write_card(
 
 
 def preview(workdir: epath.Path, step: int) -> epath.Path | None:
-    """The newest preview of a run up to a step; None if there is none."""
+    """Returns the path of a run's newest preview up to a step; None if there is none."""
     paths = folder.previews(workdir)
     shown = [number for number in paths if number <= step]
     return paths[max(shown)] if shown else None
 
 
 def _prompts(picture: epath.Path) -> str:
-    """The prompts of a preview; "" for those of earlier versions, which do not say."""
+    """Returns the prompts that a preview's file holds; "" if an earlier version wrote it without prompts."""
     from PIL import Image
 
     try:
         with picture.open("rb") as file, Image.open(file) as image:
             return getattr(image, "text", {}).get("prompts", "")
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-        raise ValueError(f"{picture} is damaged: delete it, and the one before it is taken") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for damaged files
+        raise ValueError(f"{picture} is damaged: delete it, and the preview before it will be used") from error

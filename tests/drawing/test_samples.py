@@ -187,7 +187,7 @@ def test_bad_input_is_one_clear_line(finished, tmp_path):
         (source(finished[0], resolution=15), "resolution=15: this model draws multiples of 2 pixels"),
         (source(model="miniature", files=wide), "<R> has 32 numbers per row and was made for another model"),
         (source(model=str(tmp_path / "nowhere")), "neither a folder"),
-        (source(finished[0], step=1), "kept no rows of step 1"),
+        (source(finished[0], step=1), "holds no rows of step 1"),
     ):
         with pytest.raises((ValueError, OSError), match=message) as error:
             draw(given)

@@ -36,7 +36,7 @@ def test_earlier_ones(finished):
     found = words.read(finished[0], None, step=2)
     np.testing.assert_array_equal(found.tokens["<R>"], folder.read(finished[0], step=2).rows[:1])
     assert found.origin == "on by inv_reversion, 2 of 6 steps trained"
-    with pytest.raises(ValueError, match="kept no rows of step 5: there are those of 2, 4, 6"):
+    with pytest.raises(ValueError, match="holds no rows of step 5: give one of the steps 2, 4, 6"):
         words.read(finished[0], None, step=5)
 
 

@@ -129,7 +129,7 @@ def test_an_owner_that_is_silent_is_gone(tmp_path, quick, there):
 def test_who_was_robbed_writes_nothing_more(tmp_path):
     with owner.owned(epath.Path(tmp_path / "run")) as check:
         record(tmp_path / "run", token="of another")
-        with pytest.raises(OSError, match=r"another job has taken .*run over while this one stood still: nothing more"):
+        with pytest.raises(OSError, match=r"another job has taken .*run over while this one was paused: nothing more"):
             check()
     assert json.loads((tmp_path / "run" / owner.NAME).read_text())["token"] == "of another"
 
@@ -146,6 +146,6 @@ def test_the_owner_renews_its_file(tmp_path, quick):
 @pytest.mark.parametrize("below", ["file", "file/run"])
 def test_a_file_is_no_folder(tmp_path, below):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match=r"is a file, or lies below one: give another --workdir"):
+    with pytest.raises(OSError, match=r"is a file, or a part of its path is one: give another --workdir"):
         take(tmp_path / below)
     assert (tmp_path / "file").read_text() == "mine"

@@ -107,7 +107,7 @@ def test_runs(folder):
         found = runs.read(folder / "hug", asked)
         assert (found.settings, found.step) == (settled, step)
         np.testing.assert_array_equal(found.rows, learned)
-    with pytest.raises(ValueError, match=r"kept no rows of step 700: there are those of 500, 1000$"):
+    with pytest.raises(ValueError, match=r"holds no rows of step 700: give one of the steps 500, 1000$"):
         runs.read(folder / "hug", 700)
     with pytest.raises(ValueError, match=r"^no training run in .*nothing"):
         runs.read(folder / "nothing")

@@ -129,7 +129,7 @@ def test_earlier_rows(finished):
     assert run.step == 4
     assert run.describe() == "on by inv_reversion, 4 of 6 steps trained"
     assert (run.rows != finished[1][0]).any()
-    with pytest.raises(ValueError, match="kept no rows of step 3: there are those of 2, 4, 6") as error:
+    with pytest.raises(ValueError, match="holds no rows of step 3: give one of the steps 2, 4, 6") as error:
         folder.read(finished[0], step=3)
     assert "\n" not in str(error.value)
 
@@ -184,9 +184,9 @@ def test_words_without_inverse_prompts(job):
 
 
 def test_what_is_no_run(finished, job, tmp_path):
-    with pytest.raises(ValueError, match=f"no training run in {tmp_path}: train one by"):
+    with pytest.raises(ValueError, match=f"no training run in {tmp_path}: train one with"):
         folder.read(tmp_path)
-    with pytest.raises(ValueError, match=f"no training run in {finished[0]}/previews: train one by"):
+    with pytest.raises(ValueError, match=f"no training run in {finished[0]}/previews: train one with"):
         folder.read(finished[0] / "previews")
     with pytest.raises(ValueError, match=f"{job[0]} holds 2 runs: give the folder of one of them, such as seed1"):
         folder.read(job[0])
@@ -201,14 +201,14 @@ DAMAGE = {"cut short": lambda whole: whole[:-9], "empty": lambda whole: b"", "no
 def test_damaged_rows_are_stepped_around(finished, copied, tmp_path, damage):
     newest, kept = copied / "rows.safetensors", copied / "rows"
     newest.write_bytes(damage(newest.read_bytes()))
-    with pytest.warns(Caution, match=r"rows\.safetensors holds no rows .* The rows of step 6 are taken, from .*000006"):
+    with pytest.warns(Caution, match=r"rows\.safetensors holds no rows .* The rows of step 6 are used .*000006"):
         np.testing.assert_array_equal(folder.read(copied).rows, finished[1][0])
     (kept / "step_000006.safetensors").write_bytes(damage(newest.read_bytes()))
-    with pytest.warns(Caution, match="The rows of step 4 are taken"), pytest.warns(Caution, match="not fully trained"):
+    with pytest.warns(Caution, match="The rows of step 4 are used"), pytest.warns(Caution, match="not fully trained"):
         export.export(copied, tmp_path / "out")
     found = load_file(tmp_path / "out" / "on.safetensors")["<R>"]
     np.testing.assert_array_equal(found, folder.read(finished[0], step=4).rows[:1])
-    with pytest.warns(Caution, match="The rows of step 6 are taken, from a checkpoint"):
+    with pytest.warns(Caution, match="The rows of step 6 are used instead, from a checkpoint"):
         np.testing.assert_array_equal(folder.read(copied, step=6).rows, finished[1][0])
     shutil.rmtree(copied / "checkpoints")
     with pytest.raises(ValueError, match=r"step_000006\.safetensors holds no rows"):
@@ -235,7 +235,7 @@ def damage_checkpoint(place: Path, how: str) -> None:
 def test_a_damaged_checkpoint_is_stepped_around(config, finished, copied, how):
     """The run goes on from the one before it, and ends with the same bits."""
     damage_checkpoint(copied / "checkpoints" / "6", how)
-    with pytest.warns(Caution, match=r"checkpoint 6 in .* is damaged \(.*\)(: 4 is taken instead| and is removed)"):
+    with pytest.warns(Caution, match=r"checkpoint 6 in .* is damaged \(.*\)(: 4 is used instead| and is removed)"):
         np.testing.assert_array_equal(loop.train(config, copied), finished[1])
     assert checkpoints.steps(copied / "checkpoints") == [4, 6]
     np.testing.assert_array_equal(loop.train(config, copied), finished[1])
@@ -266,7 +266,7 @@ def test_checkpoints_that_are_all_damaged_are_refused(config, copied):
     for step in checkpoints.steps(copied / "checkpoints"):
         damage_checkpoint(copied / "checkpoints" / str(step), "cut short")
     before = files(copied)
-    with pytest.raises(ValueError, match=r"no whole checkpoint in .*: give a new --workdir") as error:
+    with pytest.raises(ValueError, match=r"no undamaged checkpoint in .*: give a new --workdir") as error:
         loop.train(config, copied)
     assert "\n" not in str(error.value)
     assert files(copied) == before
@@ -276,7 +276,7 @@ def test_a_state_with_other_numbers_is_damaged(config, finished, copied):
     """Orbax does not notice: the file of rows keeps a hash."""
     path = copied / "rows" / "step_000006.safetensors"
     folder.write_rows(copied, finished[1][0], 6, "0123456789abcdef")
-    with pytest.warns(Caution, match="6 .*its numbers are not those that were written"):
+    with pytest.warns(Caution, match="6 .*its numbers differ from those that were written"):
         np.testing.assert_array_equal(loop.train(config, copied), finished[1])
     assert folder.read_rows(path).checkpoint not in ("", "0123456789abcdef")
 
@@ -293,7 +293,7 @@ def test_a_damaged_line_costs_that_line(config, finished, copied):
     lines[2] = b'{"step": 3, "denoi\xff'
     lines[4] = b"[]"
     history_file.write_bytes(b"\n".join(lines))
-    with pytest.warns(Caution, match="left out what is damaged, line 3, 5"):
+    with pytest.warns(Caution, match="skipped damaged lines: 3, 5"):
         assert [record["step"] for record in history.read(history_file)] == [1, 2, 4, 6]
 
 
@@ -314,7 +314,7 @@ def test_an_old_folder_reads_and_goes_on(config, finished, tmp_path):
     assert run.step == 4
     np.testing.assert_array_equal(folder.read(workdir, step=4).rows, rows[0])
     assert folder.read(workdir, step=2).step == 2
-    with pytest.raises(ValueError, match="kept only the rows of step 2, 4"):
+    with pytest.raises(ValueError, match="holds only the rows of step 2, 4"):
         folder.read(workdir, step=1)
     export.export(workdir, tmp_path / "out")
     assert (tmp_path / "out" / "on.safetensors").is_file()

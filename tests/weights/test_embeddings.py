@@ -386,14 +386,14 @@ def test_export_says_how_each_file_is_used(workdir, out, capsys):
     np.testing.assert_array_equal(embeddings.read(out / "on-inv.safetensors")["<R-inv>"], rows[1:])
     assert capsys.readouterr() == ("", "")
     for line in (
-        f'pipe.load_textual_inversion("{out}/on.safetensors", token="<R>"), then "cat <R> stone"',
-        'copy it into embeddings, then "cat on stone"',
-        'copy it into models/embeddings, then "cat embedding:on stone"',
+        f'pipe.load_textual_inversion("{out}/on.safetensors", token="<R>"), then prompt "cat <R> stone"',
+        'copy it into embeddings, then prompt "cat on stone"',
+        'copy it into models/embeddings, then prompt "cat embedding:on stone"',
         f'pipe.load_textual_inversion("{out}/on-inv.safetensors", token="<R-inv>")',
-        ', then "stone <R-inv> <R> cat"',
-        'copy it into embeddings, then "stone on-inv on cat"',
-        'copy it into models/embeddings, then "stone embedding:on-inv embedding:on cat"',
-        f'pipe.load_textual_inversion("{out}/learned_embeds.bin", token="<R>"), then "cat <R> stone"',
+        ', then prompt "stone <R-inv> <R> cat"',
+        'copy it into embeddings, then prompt "stone on-inv on cat"',
+        'copy it into models/embeddings, then prompt "stone embedding:on-inv embedding:on cat"',
+        f'pipe.load_textual_inversion("{out}/learned_embeds.bin", token="<R>"), then prompt "cat <R> stone"',
         f'--only_load_embeds --model_id "{out}"',
     ):
         assert line in said
@@ -422,7 +422,7 @@ def test_export_of_an_earlier_checkpoint(workdir, out):
         export.export(workdir, out / "earlier", 100)
     for place, wanted in (("newest", rows + 1), ("earlier", rows)):
         np.testing.assert_array_equal(embeddings.read(out / place / "on.safetensors")["<R>"], wanted[:1])
-    with pytest.raises(ValueError, match=r"kept no rows of step 200: there are those of 100, 400$"):
+    with pytest.raises(ValueError, match=r"holds no rows of step 200: give one of the steps 100, 400$"):
         export.export(workdir, out / "none", 200)
 
 
