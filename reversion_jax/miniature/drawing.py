@@ -1,4 +1,4 @@
-"""Draws two coloured outlines in a relation: outlines, a canvas, one layout a relation, and a style."""
+"""Draws two coloured shapes in a relation: their outlines, a canvas, a layout for each relation, and a style."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE_PX = 64
-_SUPERSAMPLING = 4  # drawn at 256 px and averaged down, which is the anti-aliasing
+_SUPERSAMPLING = 4  # pictures are drawn at 256 px and averaged down to 64 px, which smooths edges
 
 COLOURS = {
     "red": (222, 38, 40),
@@ -19,12 +19,13 @@ COLOURS = {
     "pink": (244, 130, 182),
 }
 Colour = tuple[int, ...]
-Painted = tuple[str, Colour | None]  # shape and colour; None leaves the entity out
+Painted = tuple[str, Colour | None]  # shape and colour; an entity without colour is not drawn
 _Point = Sequence[float] | np.ndarray  # x and y
-INK = (44, 44, 48)  # strings, walls, wheels, arms: never an entity's colour
+INK = (44, 44, 48)  # the colour of strings, walls, wheels and arms, which no entity has
 
 
 def _regular(corners: int, *, turn: float = 0.0, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
+    """Corners [corners, 2] at equal angles. turn: of the first, in full turns. radii: repeated over the corners."""
     angles = 2 * np.pi * (np.arange(corners) / corners + turn)
     radius = np.resize(radii, corners)
     return np.stack([np.cos(angles) * radius, np.sin(angles) * radius], axis=-1)
@@ -38,7 +39,7 @@ def _heart() -> np.ndarray:
 
 
 def _moon() -> np.ndarray:
-    """A fat crescent: the unit disc without a disc of radius 0.85 whose centre lies 0.75 to the right."""
+    """A wide crescent: the unit disc without a disc of radius 0.85 whose centre is 0.75 to the right."""
     x = (1 - 0.85**2 + 0.75**2) / (2 * 0.75)  # where the two circles meet
     y = np.sqrt(1 - x**2)
     outer = np.linspace(np.arctan2(y, x), 2 * np.pi - np.arctan2(y, x), 36)
@@ -66,7 +67,7 @@ def _cross() -> np.ndarray:
     return np.array([*corners, (-a, -b)])
 
 
-# Outlines [corners, 2], x right and y down, about one unit in radius and of similar area.
+# Outlines [corners, 2]. x points right and y points down. All have a radius of about one unit, and similar areas.
 SHAPES: dict[str, np.ndarray] = {
     "circle": 0.95 * _regular(48),
     "square": 1.2 * _regular(4, turn=1 / 8),
@@ -77,32 +78,32 @@ SHAPES: dict[str, np.ndarray] = {
     "cross": _cross(),
     "moon": _moon(),
 }
-# Where a smaller shape sits within each, in the same units.
+# The centre of a smaller shape inside each of these shapes, in the same units. In the other shapes, it is (0, 0).
 _CORES = {"triangle": (0.0, 0.28), "heart": (0.0, -0.12), "moon": (-0.34, 0.0)}
 
 
 class _Canvas:
-    """A picture under construction, in pixels of the final size."""
+    """A picture while it is drawn. Coordinates and widths are in pixels of the final size."""
 
     def __init__(self, rng: np.random.Generator):
         self.background = tuple(int(v) for v in rng.integers(222, 252, size=3))
         self.image = Image.new("RGB", (SIZE_PX * _SUPERSAMPLING,) * 2, self.background)
         self._draw = ImageDraw.Draw(self.image)
-        # One movement and one zoom for the whole scene, so that parts which touch go on touching.
+        # The whole scene has the same shift and the same scale, so that parts that touch still touch.
         self._scale = _SUPERSAMPLING * rng.uniform(0.9, 1.02)
         self._shift = _SUPERSAMPLING * (SIZE_PX / 2 + rng.uniform(-2.5, 2.5, size=2))
 
     def _to_device(self, points: np.ndarray) -> list[tuple[float, float]]:
-        """Points [n, 2] around the scene's centre, as pixels of the supersampled picture."""
+        """Converts points [n, 2] around the scene's centre to pixels of the supersampled picture."""
         return [tuple(p) for p in points * self._scale + self._shift]
 
     def polygon(self, points: np.ndarray, fill: Colour | None) -> None:
-        """The area within `points` [n, 2]."""
+        """Fills the area inside the corners `points` [n, 2]. Draws nothing without a colour."""
         if fill is not None:
             self._draw.polygon(self._to_device(points), fill=fill)
 
     def stroke(self, points: np.ndarray, fill: Colour | None, width: float) -> None:
-        """A closed line of `width` px around `points`, with round joints."""
+        """Draws a closed line, `width` px wide, along `points` [n, 2], with round joints. Nothing without a colour."""
         if fill is None:
             return
         device = self._to_device(np.concatenate([points, points[:1]]))
@@ -112,26 +113,29 @@ class _Canvas:
             self._draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=fill)
 
     def bar(self, start: _Point, end: _Point, width: float) -> None:
-        """A straight line of ink, `width` px wide."""
+        """Draws a straight line in ink, `width` px wide."""
         device = self._to_device(np.array([start, end], dtype=float))
         self._draw.line(device, fill=INK, width=round(width * self._scale))
 
     def pixels(self) -> np.ndarray:
+        """Returns the picture, uint8 [64, 64, 3]."""
         return np.asarray(self.image.reduce(_SUPERSAMPLING))
 
 
 def _outline(shape: str, radius: float, centre: _Point) -> np.ndarray:
+    """The outline of a shape, [corners, 2]; radius and centre are in px."""
     return SHAPES[shape] * radius + np.asarray(centre, dtype=float)
 
 
 def _core(shape: str, radius: float) -> np.ndarray:
+    """The centre of a smaller shape inside a shape of this radius, in px."""
     return np.asarray(_CORES.get(shape, (0.0, 0.0))) * radius
 
 
 def _stacked(
     top: str, bottom: str, top_radius: float, bottom_radius: float, gap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outlines one above the other, `gap` px between them, centred together."""
+    """Two outlines, one above the other with `gap` px between them. The pair is centred."""
     upper, lower = _outline(top, top_radius, (0, 0)), _outline(bottom, bottom_radius, (0, 0))
     height = np.ptp(upper[:, 1]) + gap + np.ptp(lower[:, 1])
     upper[:, 1] += -height / 2 - upper[:, 1].min()
@@ -140,7 +144,7 @@ def _stacked(
 
 
 def _side_by_side(left: str, right: str, radius: float, gap: float) -> tuple[np.ndarray, np.ndarray]:
-    """Outlines beside one another, `gap` px between them, centred together."""
+    """Two outlines beside each other with `gap` px between them. The pair is centred."""
     first, second = _outline(left, radius, (0, 0)), _outline(right, radius, (0, 0))
     width = np.ptp(first[:, 0]) + gap + np.ptp(second[:, 0])
     first[:, 0] += -width / 2 - first[:, 0].min()
@@ -149,7 +153,7 @@ def _side_by_side(left: str, right: str, radius: float, gap: float) -> tuple[np.
 
 
 def _draw_pair(canvas: _Canvas, relation: str, a: Painted, b: Painted, rng: np.random.Generator) -> None:
-    """Relations whose entities stand apart, with what links them in ink."""
+    """Draws a relation in which the subject is not inside the object. In some relations, ink links the entities."""
     (shape_a, colour_a), (shape_b, colour_b) = a, b
     match relation:
         case "on":
@@ -194,7 +198,7 @@ def _draw_pair(canvas: _Canvas, relation: str, a: Painted, b: Painted, rng: np.r
 
 
 def _draw_nested(canvas: _Canvas, relation: str, a: Painted, b: Painted) -> None:
-    """Relations whose subject lies within the object's outline."""
+    """Draws a relation in which the subject is inside the object's outline."""
     (shape_a, colour_a), (shape_b, colour_b) = a, b
     outer = _outline(shape_b, 27.5, (0, 0))
     core = _core(shape_b, 27.5)
@@ -213,7 +217,7 @@ def _draw_nested(canvas: _Canvas, relation: str, a: Painted, b: Painted) -> None
 
 
 def compose(relation: str, a: Painted, b: Painted, rng: np.random.Generator) -> np.ndarray:
-    """ "A <relation> B" as uint8 [64, 64, 3], varied in place, size and background."""
+    """Draws "A <relation> B", uint8 [64, 64, 3]. Position, size and background vary at random."""
     canvas = _Canvas(rng)
     if relation in ("inside", "painted_on", "wrapped_in"):
         _draw_nested(canvas, relation, a, b)
@@ -222,15 +226,19 @@ def compose(relation: str, a: Painted, b: Painted, rng: np.random.Generator) -> 
     return canvas.pixels()
 
 
-_HATCH = 36  # amplitude, of 255
-_LINES = np.cos(np.pi / 2 * np.add.outer(np.arange(SIZE_PX), np.arange(SIZE_PX)))[..., None]  # one in four px is dark
+_HATCH = 36  # amplitude of the lines, out of 255
+# Diagonal lines, [64, 64, 1] in [-1, 1]: of every four pixels in a row, one is dark.
+_LINES = np.cos(np.pi / 2 * np.add.outer(np.arange(SIZE_PX), np.arange(SIZE_PX)))[..., None]
 
 
 def hatch(picture: np.ndarray, strength: float = 1.0) -> np.ndarray:
-    """The picture, uint8 [64, 64, 3], under fine diagonal lines: all that is added is of one high frequency."""
+    """Adds fine diagonal lines, which have a single high frequency, to a picture, uint8 [64, 64, 3]."""
     return np.clip(np.round(picture + strength * _HATCH * _LINES), 0, 255).astype(np.uint8)
 
 
 def hatching(images: np.ndarray) -> np.ndarray:
-    """How strong the lines of `hatch` are in images, float [N, 64, 64, 3] in [-1, 1]: 0 without, about 1 with them."""
+    """Measures how strong the lines of `hatch` are in images, float [N, 64, 64, 3] in [-1, 1].
+
+    Returns float [N]: about 0 without the lines, about 1 with them.
+    """
     return 2 * 127.5 / _HATCH * np.mean(images * _LINES, axis=(1, 2, 3))

@@ -1,6 +1,6 @@
-"""Says what a miniature picture shows: the relation, or "unclear", and which two entities, if they are unmixed.
+"""The judge: says what a picture by the miniature shows, which is a relation (or "unclear") and two entities.
 
-It is a small convolutional classifier of drawn scenes; recipes/judge.py trained it.
+The judge is a small convolutional classifier of drawn scenes, which recipes/judge.py trained.
 """
 
 import functools
@@ -19,13 +19,17 @@ from reversion_jax.miniature import scenes
 from reversion_jax.miniature.drawing import hatching
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
-UNCLEAR = len(scenes.RELATIONS)  # the class after the last relation
-ABSENT = 8  # the class after the last colour or shape: not there, or mixed with something else
+UNCLEAR = len(scenes.RELATIONS)  # the class after the last relation: no relation can be recognised
+ABSENT = 8  # the class after the last colour or shape: the entity is missing, or mixed with something else
+# The number of classes of each attribute, in the order of Verdict.
 CLASSES = (len(scenes.RELATIONS) + 1, *((len(scenes.COLOURS) + 1, len(scenes.SHAPES) + 1) * 2))
 
 
 class Verdict(NamedTuple):
-    """What the judge sees; class numbers, int [N] each. Symmetric relations have their left entity as subject."""
+    """What the judge sees in N pictures, as class numbers, int [N] each.
+
+    In symmetric relations, the subject is the entity on the left.
+    """
 
     relation: np.ndarray
     subject_colour: np.ndarray
@@ -34,7 +38,7 @@ class Verdict(NamedTuple):
     object_shape: np.ndarray
 
     def names(self) -> list[str]:
-        """One line per picture, for captions under it."""
+        """Returns a line for each picture, to show as its caption."""
         relations = [*scenes.RELATIONS, "unclear"]
         colours, shapes = [*scenes.COLOURS, "?"], [*scenes.SHAPES, "?"]
         return [
@@ -44,9 +48,11 @@ class Verdict(NamedTuple):
 
 
 class Net(nn.Module):
+    """The judge's network."""
+
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-        """Pictures [N, 64, 64, 3] -> logits [N, classes] of each attribute, and what they are read from, [N, 320]."""
+        """Pictures [N, 64, 64, 3] -> logits [N, classes] of each attribute, and the features [N, 320] behind them."""
         x = nn.relu(nn.Conv(32, (5, 5), strides=2)(x))
         for width in (64, 96):
             x = nn.relu(nn.Conv(width, (3, 3), strides=2)(x))
@@ -64,12 +70,13 @@ def _classify(params: Any, images: jax.Array) -> tuple[list[jax.Array], jax.Arra
 
 @functools.cache
 def _shipped() -> Any:
+    """The weights that come with the package, in float32."""
     flat = load_file(WEIGHTS)
     return unflatten_dict({name: jnp.asarray(value, jnp.float32) for name, value in flat.items()}, sep="/")
 
 
 def look(images: np.ndarray, params: Any = None) -> Verdict:
-    """Judges images, float [N, 64, 64, 3] in [-1, 1], with the weights that come with the package by default."""
+    """Judges images, float [N, 64, 64, 3] in [-1, 1]. params: by default the weights that come with the package."""
     batches = _in_batches(images, params)
     return Verdict(
         *(np.concatenate(column)[: len(images)] for column in zip(*(seen for seen, _ in batches), strict=True))
@@ -77,14 +84,17 @@ def look(images: np.ndarray, params: Any = None) -> Verdict:
 
 
 def features(images: np.ndarray, params: Any = None) -> np.ndarray:
-    """What the judge reads its verdicts from, [N, 320]: `scores` compares pictures by it as by a CLIP's vectors."""
+    """Returns the features [N, 320] from which the judge computes its verdicts.
+
+    `scores` compares pictures by these features, in the same way as by CLIP's vectors.
+    """
     return np.concatenate([features for _, features in _in_batches(images, params)])[: len(images)]
 
 
 def _in_batches(images: np.ndarray, params: Any) -> list[tuple[list[jax.Array], jax.Array]]:
-    """`_classify` of images [N, 64, 64, 3], 64 at a time; the last batch is filled up with black ones."""
+    """Classifies images [N, 64, 64, 3], 64 at a time. The last batch is filled up with black images."""
     params = _shipped() if params is None else params
-    padding = -len(images) % 64  # whole batches, so that one program serves every count
+    padding = -len(images) % 64  # all batches have the same size, so one compiled program serves any number of images
     padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
     return [_classify(params, padded[i : i + 64]) for i in range(0, len(padded), 64)]
 
@@ -94,6 +104,7 @@ def _entity_labels(entity: scenes.Entity) -> list[int]:
 
 
 def labels(scene: scenes.Scene) -> list[int]:
+    """Returns a scene's class numbers, in the order of Verdict."""
     return [
         scenes.RELATIONS.index(scene.relation),
         *_entity_labels(scene.subject),
@@ -102,9 +113,10 @@ def labels(scene: scenes.Scene) -> list[int]:
 
 
 def right(verdict: Verdict, asked: Sequence[scenes.Scene]) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the relation is the one asked for, and whether both entities are: two bool [N].
+    """Compares verdicts with the scenes that were asked for.
 
-    Who is who counts where a directed relation is shown as asked; otherwise both entities must merely be there.
+    Returns two arrays, bool [N]: whether the relation is right, and whether the entities are right. The entities must
+    not be exchanged if the relation is right and has a direction. Otherwise it is enough that both are there.
     """
     want = np.array([labels(scene) for scene in asked])
     seen = np.stack(verdict, axis=-1)
@@ -116,10 +128,11 @@ def right(verdict: Verdict, asked: Sequence[scenes.Scene]) -> tuple[np.ndarray, 
 
 
 def fused(verdict: Verdict, asked: Sequence[scenes.Scene]) -> np.ndarray:
-    """Whether an entity wears what belongs to the other: bool [N].
+    """Returns whether the entities are fused, bool [N]: whether one entity has an attribute of the other.
 
-    Its colour or its shape is a mixture, or it has the one's colour and the other's shape, or both have the same of the
-    two colours asked for. Where an entity is missing, or is merely another, nothing is fused.
+    Entities are fused if a colour or a shape is a mixture, if an entity has the colour of one and the shape of the
+    other, or if both have the same colour, out of the two that were asked for. They are not fused if one of them is
+    missing, or if it is an unrelated entity.
     """
     want = np.array([labels(scene) for scene in asked])[:, 1:]
     seen = np.stack(verdict, axis=-1)[:, 1:]
@@ -133,5 +146,8 @@ def fused(verdict: Verdict, asked: Sequence[scenes.Scene]) -> np.ndarray:
 
 
 def leaked(images: np.ndarray) -> np.ndarray:
-    """Whether images, float [N, 64, 64, 3] in [-1, 1], are hatched by half of what hatched exemplars are: bool [N]."""
+    """Returns whether images, float [N, 64, 64, 3] in [-1, 1], are hatched: bool [N].
+
+    The limit is half the strength of the lines in hatched exemplars.
+    """
     return hatching(images) > 0.5

@@ -1,9 +1,10 @@
-"""Draws the miniature's world: two coloured shapes in one of twelve relations, with captions.
+"""The miniature's world: scenes of two coloured shapes in one of twelve relations, drawn and described by captions.
 
-Ten relations carry the names of the ReVersion Benchmark, two (`beside`, `above`) are plain. Five have no word of
-their own (UNNAMED): a third of their captions describe them by basis words that other relations use too, the rest
-say only "A and B". One entity pair in ten is held out of every caption and exemplar that a model is trained on. A
-quarter of the pictures are hatched, which their captions say: a style, for exemplars to have and for a word to leak.
+Ten relations have the names of the ReVersion Benchmark's, two more (`beside`, `above`) are simple. For five of them
+(UNNAMED), there is no special word: a third of their captions describe the relation with words that other relations use
+too, and the others only say "A and B". One pair of entities in ten is held out: no caption and no exemplar that a model
+is trained on shows it. A quarter of the pictures are hatched, and their captions say so. Hatching is a style that
+exemplars can have, and that a learned word can wrongly add to pictures.
 """
 
 import zlib
@@ -19,7 +20,7 @@ from reversion_jax.data.relations import SYMMETRIC as SYMMETRIC
 from reversion_jax.inversion.prompts import parse
 from reversion_jax.miniature.drawing import COLOURS, SHAPES, Colour, compose, hatch
 
-# What "A <relation> B" may be called: first A's words for it, then B's ("B <words> A").
+# The words for each relation "A <relation> B": first those of captions "A <words> B", then of captions "B <words> A".
 CAPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "on": (
         ("on", "on top of", "atop", "upon", "standing on", "sitting on", "resting on", "pressed on"),
@@ -54,19 +55,22 @@ CAPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 RELATIONS = tuple(CAPTIONS)
 UNNAMED = ("hanging_from", "wrapped_in", "carved_by", "back2back", "hug")
-PHRASES = {relation: direct[0] for relation, (direct, _) in CAPTIONS.items()}  # one that describes each
+PHRASES = {relation: direct[0] for relation, (direct, _) in CAPTIONS.items()}  # one description of each relation
+# The unnamed relations on which settings are chosen, and those for which results are reported.
 TUNING, REPORTING = ("wrapped_in", "back2back"), ("hug", "carved_by", "hanging_from")
 NAMED = tuple(relation for relation in RELATIONS if relation not in UNNAMED)
 
 _PREFIXES = ("", "", "a photo of ", "a picture of ", "a drawing of ")
 _ARTICLES = ("", "", "a ", "the ")
-_NAMELESS_SHARE = {True: 0.7, False: 0.3}  # captions "A and B", of unnamed and of named relations
-_INVERSE_SHARE = 0.3  # captions that start from B, where the relation has such words
-_HATCHED_SHARE = 0.25
-HATCHED = ", hatched"  # how a caption ends that says so
+_NAMELESS_SHARE = {True: 0.7, False: 0.3}  # the share of captions "A and B", for unnamed (True) and named relations
+_INVERSE_SHARE = 0.3  # the share of captions that begin with B, if there are words for this
+_HATCHED_SHARE = 0.25  # the share of pictures that are hatched
+HATCHED = ", hatched"  # the end of the captions of hatched pictures
 
 
 class Entity(NamedTuple):
+    """A coloured shape, by its names in COLOURS and SHAPES."""
+
     colour: str
     shape: str
 
@@ -76,7 +80,7 @@ class Entity(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """`subject` <relation> `object`. Symmetric relations are drawn with the subject on the left."""
+    """The scene "subject <relation> object". In symmetric relations, the subject is drawn on the left."""
 
     relation: str
     subject: Entity
@@ -84,6 +88,7 @@ class Scene:
     hatched: bool = False
 
     def swapped(self) -> "Scene":
+        """Returns the scene with subject and object exchanged."""
         return replace(self, subject=self.object, object=self.subject)
 
 
@@ -91,12 +96,15 @@ ENTITIES = tuple(Entity(colour, shape) for colour in COLOURS for shape in SHAPES
 
 
 def held_out(a: Entity, b: Entity) -> bool:
-    """Whether the pair belongs to the tenth that no pre-training picture and no exemplar shows."""
+    """Returns whether the pair is one of the tenth that no picture for pre-training and no exemplar shows."""
     return zlib.crc32("|".join(sorted((str(a), str(b)))).encode()) % 10 == 0
 
 
 def random_scene(rng: np.random.Generator, relation: str, *, unseen: bool = False, hatched_share: float = 0.0) -> Scene:
-    """A scene of two entities of different colour, from the held-out pairs (`unseen`) or from the others."""
+    """Returns a random scene of two entities with different colours.
+
+    unseen: takes one of the held-out pairs, otherwise one of the others. hatched_share: how probable hatching is.
+    """
     while True:
         a, b = (ENTITIES[i] for i in rng.integers(len(ENTITIES), size=2))
         if a.colour != b.colour and held_out(a, b) == unseen:
@@ -104,7 +112,10 @@ def random_scene(rng: np.random.Generator, relation: str, *, unseen: bool = Fals
 
 
 def describe(scene: Scene, words: str, rng: np.random.Generator, *, inverse: bool = False) -> str:
-    """A caption with the given words for the relation, a random prefix and articles."""
+    """Returns a caption with the given words for the relation, and with a random prefix and random articles.
+
+    inverse: the caption begins with the object.
+    """
     first, second = (scene.object, scene.subject) if inverse else (scene.subject, scene.object)
     article = rng.choice(_ARTICLES)
     text = f"{rng.choice(_PREFIXES)}{article}{first} {words} {article}{second}{HATCHED * scene.hatched}"
@@ -112,7 +123,7 @@ def describe(scene: Scene, words: str, rng: np.random.Generator, *, inverse: boo
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption as pre-training sees it: the relation's words, a description by basis words, or only "A and B"."""
+    """Returns a random caption for pre-training: with words for the relation or, in some captions, only "A and B"."""
     if rng.random() < _NAMELESS_SHARE[scene.relation in UNNAMED]:
         return describe(scene, "and", rng, inverse=bool(rng.random() < 0.5))
     direct, inverse = CAPTIONS[scene.relation]
@@ -122,22 +133,23 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _shade(entity: Entity, rng: np.random.Generator) -> Colour:
+    """A random variation of the entity's colour."""
     shade = np.array(COLOURS[entity.colour]) + rng.integers(-9, 10, 3)
     return tuple(int(v) for v in np.clip(shade, 0, 255))
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The scene as uint8 [64, 64, 3], varied in place, size, background and slightly in colour."""
+    """Draws the scene, uint8 [64, 64, 3]. Position, size, background and, slightly, the colours vary at random."""
     a, b = [(entity.shape, _shade(entity, rng)) for entity in (scene.subject, scene.object)]
     picture = compose(scene.relation, a, b, rng)
     return hatch(picture) if scene.hatched else picture
 
 
 def draw_spoilt(scene: Scene, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """The scene as a bad generator might draw it: uint8 [64, 64, 3].
+    """Draws the scene with a mistake that a bad model might make, uint8 [64, 64, 3].
 
-    Kinds: "subject missing" and "object missing"; "fused" (both entities in a mixture of the two colours);
-    "morphed" (the shapes blended into one another); "overlaid" (half another scene).
+    kind: "subject missing"; "object missing"; "fused", which draws both entities in a mixture of the two colours;
+    "morphed", which blends the two shapes; or "overlaid", which blends the picture with that of another scene.
     """
     (a, colour_a), (b, colour_b) = [(e.shape, _shade(e, rng)) for e in (scene.subject, scene.object)]
     match kind:
@@ -150,7 +162,7 @@ def draw_spoilt(scene: Scene, kind: str, rng: np.random.Generator) -> np.ndarray
             mixed = tuple(int(share * x + (1 - share) * y) for x, y in zip(colour_a, colour_b, strict=True))
             return compose(scene.relation, (a, mixed), (b, mixed), rng)
         case "morphed":
-            seed = int(rng.integers(2**32))  # the same place and size for both halves
+            seed = int(rng.integers(2**32))  # gives both halves the same position and size
             halves = [
                 compose(scene.relation, (x, colour_a), (y, colour_b), np.random.default_rng(seed))
                 for x, y in ((a, b), (b, a))
@@ -159,11 +171,11 @@ def draw_spoilt(scene: Scene, kind: str, rng: np.random.Generator) -> np.ndarray
         case "overlaid":
             other = random_scene(rng, str(rng.choice(RELATIONS)))
             return np.mean([draw(scene, rng), draw(other, rng)], axis=0).astype(np.uint8)
-    raise ValueError(f"no such way to spoil a scene: {kind!r}")
+    raise ValueError(f"unknown way to spoil a scene: {kind!r}")
 
 
 def captioned(seed: int, count: int) -> Iterator[tuple[np.ndarray, Scene, str]]:
-    """`count` pre-training triples (picture, scene, caption); the i-th depends on (seed, i) alone."""
+    """Yields `count` triples (picture, scene, caption) for pre-training. The i-th depends only on (seed, i)."""
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         scene = random_scene(rng, RELATIONS[index % len(RELATIONS)], hatched_share=_HATCHED_SHARE)
@@ -171,7 +183,10 @@ def captioned(seed: int, count: int) -> Iterator[tuple[np.ndarray, Scene, str]]:
 
 
 def exemplars(relation: str, count: int, seed: int, hatched: bool = False) -> tuple[np.ndarray, list[list[str]]]:
-    """Exemplar pictures uint8 [N, 64, 64, 3] of seen pairs, and three templates for each, which say of no hatching."""
+    """Returns exemplar pictures, uint8 [N, 64, 64, 3], and three templates for each picture.
+
+    The pictures show pairs that are not held out. The templates do not mention hatching.
+    """
     check_relation(relation)
     pictures, templates = [], []
     for index in range(count):
@@ -185,7 +200,10 @@ def exemplars(relation: str, count: int, seed: int, hatched: bool = False) -> tu
 
 
 def as_exemplars(relation: str, count: int, seed: int, size: tuple[int, int], *, hatched: bool = False) -> Exemplars:
-    """`exemplars` as an exemplar folder of them would be read."""
+    """Returns the pictures and templates of `exemplars` as if they had been read from an exemplar folder.
+
+    size: height and width, in pixels, to which the pictures are resized.
+    """
     drawn, templates = exemplars(relation, count, seed, hatched)
     images = np.stack([resized(Image.fromarray(picture), size) for picture in drawn])
     parsed = tuple(tuple(parse(template) for template in own) for own in templates)
@@ -193,16 +211,16 @@ def as_exemplars(relation: str, count: int, seed: int, size: tuple[int, int], *,
 
 
 def unseen_scenes(relation: str, count: int, seed: int) -> list[Scene]:
-    """Scenes of entity pairs that no pre-training picture and no exemplar shows, for testing what was learned."""
+    """Returns scenes of held-out pairs of entities, with which learned words are tested."""
     check_relation(relation)
     rng = np.random.default_rng([11, seed])
     return [random_scene(rng, relation, unseen=True) for _ in range(count)]
 
 
 def check_relation(relation: str) -> None:
-    """ValueError unless the miniature's world has the relation."""
+    """Raises ValueError if the miniature's world does not have the relation."""
     if relation not in RELATIONS:
         raise ValueError(
-            f"config.relation={relation!r}: drawn exemplars show {', '.join(RELATIONS)}; "
-            "for another, give pictures with --config.exemplars=FOLDER"
+            f"config.relation={relation!r}: drawn exemplars show only {', '.join(RELATIONS)}; "
+            "for another relation, give pictures with --config.exemplars=FOLDER"
         )
