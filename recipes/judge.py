@@ -1,9 +1,9 @@
-"""Trains the miniature's judge: a classifier of drawn scenes.
+"""Trains the miniature's judge, a classifier of drawn scenes.
 
     python -m recipes.judge --snapshot runs/pretrain/snapshot
 
-takes a quarter of an hour on two CPU cores. A third of the scenes are spoilt on purpose, a third are more or less
-hatched, and a sixth are shown again as the VAE renders them.
+This takes a quarter of an hour on two CPU cores. A third of the scenes are drawn with mistakes on purpose, a third are
+hatched with random strength, and a sixth are used a second time as the miniature's VAE reconstructs them.
 """
 
 from pathlib import Path
@@ -25,19 +25,20 @@ from reversion_jax.runtime.errors import one_line
 from reversion_jax.training.fit import gradient_step
 from reversion_jax.weights import folder
 
-_UNKNOWN = -1  # a label that the picture does not settle
+_UNKNOWN = -1  # a label that cannot be told from the picture; it adds nothing to the loss
 
 
 def _spoilt_labels(scene: scenes.Scene, kind: str) -> list[int]:
+    """The labels of a scene that `scenes.draw_spoilt` drew with this kind of mistake."""
     relation, ca, sa, cb, sb = judge.labels(scene)
     match kind:
         case "subject missing" | "object missing":
-            # One entity left: no relation, and nobody can say which part it plays.
+            # One entity is left. It shows no relation, and cannot be recognised as the subject or the object.
             return [judge.UNCLEAR, _UNKNOWN, _UNKNOWN, judge.ABSENT, judge.ABSENT]
         case "fused":
             return [relation, judge.ABSENT, sa, judge.ABSENT, sb]
         case "morphed":
-            same = sa == sb  # shapes that are equal blend into themselves
+            same = sa == sb  # two equal shapes blend into the same shape
             return [relation, ca, sa if same else judge.ABSENT, cb, sb if same else judge.ABSENT]
         case "overlaid":
             return [judge.UNCLEAR, judge.ABSENT, _UNKNOWN, judge.ABSENT, _UNKNOWN]
@@ -48,7 +49,7 @@ SPOILINGS = ("subject missing", "object missing", "fused", "morphed", "overlaid"
 
 
 def examples(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training pictures uint8 [N, 64, 64, 3] and labels [N, 5]; a third are spoilt, and a third of all are hatched."""
+    """Draws training pictures, uint8 [N, 64, 64, 3], and labels [N, 5]. A third are spoilt, a third are hatched."""
     pictures, labels = [], []
     for index in tqdm(range(count), "judge's scenes", mininterval=1):
         rng = np.random.default_rng([seed, index])
@@ -67,7 +68,7 @@ def examples(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def render(model: folder.StableDiffusion, pictures: np.ndarray) -> np.ndarray:
-    """Pictures as the model's VAE draws them, uint8."""
+    """Returns pictures, uint8 [N, 64, 64, 3], as the model's VAE reconstructs them."""
     vae = VAE(model.config.vae)
     decode = jax.jit(lambda p, x: jnp.clip(nn.apply(VAE.__call__, vae)({"params": p}, x), -1, 1))
     chunks = np.array_split(pictures, max(len(pictures) // 64, 1))
@@ -76,7 +77,10 @@ def render(model: folder.StableDiffusion, pictures: np.ndarray) -> np.ndarray:
 
 
 def train(model: folder.StableDiffusion, count: int = 60_000, epochs: int = 6, batch: int = 64) -> Any:
-    """Trains a judge on drawn scenes, and a sixth of them again as `model`'s VAE renders them; returns its weights."""
+    """Trains a judge on drawn scenes and on the VAE's reconstructions of a sixth of them; returns the judge's weights.
+
+    model: its VAE is used. count: number of drawn scenes. batch: number of pictures per step.
+    """
     pictures, labels = examples(1, count)
     pictures = np.concatenate([pictures, render(model, pictures[: count // 6])])
     labels = np.concatenate([labels, labels[: count // 6]])
@@ -110,7 +114,7 @@ def train(model: folder.StableDiffusion, count: int = 60_000, epochs: int = 6, b
 
 
 def save(path: Path, params: Any) -> None:
-    """Writes a judge's weights, half precision."""
+    """Writes a judge's weights in half precision."""
     flat = {name: np.asarray(value, np.float16) for name, value in flatten_dict(params, sep="/").items()}
     save_file(flat, path)
 
@@ -124,6 +128,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     from absl import app, flags
 
-    _SNAPSHOT = flags.DEFINE_string("snapshot", None, "Diffusers folder of the miniature.", required=True)
-    _OUT = flags.DEFINE_string("out", str(judge.WEIGHTS), "Where the weights go.")
+    _SNAPSHOT = flags.DEFINE_string("snapshot", None, "The miniature's folder, in diffusers' layout.", required=True)
+    _OUT = flags.DEFINE_string("out", str(judge.WEIGHTS), "The file to write the judge's weights to.")
     app.run(main)

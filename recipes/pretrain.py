@@ -1,10 +1,11 @@
-"""Trains the miniature from nothing: VAE, text encoder, then UNet and text encoder together.
+"""Trains the miniature from scratch: the VAE, then the text encoder, then UNet and text encoder together.
 
     python -m recipes.pretrain --workdir runs/pretrain
 
-takes some two hours on two CPU cores, where XLA_FLAGS=--xla_force_host_platform_device_count=2 keeps both busy. It
-resumes where it was stopped and leaves a diffusers folder in WORKDIR/snapshot. A text encoder that can already tell
-a caption's parts apart is what makes the UNet obey the text within minutes instead of hours.
+This takes about two hours on two CPU cores; XLA_FLAGS=--xla_force_host_platform_device_count=2 keeps both busy. If it
+is stopped, run it again to resume. It writes a diffusers folder to WORKDIR/snapshot. The text encoder is trained before
+the UNet, because if it can already tell the parts of a caption apart, the UNet learns to follow the text within minutes
+instead of hours.
 """
 
 import dataclasses
@@ -36,11 +37,14 @@ from reversion_jax.weights.resolve import MINIATURE_FOLDER
 from reversion_jax.weights.save import save
 
 Params = Any
-Loss = tuple[jax.Array, dict[str, jax.Array]]  # and what is told of it
+Loss = tuple[jax.Array, dict[str, jax.Array]]  # the loss, and metrics to log
 
 
 def train_vae(world: World, config: ModelConfig, recipe: Recipe, workdir: Path) -> tuple[Params, float]:
-    """Stage 1: reconstruction and a faint KL; returns the weights and the scaling factor 1 / std(latents)."""
+    """Stage 1: trains the VAE to reconstruct pictures, with a weak KL term.
+
+    Returns the weights and the scaling factor 1 / std(latents).
+    """
     vae = VAE(dataclasses.replace(config.vae, scaling_factor=1.0))
     optimiser = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(one_cycle(recipe.vae_steps, recipe.vae_rate), b2=0.99)
@@ -68,7 +72,10 @@ def train_vae(world: World, config: ModelConfig, recipe: Recipe, workdir: Path) 
 
 
 def encode_all(world: World, config: ModelConfig, vae_params: Params, workdir: Path) -> np.ndarray:
-    """Every picture's scaled posterior, float32 [num_scenes, 2, 8, 8, 4] (mean, std), kept in the workdir."""
+    """Returns the scaled posterior (mean, std) of every picture, float32 [num_scenes, 2, 8, 8, 4].
+
+    Stores it in workdir/latents.npy, and reads this file if it exists.
+    """
     path = workdir / "latents.npy"
     if path.exists():
         return np.load(path)
@@ -81,7 +88,7 @@ def encode_all(world: World, config: ModelConfig, vae_params: Params, workdir: P
 
 
 def caption_labels(scene: scenes.Scene, text: str) -> list[int]:
-    """What the text says: relation (12 = only "and"), colour and shape of subject and object, whether it is hatched."""
+    """Returns what a caption says: relation (12 if only "and"), each entity's colour and shape, and whether hatched."""
     colours, shapes = list(scenes.COLOURS), list(scenes.SHAPES)
     a, b = scene.subject, scene.object
     relation = scenes.RELATIONS.index(scene.relation)
@@ -94,7 +101,10 @@ def caption_labels(scene: scenes.Scene, text: str) -> list[int]:
 
 
 def train_text(world: World, config: ModelConfig, tokenizer: Tokenizer, recipe: Recipe, workdir: Path) -> Params:
-    """Stage 2: the text encoder learns to tell, at the end of the text, what the caption says of the scene."""
+    """Stage 2: trains the text encoder, with linear classifiers at the end-of-text token, to tell what captions say.
+
+    Returns the text encoder's weights.
+    """
     encoder = CLIPTextEncoder(config.text)
     classes = (len(scenes.RELATIONS) + 1, *(len(scenes.COLOURS), len(scenes.SHAPES)) * 2, 2)
     optimiser = optax.adamw(one_cycle(recipe.text_steps, recipe.text_rate), b2=0.99, weight_decay=1e-2)
@@ -133,7 +143,7 @@ def train_unet(
     recipe: Recipe,
     workdir: Path,
 ) -> Params:
-    """Stage 3: denoising with min-SNR weights (arXiv 2303.09556); returns the averaged UNet and text encoder."""
+    """Stage 3: trains UNet and text encoder with min-SNR weights (arXiv 2303.09556); returns the averaged weights."""
     unet, encoder = UNet(config.unet), CLIPTextEncoder(config.text)
     signal = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
     weights = jnp.asarray(np.minimum(signal, recipe.min_snr) / signal)
@@ -190,7 +200,7 @@ def pretrain(workdir: Path, recipe: Recipe) -> Path:
     tokens = workdir / "tokenizer"
     size = vocabulary.write(tokens, MINIATURE.text.max_position_embeddings)
     if size != MINIATURE.text.vocab_size:
-        raise ValueError(f"the captions need {size} tokens, but MINIATURE.text.vocab_size is not that")
+        raise ValueError(f"the captions need {size} tokens: change MINIATURE.text in recipes/world.py to match")
     tokenizer = Tokenizer.load(tokens, vocab_size=size, length=MINIATURE.text.max_position_embeddings)
     world = World(recipe)
     vae_params, scaling_factor = train_vae(world, MINIATURE, recipe, workdir)
@@ -202,7 +212,7 @@ def pretrain(workdir: Path, recipe: Recipe) -> Path:
     params = {name: tree["params"] for name, tree in {**trained, "vae": vae_params}.items()}
     model = folder.StableDiffusion(config, schedule, params, tokens)
     save(workdir / "snapshot", model, dtype=np.float16)
-    # What suits the miniature was found by training on it, not by this recipe.
+    # The settings that suit the miniature are not a result of this recipe. They were found by training words on it.
     shutil.copy(MINIATURE_FOLDER / OWN_SETTINGS, workdir / "snapshot")
     return workdir / "snapshot"
 
@@ -216,5 +226,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     from absl import app, flags
 
-    _WORKDIR = flags.DEFINE_string("workdir", "runs/pretrain", "Where checkpoints, logs and the snapshot go.")
+    _WORKDIR = flags.DEFINE_string("workdir", "runs/pretrain", "The folder for checkpoints, logs and the snapshot.")
     app.run(main)

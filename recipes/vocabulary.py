@@ -1,4 +1,4 @@
-"""Builds the miniature's tokenizer: a byte-level BPE in CLIP's file format, every caption word one token."""
+"""Builds the miniature's tokenizer: a byte-level BPE in CLIP's file format. Every word of the captions is one token."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from reversion_jax.miniature import scenes
 
-# Besides the captions' own words: what users write around two entities.
+# In addition to the words of the captions: words that users write around two entities.
 _OTHER_WORDS = "a an the and of photo picture drawing to at from through between behind front small big plain"
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def words() -> list[str]:
-    """Every word that a caption can hold, sorted."""
+    """Returns every word that the tokenizer must know as one token, sorted."""
     phrases = [*scenes.COLOURS, *scenes.SHAPES, _OTHER_WORDS, scenes.HATCHED.removeprefix(", ")]
     for direct, inverse in scenes.CAPTIONS.values():
         phrases += [*direct, *inverse]
@@ -22,6 +22,7 @@ def words() -> list[str]:
 
 
 def _merges() -> list[tuple[str, str]]:
+    """The BPE merges that make one token of each word, in the order in which they are applied."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True)
     trainer = trainers.BpeTrainer(vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
@@ -30,9 +31,10 @@ def _merges() -> list[tuple[str, str]]:
 
 
 def write(folder: Path, length: int) -> int:
-    """Writes vocab.json, merges.txt and tokenizer_config.json; returns the number of tokens V.
+    """Writes vocab.json, merges.txt and tokenizer_config.json to `folder`; returns the number of tokens.
 
-    Ids are ordered as CLIP's: bytes, bytes that end a word, merges, start and end of text.
+    length: the maximum number of tokens in a prompt. The ids have the same order as CLIP's: bytes, bytes at the end of
+    a word, merges, start of text, end of text.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges()

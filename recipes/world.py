@@ -1,4 +1,4 @@
-"""What the miniature is pre-trained on, and how: its sizes, its recipe, and the world of scenes."""
+"""What the miniature is pre-trained on, and how: the sizes of its networks, the recipe, and the training scenes."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from reversion_jax.models.vae import VAEConfig
 
 MINIATURE = ModelConfig(
     text=CLIPTextConfig(
-        vocab_size=745,  # what the captions need, see vocabulary.py
+        vocab_size=745,  # the number of tokens that vocabulary.py makes from the captions
         bos_token_id=743,
         eos_token_id=744,
         pad_token_id=744,
@@ -46,28 +46,28 @@ MINIATURE = ModelConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Sizes and rates of the three stages."""
+    """Settings of the three training stages. Batches are in samples; rates are the highest learning rates."""
 
     seed: int = 0
-    num_scenes: int = 48_000
+    num_scenes: int = 48_000  # number of training pictures
     vae_steps: int = 5000
     vae_batch: int = 16
     vae_rate: float = 2e-3
-    kl_weight: float = 3e-6
+    kl_weight: float = 3e-6  # weight of the KL term in the VAE's loss
     text_steps: int = 700
     text_batch: int = 128
     text_rate: float = 1e-3
     unet_steps: int = 5000
     unet_batch: int = 64
     unet_rate: float = 1.5e-3
-    joint_text_rate: float = 3e-4
-    min_snr: float = 5.0
-    empty_captions: float = 0.1
-    ema_decay: float = 0.999
+    joint_text_rate: float = 3e-4  # learning rate of the text encoder while the UNet is trained
+    min_snr: float = 5.0  # upper limit of the signal-to-noise ratio in the min-SNR weights
+    empty_captions: float = 0.1  # share of captions that are empty, for classifier-free guidance
+    ema_decay: float = 0.999  # decay per step of the running average of the weights
 
 
 class World:
-    """The training scenes, drawn once; captions are drawn afresh at every step."""
+    """The training scenes. Their pictures are drawn once; captions are drawn anew at every step."""
 
     def __init__(self, recipe: Recipe):
         self._seed = recipe.seed
@@ -79,10 +79,13 @@ class World:
             self.scenes.append(scene)
 
     def draw_batch(self, stage: str, step: int, size: int) -> tuple[np.ndarray, np.random.Generator]:
-        """Indices [size] of the step's scenes and its generator: a function of (seed, stage, step) alone."""
+        """Returns the indices [size] of a step's scenes, and a random generator.
+
+        Both depend only on the seed, the stage and the step.
+        """
         rng = np.random.default_rng([self._seed, sum(stage.encode()), step])
         return rng.integers(len(self.scenes), size=size), rng
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """Pictures as float32 [N, 64, 64, 3] in [-1, 1]."""
+        """Returns the pictures at `indices`, float32 [N, 64, 64, 3] in [-1, 1]."""
         return self.pictures[indices].astype(np.float32) / 127.5 - 1
