@@ -1,4 +1,4 @@
-"""Compiled programs: kept in the user's own cache folder, and made in the background, so that commands start sooner."""
+"""Compiles programs in the background and caches them in the user's cache folder, so that commands start sooner."""
 
 import atexit
 import os
@@ -12,9 +12,10 @@ _THREAD = "compiling"
 
 
 def keep_compiled() -> None:
-    """Turns JAX's persistent cache on for this process, unless JAX_COMPILATION_CACHE_DIR says where, or is empty.
+    """Turns on JAX's persistent compilation cache for this process, unless JAX_COMPILATION_CACHE_DIR is set.
 
-    The folder is the user's own and closed to others: who can write to it can run code in the processes that read it.
+    The user can set this variable to another folder, or leave it empty to have no cache. Only the user can access the
+    folder, because anyone who can write to it can run code in the processes that read it.
     """
     import jax
 
@@ -23,20 +24,23 @@ def keep_compiled() -> None:
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "reversion_jax"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)  # fails for a folder of someone else's
+        folder.chmod(0o700)  # fails if the folder belongs to another user
     except (OSError, RuntimeError):
-        return  # no home, or one that cannot be written: that costs time only
+        return  # without a home folder that can be written, there is no cache, which only costs time
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def in_background(function: Callable[[], Any]) -> "Future[Any]":
-    """Compiles in a thread of its own. Python waits for it at its end: under a compiler at work it would crash."""
+    """Calls `function`, which compiles a program, in a separate thread; returns the future of its result.
+
+    Python waits for the thread before it exits, because an exit while the compiler works would crash.
+    """
     future: Future[Any] = Future()
 
     def run() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # whoever waits gets it
+        except BaseException as error:  # raised again where the result is asked for
             future.set_exception(error)
 
     thread = threading.Thread(target=run, name=_THREAD, daemon=True)
@@ -46,5 +50,5 @@ def in_background(function: Callable[[], Any]) -> "Future[Any]":
 
 
 def is_under_way() -> bool:
-    """Whether a program is being compiled in the background, which nothing can stop."""
+    """Returns whether a program is being compiled in the background. Such a compilation cannot be stopped."""
     return any(thread.name == _THREAD for thread in threading.enumerate())

@@ -1,4 +1,4 @@
-"""What there is to compute on, and whether JAX sees it."""
+"""Checks whether JAX uses the GPU or TPU of the machine."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import jax
 
 from reversion_jax.runtime.errors import warn
 
-# Files that drivers of these make on Linux, what they drive, and the extra that brings a jax for it.
+# Files that exist on Linux if a driver is loaded: the device it drives, and our extra that installs JAX for it.
 _DRIVERS = {
     "/proc/driver/nvidia/version": ("an NVIDIA GPU", "cuda"),
     "/dev/accel0": ("a TPU", "tpu"),
@@ -16,13 +16,13 @@ _DRIVERS = {
 
 
 def warn_of_unseen() -> None:
-    """Warns where the machine has a GPU or TPU and JAX computes on the CPU, unless the user asked for the CPU."""
+    """Warns if the machine has a GPU or TPU but JAX computes on the CPU, unless the user asked for the CPU."""
     if jax.default_backend() != "cpu" or "cpu" in os.environ.get("JAX_PLATFORMS", ""):
         return
     for file, (kind, extra) in _DRIVERS.items():
         if Path(file).exists():
             warn(
-                f"this machine has {kind}, which JAX does not see, so that all runs on the CPU: "
-                f"pip install 'reversion_jax[{extra}]' (from a checkout -e '.[{extra}]')"
+                f"this machine has {kind} that JAX does not see, so everything runs on the CPU: "
+                f"pip install 'reversion_jax[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
             )
             return

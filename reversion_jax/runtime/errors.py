@@ -1,4 +1,4 @@
-"""How commands fail and warn: one line that says what, where and how to mend it."""
+"""How commands fail and warn: with one line that says what is wrong, where, and how to mend it."""
 
 import functools
 import os
@@ -17,31 +17,35 @@ from reversion_jax.runtime import compilation
 
 
 class Caution(UserWarning):
-    """What was done is perhaps not what the user meant. Commands print it as one line."""
+    """A warning that the result may not be what the user wanted. Commands print it as one line."""
 
 
 def warn(message: str) -> None:
-    """Warns the user, once for each message."""
+    """Warns the user. Each message is shown only once."""
     warnings.warn(message, Caution, stacklevel=2)
 
 
 def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Wraps a command's main: bad input (ValueError, OSError) and diverged training end it without a stack trace."""
+    """Wraps a command's main function, so that expected errors end the command with one line and no stack trace.
+
+    Expected are bad input (ValueError, OSError), training that diverges (FloatingPointError), too little memory on the
+    device, and Ctrl-C.
+    """
 
     @functools.wraps(main)
     def wrapped(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # Orbax and JAX would tell of every file and compilation
+        logging.set_verbosity(logging.WARNING)  # otherwise Orbax and JAX log every file and every compilation
         warnings.showwarning = functools.partial(_show, warnings.showwarning)
         try:
             main(argv)
         except (ValueError, OSError, FloatingPointError) as error:
             _fail(error)
         except RuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):  # JAX's and XLA's word for it
+            if "RESOURCE_EXHAUSTED" not in str(error):  # how JAX and XLA report that memory ran out
                 raise
             _fail(
                 "not enough memory on the device: in training try --config.samples_at_once=1, then "
-                "--config.remat=True; in drawing --batch_size=1; bfloat16 or float16 in place of float32"
+                "--config.remat=True; in drawing try --batch_size=1; in both, use bfloat16 or float16, not float32"
             )
         except KeyboardInterrupt as stop:
             print(stop if stop.args else "stopped", file=sys.stderr)
@@ -51,9 +55,9 @@ def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, for `app.run`: --help fits a screen, and what is wrong with a flag is one line.
+    """Parses flags for `app.run` as absl does, but with a --help that fits on a screen and errors of one line.
 
-    A config may be one that comes with the package. Its mistyped settings are told which ones they may mean.
+    --config may name a file that comes with the package. For a mistyped setting, the error suggests a similar one.
     """
     # A shell expands ~ in "--workdir ~/runs", but not in "--workdir=~/runs".
     argv = [re.sub(r"=~(?=/|$)", lambda _: f"={Path.home()}", w, count=1) if w[:1] == "-" else w for w in argv]
@@ -78,7 +82,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _help(command: str) -> NoReturn:
-    """Prints what a command does and its flags, one a line."""
+    """Prints what a command does, and its flags, one per line."""
     print(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n")
     own = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(command)}
     for name, flag in sorted(own.items()):
@@ -89,17 +93,18 @@ def _help(command: str) -> NoReturn:
 
 
 def _find_config(given: str) -> str:
-    """The config file, a path of the user's first; else one of the package's, by the same path."""
-    path, colon, argument = given.partition(":")  # what follows is the config's own argument
+    """Returns the path of a config file: the user's file or, if it does not exist, the package's with the same path."""
+    path, colon, argument = given.partition(":")  # the text after the colon is an argument for the config file
     package = Path(__file__).parents[1]
-    # An installed package has them inside, a checkout beside.
+    # An installed package has the config files inside; in a checkout, they are beside the package.
     for place in (Path(), package, package.parent):
         if path and (place / path).is_file():
             return f"{place / path}{colon}{argument}"
-    _fail(f"no config file at {path!r}: give one by --config, such as configs/hug.py")
+    _fail(f"no config file at {path!r}: give one with --config, such as configs/hug.py")
 
 
 def _show(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Prints a Caution as one line, and passes other warnings to `others`, which showed warnings before."""
     if issubclass(category, Caution):
         print(f"warning: {message}", file=sys.stderr, flush=True)
     else:
@@ -107,13 +112,13 @@ def _show(others: Callable[..., None], message: Warning | str, category: type[Wa
 
 
 def _fail(message: object) -> NoReturn:
-    # What it tells of a user's file may hold lines of its own.
+    # Text from a user's file in the message may contain line breaks.
     print("error: " + re.sub(r"\s*\n\s*", " ", str(message)), file=sys.stderr)
     _leave(2)
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process, at once where it would have to wait for the compiler."""
+    """Ends the process. Does not wait for a compilation in the background."""
     if compilation.is_under_way():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Files in folders of this machine and in cloud storage: gs://bucket/folder, and whatever else etils.epath reads."""
+"""Files in local folders and in cloud storage: gs://bucket/folder, and other storage that etils.epath supports."""
 
 import contextlib
 import json
@@ -14,39 +14,42 @@ from etils import epath
 
 
 def place(name: str) -> epath.Path:
-    """The path for a name that the user gave, ~ being home; it need not exist. ValueError if it is out of reach."""
+    """Returns the path for a name that the user gave; ~ means the home folder. The path need not exist.
+
+    Raises ValueError if the storage cannot be reached.
+    """
     with _one_error(name):
-        path = epath.Path(os.path.expanduser(name))  # a shell leaves --workdir=~/runs as it is
+        path = epath.Path(os.path.expanduser(name))  # a shell does not expand ~ in --workdir=~/runs
         if is_remote(path):
-            path.exists()  # a missing driver or a missing right should not cost a training run
+            path.exists()  # shows before the training, not after it, that a driver or an access right is missing
     return path
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """Whether it is in cloud storage."""
+    """Returns whether a path is in cloud storage."""
     return "://" in os.fspath(path)
 
 
 def is_file(path: epath.PathLike | zipfile.Path) -> bool:
-    """Whether it is a file that can be read whole: no folder, pipe or device, at which epath waits for ever."""
+    """Returns whether a path is a regular file. Reading a pipe or a device with epath would never end."""
     if isinstance(path, zipfile.Path) or is_remote(path):
         return path.is_file() if isinstance(path, zipfile.Path) else epath.Path(path).is_file()
     return os.path.isfile(path)
 
 
 def from_json(text: str | bytes, **options: Any) -> Any:
-    """What JSON says; `options` as `json.loads` has them. ValueError, also where lists lie too deep for Python."""
+    """Parses JSON. options: arguments of `json.loads`. Raises ValueError if it is invalid or nested too deeply."""
     try:
         return json.loads(text, **options)
     except RecursionError as error:
-        raise ValueError("lists within lists without end") from error
+        raise ValueError("lists or objects are nested too deeply") from error
 
 
 def write(path: epath.PathLike, content: bytes | str) -> None:
-    """Writes a file whole or not at all; text as UTF-8."""
+    """Writes a file completely or not at all. Text is encoded as UTF-8."""
     path = epath.Path(path)
     content = content.encode() if isinstance(content, str) else content
-    if is_remote(path):  # where objects appear when they are complete, and renaming is copying
+    if is_remote(path):  # an object in cloud storage appears only when it is complete; renaming it would copy it
         with _one_error(path):
             path.write_bytes(content)
         return
@@ -60,7 +63,7 @@ def write(path: epath.PathLike, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft that becomes `folder` when the body ends. Where the body raises, nothing is left of it."""
+    """Yields an empty temporary folder, which becomes `folder` when the body ends. It is deleted if the body raises."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as beside:
         draft = Path(beside) / folder.name
@@ -70,9 +73,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def append(path: epath.PathLike, text: str) -> None:
-    """Adds lines to a text file."""
+    """Appends text to a file."""
     path = epath.Path(path)
-    if is_remote(path):  # where nothing can be added to an object: gcsfs would replace it
+    if is_remote(path):  # an object in cloud storage cannot be appended to: gcsfs would replace it
         with _one_error(path):
             before = path.read_bytes() if path.exists() else b""
         write(path, before + text.encode())
@@ -83,12 +86,12 @@ def append(path: epath.PathLike, text: str) -> None:
 
 @contextlib.contextmanager
 def _one_error(name: epath.PathLike) -> Iterator[None]:
-    """Makes a ValueError, one line, of whatever a storage's driver raises: each has classes of its own."""
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises, with a stack trace
+    """Turns every error of a storage driver, each of which has its own classes, into a ValueError of one line."""
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # gcsfs logs each error that it raises, with a stack trace
     try:
         yield
     except KeyError as error:
-        raise ValueError(f"{name}: no such kind of storage; give a folder, or gs://bucket/folder") from error
+        raise ValueError(f"{name}: unknown kind of storage; give a folder, or gs://bucket/folder") from error
     except Exception as error:
         missing = isinstance(error, FileNotFoundError)
         reason = "no such bucket" if missing else (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,7 +1,7 @@
-"""Many devices, of one process or several: a mesh over all of which samples and images are laid.
+"""Many devices, in one process or several: a mesh over which samples and images are distributed.
 
-Weights are whole on every device, or cut over the mesh's second axis. Each process runs the same program on the same
-inputs; the first one writes files.
+Weights are whole on every device, or split along the mesh's second axis. Each process runs the same program on the same
+inputs. Only the first process writes files.
 """
 
 import functools
@@ -19,15 +19,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-_WEIGHTS = "weights"  # the axis that weights are cut over
-_AXES = ("data", _WEIGHTS)  # samples are laid over both
+_WEIGHTS = "weights"  # the mesh's axis over which weights are split
+_AXES = ("data", _WEIGHTS)  # samples are distributed over both axes
 
 
 def start() -> None:
-    """Joins the processes of a job, before anything else uses JAX; ValueError where there is no such job.
+    """Connects the processes of a job. Must be called before anything else uses JAX.
 
-    On TPU pods, under Slurm and under Open MPI it finds the others by itself; elsewhere JAX_COORDINATOR_ADDRESS
-    (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
+    On TPU pods, under Slurm and under Open MPI, JAX finds the other processes by itself. Elsewhere,
+    JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID must be set.
+    Raises ValueError if the processes cannot be connected.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     address, count, index = (os.environ.get(name) for name in names)
@@ -38,57 +39,65 @@ def start() -> None:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot join other processes ({reason}): where they are not found, set {names}") from error
+        raise ValueError(f"cannot join other processes ({reason}): if JAX does not find them, set {names}") from error
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Returns whether this process is the first one, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process; all of them have to ask."""
+    """Returns whether the flag is set in any process. All processes must call this."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def agreed(number: int) -> int:
-    """The first process's number, for all of them; all have to ask."""
+    """Returns in every process the number that the first process has. All processes must call this."""
     return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.array(number)))
 
 
 def make_mesh(samples: int, devices: int = 0, weight_shards: int = 1) -> Mesh:
-    """A mesh of the most devices that share `samples` evenly, of the first `devices` (0: all there are).
+    """Returns a mesh of as many devices as can share `samples` evenly.
 
-    `weight_shards` devices hold the weights together. ValueError if there are not so many devices, or not so many that
-    share the samples, or if a process would have none of them.
+    samples: the number of samples that go through the networks together. devices: how many devices may be used, 0 for
+    all. weight_shards: the number of devices over which the weights are split.
+    Raises ValueError if `devices` is more than there are, if no multiple of `weight_shards` devices can share the
+    samples evenly, or if a process would have no device in the mesh.
     """
     available = jax.devices()
     if not 0 <= devices <= len(available):
-        raise ValueError(f"devices={devices}: there are {len(available)} {available[0].platform} devices")
+        raise ValueError(
+            f"devices={devices}: there are {len(available)} {available[0].platform} devices; give that many or fewer, "
+            "or 0 for all"
+        )
     available = available[: devices or len(available)]
     counts = range(weight_shards, len(available) + 1, weight_shards)
     count = max((n for n in counts if samples % n == 0), default=0)
     if not count:
         raise ValueError(
             f"weight_shards={weight_shards} devices cannot share {samples} samples evenly, or are more than the "
-            f"{len(available)} there are: set another, or make config.samples_at_once a multiple of it"
+            f"{len(available)} available: change weight_shards, or make config.samples_at_once a multiple of it"
         )
     busy = {device.process_index for device in available[:count]}
     if len(busy) < jax.process_count():
         raise ValueError(
-            f"{samples} samples keep {len(busy)} of {jax.process_count()} processes busy: start as many, or set "
-            f"config.samples_at_once to a multiple of {len(jax.devices())}"
+            f"{samples} samples keep only {len(busy)} of {jax.process_count()} processes busy: start {len(busy)}, or "
+            f"set config.samples_at_once to a multiple of {len(jax.devices())}"
         )
     return Mesh(np.array(available[:count]).reshape(-1, weight_shards), _AXES)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The tree's arrays, whole on every device of the mesh."""
+    """Copies each array of the tree whole to every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
 def share(batch: Any, mesh: Mesh) -> Any:
-    """A batch's arrays, their first axis cut over the mesh's devices; whole on each where it cannot be cut evenly."""
+    """Splits each array of a batch along its first axis over the mesh's devices.
+
+    An array whose first axis cannot be split evenly is copied whole to every device.
+    """
 
     def place(array: np.ndarray | jax.Array) -> jax.Array:
         evenly = array.ndim and len(array) % mesh.size == 0
@@ -98,7 +107,7 @@ def share(batch: Any, mesh: Mesh) -> Any:
 
 
 def shardings(weights: Any, mesh: Mesh) -> Any:
-    """Where weights go: kernels cut over the mesh's weight shards, the others whole on every device."""
+    """Returns where weights go: kernels are split over the mesh's weight shards, others are whole on every device."""
     return jax.tree.map(lambda axis: NamedSharding(mesh, _spec(axis)), _cuts(weights, mesh))
 
 
@@ -108,16 +117,16 @@ def split(weights: Any, mesh: Mesh) -> Any:
     def place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
         if sharding.is_fully_addressable:
             return jax.device_put(array, sharding)
-        # device_put would send every weight round, to see that all processes have the same.
+        # device_put would send every weight to all processes, to check that all have the same values.
         return jax.make_array_from_callback(array.shape, sharding, np.asarray(array).__getitem__)
 
     return jax.tree.map(place, weights, shardings(weights, mesh))
 
 
 def collectives(program: str) -> list[tuple[str, int]]:
-    """What passes between devices in a compiled program's text: each collective's kind and the bytes of its result.
+    """Returns the communication between devices in a compiled program: the kind and bytes of each collective's result.
 
-    Those in a loop's body are there once.
+    program: the text of the compiled program. A collective in the body of a loop is listed once.
     """
     kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
     found = []
@@ -128,17 +137,17 @@ def collectives(program: str) -> list[tuple[str, int]]:
 
 
 def _bytes(kind: str, bits: str, shape: str) -> int:
-    """Of an array of XLA's type kind + bits, such as f32, and shape, such as 2,3."""
+    """Returns the size of an array whose XLA type is kind + bits, such as f32, and whose shape is such as 2,3."""
     return math.prod(map(int, filter(None, shape.split(",")))) * int(bits or 8) // 8
 
 
 def whole(tree: Any, mesh: Mesh) -> Any:
-    """In a compiled program: has the tree's arrays computed whole on every device."""
+    """In a compiled program, has every device compute the tree's arrays whole."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
 
 def mesh_of(tree: Any) -> Mesh:
-    """The mesh that `replicate` or `split` laid a tree on; for any other tree that of the device it lies on."""
+    """Returns the mesh on which `replicate` or `split` placed a tree; for any other tree, a mesh of its one device."""
     leaf = jax.tree.leaves(tree)[0]
     sharding = getattr(leaf, "sharding", None)
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
@@ -149,10 +158,11 @@ def mesh_of(tree: Any) -> Mesh:
 
 
 def over_samples(function: Callable, mesh: Mesh) -> Callable:
-    """`function(params, *arrays)`, each device on its share of the arrays' first axis; what it returns has that axis.
+    """Wraps `function(params, *arrays)` so that each device computes its share of the arrays' first axis.
 
-    Of `params`, laid by `split`, Flax's modules find each weight whole where they use it. Nothing else passes between
-    devices, neither forwards nor backwards: the arrays' gradients stay where they arise.
+    The result has the same first axis. `params` were placed by `split`; Flax's modules gather each weight where they
+    use it. There is no other communication between devices, neither forward nor backward: the gradients with respect to
+    the arrays stay on the device that computes them.
     """
     share = P(_AXES)
 
@@ -172,9 +182,10 @@ def over_samples(function: Callable, mesh: Mesh) -> Callable:
 
 @struct.dataclass
 class _Piece(meta.AxisMetadata):
-    """What a device has of a weight. A module that asks for the weight gets all of it, gathered there and then.
+    """The part of a weight that one device holds. When a Flax module uses the weight, its parts are gathered.
 
-    So what is computed again for the backward pass gathers again, and nothing holds all weights at a time.
+    Computations that are repeated for the backward pass gather the weight again, so that no device ever holds all
+    weights at the same time.
     """
 
     value: jax.Array
@@ -197,9 +208,10 @@ class _Piece(meta.AxisMetadata):
 
 
 def _cuts(weights: Any, mesh: Mesh) -> Any:
-    """The axis that each weight is cut along, the last that can be cut evenly; -1: it stays whole.
+    """Returns for each weight the axis to split, which is the last one that can be split evenly; -1 for none.
 
-    Only kernels are cut: the others are small, or the token table, which more than the networks use.
+    Only kernels are split. The token table stays whole, because it is also used outside the networks. The others are
+    small.
     """
     shards = mesh.shape[_WEIGHTS]
 

@@ -1,12 +1,12 @@
-"""Precision by name: the numbers that the frozen networks compute in, and how exact products of float32 are.
+"""Names of precisions: the type in which the frozen networks compute, and the precision of float32 products.
 
-    float32         everywhere, products and convolutions too, on every device
-    tensorfloat32   float32 with products of 10-bit fractions, where the device has them: a GPU's tensor cores
-    bfloat16        text encoder and UNet in half the memory; softmax, norms, losses and rows stay float32
-    float16         the same for GPUs without bfloat16, the loss scaled so that gradients do not vanish
-    auto            bfloat16 on TPUs and GPUs that have it, float16 on other GPUs, float32 on CPUs
+    float32         float32 everywhere, also in products and convolutions, on every device
+    tensorfloat32   float32, but products use 10-bit fractions if the device has them (a GPU's tensor cores)
+    bfloat16        text encoder and UNet take half the memory; softmax, norms, losses and rows stay float32
+    float16         as bfloat16, for GPUs without it; the loss is scaled so that small gradients do not become 0
+    auto            bfloat16 on TPUs and on GPUs that have it, float16 on other GPUs, float32 on CPUs
 
-The VAE is always float32. Its products are exact with "float32"; with the others they are those of "tensorfloat32".
+The VAE is always float32. Its products are exact with "float32", and as with "tensorfloat32" under all other names.
 """
 
 from typing import Any
@@ -19,25 +19,25 @@ AUTO = "auto"
 
 
 def choose(name: str) -> str:
-    """The precision by its name, "auto" being what suits the device."""
+    """Returns the name of the precision to use: `name` itself or, for "auto", the one that suits the device."""
     return of_device(jax.devices()[0]) if name == AUTO else name
 
 
 def of_device(device: Any) -> str:
-    """What suits a device of JAX's."""
+    """Returns the name of the precision that suits a JAX device."""
     if device.platform == "cpu":
         return "float32"
-    # Compute capability, such as 7.5, is CUDA's: AMD's is a name, and its cards have bfloat16.
+    # On CUDA devices, the compute capability is a number such as 7.5. On AMD's, which have bfloat16, it is a name.
     capability = getattr(device, "compute_capability", "")
     is_old = isinstance(capability, str) and capability.replace(".", "").isdigit() and float(capability) < 8
     return "float16" if is_old else "bfloat16"
 
 
 def dtype(name: str) -> np.dtype:
-    """The type of the weights of text encoder and UNet."""
+    """Returns the type of the text encoder's and the UNet's weights. name: a precision, but not "auto"."""
     return jnp.dtype("float32" if name == "tensorfloat32" else name)
 
 
 def products(name: str) -> str:
-    """What `jax.default_matmul_precision` is to be for products and convolutions of float32."""
+    """Returns the value of `jax.default_matmul_precision` for float32 products and convolutions."""
     return "float32" if name == "float32" else "tensorfloat32"

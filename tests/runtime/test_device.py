@@ -18,7 +18,7 @@ def driver(tmp_path, monkeypatch):
 
 
 def test_it_is_said_how_to_mend_it(driver):
-    with pytest.warns(Caution, match=r"has an NVIDIA GPU, which JAX does not see, .*reversion_jax\[cuda\]") as told:
+    with pytest.warns(Caution, match=r"has an NVIDIA GPU that JAX does not see, .*reversion_jax\[cuda\]") as told:
         device.warn_of_unseen()
     assert "\n" not in str(told[0].message)
 

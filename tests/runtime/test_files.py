@@ -151,7 +151,7 @@ def test_exemplars_in_the_cloud(bucket, tmp_path):
 
 
 def test_what_cannot_be_reached_is_one_line(monkeypatch):
-    with pytest.raises(ValueError, match=r"^nowhere://bucket: no such kind of storage; give a folder, or gs://"):
+    with pytest.raises(ValueError, match=r"^nowhere://bucket: unknown kind of storage; give a folder, or gs://"):
         files.place("nowhere://bucket")
 
     def refuse(*_):

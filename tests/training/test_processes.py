@@ -115,5 +115,5 @@ def test_a_process_without_a_device_is_refused(command, tmp_path):
     process = start([*command, "--config.batch_size=1"], tmp_path / "run", 2)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert "error: 1 samples keep 1 of 2 processes busy" in out
+    assert "error: 1 samples keep only 1 of 2 processes busy" in out
     assert "Traceback" not in out
