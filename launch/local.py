@@ -1,8 +1,9 @@
-"""Runs a command as several processes of one job on this machine, each with its share of the CPU's (simulated) devices.
+"""Runs a command as several processes of one job on this machine, to try out what a cluster will run.
 
     python launch/local.py --processes 2 -- python -m reversion_jax.train --distributed --config configs/miniature.py
 
-For trying out what a cluster will run. If a process fails, the others are stopped; its exit status is returned.
+Each process has its own simulated devices on the CPU. If a process fails, the others are stopped and the exit status of
+the failed process is returned.
 """
 
 import argparse
@@ -13,19 +14,21 @@ import subprocess
 import sys
 import time
 
-_STOPPED = 130  # after a signal and a checkpoint; the others follow
+_STOPPED = 130  # exit status after a signal and a checkpoint; the other processes will stop as well
 
 
 def free_port() -> int:
+    """Returns a port of this machine that no process uses."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
 
 
 def main() -> int:
+    """Starts the processes and waits for them; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="after --")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="the command, after --")
     options = parser.parse_args()
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command or options.processes < 1:
@@ -34,13 +37,13 @@ def main() -> int:
     processes = [
         subprocess.Popen(command, env={**os.environ, **job, "JAX_PROCESS_ID": str(i)}) for i in range(options.processes)
     ]
-    # Ctrl-C reaches the processes by themselves; they end after the steps under way.
+    # Ctrl-C reaches each process directly. They end after the steps that are running.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     while any(process.poll() is None for process in processes):
         failed = [process.returncode for process in processes if process.returncode not in (None, 0, _STOPPED)]
         if failed:
-            time.sleep(5)  # most fail together, each with its message
+            time.sleep(5)  # if all processes fail together, this lets each of them print its message
             for process in processes:
                 process.kill()
             return failed[0] if failed[0] > 0 else 1
