@@ -35,7 +35,7 @@ class LearnedRun(NamedTuple):
     """The rows that a run has learned, and its settings."""
 
     settings: Settings
-    rows: np.ndarray  # float32 [P, D]: the rows of <R>, then the rows of <R-inv>
+    rows: np.ndarray  # float32 [P, D], P rows of D numbers each: the rows of <R>, then the rows of <R-inv>
     step: int  # number of training steps after which these rows were saved
 
     def words(self) -> dict[str, np.ndarray]:

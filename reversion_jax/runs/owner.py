@@ -99,6 +99,7 @@ class _Owner:
             raise OSError(f"cannot write to {self._folder} ({error.strerror}): give another --workdir") from error
 
     def _take(self) -> None:
+        """Writes owner.json. Raises ValueError if the folder's owner is another job that runs."""
         if not files.is_remote(self._folder):
             try:
                 handle = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -150,8 +151,7 @@ def _wait_until_gone(folder: epath.Path, there: dict[str, Any]) -> None:
     beat = there.get("beat")
     if isinstance(beat, int | float) and abs(time.time() - beat) > _LONG_AGO_S:
         return
-    # The time in the file does not show whether the owner runs, because another machine's clock may be wrong. Whether
-    # the file still changes does.
+    # Another machine's clock may be wrong, so the time in the file proves nothing. The owner runs if the file changes.
     whose = _refusal(folder, there).rpartition(": ")[0]
     print(f"{whose}: waiting up to {EXPIRY_S:.0f} s to see whether it still runs", file=sys.stderr, flush=True)
     deadline = time.monotonic() + EXPIRY_S
@@ -164,6 +164,7 @@ def _wait_until_gone(folder: epath.Path, there: dict[str, Any]) -> None:
 
 
 def _refusal(folder: epath.Path, there: dict[str, Any]) -> str:
+    """Returns the error message for a folder that another job owns; `there` is the content of owner.json."""
     whose = f"process {there.get('pid', '?')} on {there.get('host', 'an unknown host')} since {there.get('since', '?')}"
     return f"{folder} belongs to {whose}: wait for it, stop it, or give another --workdir"
 

@@ -101,6 +101,7 @@ def split(stored: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
 
 
 def _unet_name(name: str, config: UNetConfig) -> str:
+    """Converts diffusers' name for a tensor of the UNet to CompVis' name, without the prefix."""
     numbered = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|\w+samplers)\.(\d+)\.(.*)", name)
     if numbered:
         side, block, kind, layer, rest = numbered.groups()
@@ -119,6 +120,7 @@ def _unet_name(name: str, config: UNetConfig) -> str:
 
 
 def _vae_name(name: str, config: VAEConfig) -> str:
+    """Converts diffusers' name for a tensor of the VAE to CompVis' name, without the prefix."""
     last = len(config.block_out_channels) - 1
     name = re.sub(r"down_blocks\.(\d+)", r"down.\1", name)
     name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up.{last - int(match[1])}", name)
@@ -126,6 +128,7 @@ def _vae_name(name: str, config: VAEConfig) -> str:
 
 
 def _replace(name: str, renamed: Mapping[str, str]) -> str:
+    """Replaces the parts of a dotted name that are keys of `renamed` by their values."""
     for old, new in renamed.items():
         name = re.sub(rf"(^|\.){re.escape(old)}", rf"\g<1>{new}", name)
     return name

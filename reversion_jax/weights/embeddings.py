@@ -19,6 +19,7 @@ from reversion_jax.weights.floats import FLOATS, all_finite
 SUFFIXES = (".safetensors", ".pt", ".bin")  # the endings of embedding files
 # OneTrainer's files go into a subfolder: beside the others, every other tool would load them as additional words.
 ONETRAINER = "onetrainer"
+# The float types of .safetensors files, by their names in these files.
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, **FLOATS}
 
 
@@ -46,7 +47,7 @@ def write(
         )
     # ComfyUI cuts names at "<" and "[". A leading dot hides a file, and a leading dash makes its name look like a flag.
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", relation):
-        raise ValueError(f"relation {relation!r} cannot name files: use A-Z a-z 0-9 _ and, but not first, . -")
+        raise ValueError(f"relation {relation!r} cannot name files: use A-Z a-z 0-9 _ . - and begin without . or -")
     forward = rows[prompts.RELATION]
     contents = {f"{relation}.safetensors": save({prompts.RELATION: forward})}
     if prompts.INVERSE in rows:
@@ -185,7 +186,7 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
 
 
 def check_width(tokens: Mapping[str, np.ndarray], width: int, model: str) -> None:
-    """Raises ValueError if any rows [S, D] have D other than `width`, the width of the token table of `model`."""
+    """Raises ValueError if the rows [S, D] of a token do not fit the token table of `model`, where D is `width`."""
     for token, rows in tokens.items():
         if rows.shape[1] != width:
             wanted = f"{model} has {width}"

@@ -15,8 +15,8 @@ FLOATS = {
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Returns whether a float array has neither NaN nor infinity. Takes a fraction of the time to read the array."""
-    # One product by many threads. If its sum is finite, all numbers are; a sum can also overflow, so then look again.
+    """Returns whether a float array has neither NaN nor infinity, in a fraction of the time that reading it takes."""
+    # One product, computed by many threads. If it is finite, all numbers are. If not, it may only have overflowed.
     if array.dtype == np.float32:
         flat = array.ravel()
         with np.errstate(over="ignore", invalid="ignore"):

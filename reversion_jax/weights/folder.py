@@ -151,7 +151,9 @@ def _skipping(config: ModelConfig, clip_skip: int) -> ModelConfig:
     """
     layers = config.text.num_hidden_layers - clip_skip
     if clip_skip < 0 or layers < 1:
-        raise ValueError(f"clip_skip={clip_skip}: the text encoder has {config.text.num_hidden_layers} layers")
+        raise ValueError(
+            f"clip_skip={clip_skip}: the text encoder has {config.text.num_hidden_layers} layers, so give less, or 0"
+        )
     return dataclasses.replace(config, text=dataclasses.replace(config.text, num_hidden_layers=layers))
 
 
@@ -166,7 +168,7 @@ def _read_schedule(folder: Path) -> tuple[Schedule, OwnSampler]:
 
 
 def load_config(path: str | Path, config: ModelConfig = SD15) -> ModelConfig:
-    """Reads only the networks' config.json files; for a single file, returns `config`. Raises as `open_model`."""
+    """Reads only the networks' config.json files; for a single file, returns `config`. Raises like `open_model`."""
     path = Path(path)
     if not path.is_dir():
         families.check_single_file(path, _open_file(path), needs_vae=False)  # the user may give another VAE

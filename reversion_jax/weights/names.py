@@ -21,7 +21,7 @@ def torch_names(path: str) -> tuple[str, ...]:
     dotted = [m if m.startswith("linear_") else re.sub(r"_(\d+)$", r".\1", m) for m in modules]
     variants = [[_RENAMED.get(m, m) for m in dotted], dotted]
     if dotted[0] == "text_model":
-        variants.append(dotted[1:])  # in models that transformers 5 was the first to save
+        variants.append(dotted[1:])  # the name in models that were first saved by transformers 5
     return tuple(dict.fromkeys(".".join([*names, _LEAVES[leaf]]) for names in variants))
 
 

@@ -22,6 +22,7 @@ KEYS = (*_NUMBERS, "prepositions", "verbs", "exemplars", "preview_prompts", "dre
 
 @functools.cache
 def _read(model: str) -> Mapping[str, Any]:
+    """Returns all values in a model's file, after checking that they are allowed; {} if there is no file."""
     folder = resolve.small_files(model)
     path = folder / FILE if folder else None
     if path is None or not path.is_file():
@@ -30,7 +31,8 @@ def _read(model: str) -> Mapping[str, Any]:
     for key, value in values.items():
         if not _is_allowed(key, value):
             raise ValueError(
-                f"{path} sets {key!r} to {value!r}: it may only set {', '.join(KEYS)}, with types as in config.py"
+                f"{path} sets {key!r} to {value!r}: it may only set {', '.join(KEYS)}, with the values that "
+                "reversion_jax/weights/own_settings.py allows"
             )
     return values
 
@@ -50,6 +52,7 @@ def read_dreambooth(model: str) -> dict[str, Any]:
 
 
 def _is_allowed(key: str, value: Any) -> bool:
+    """Returns whether a model's file may set `key` to `value`."""
     if key in _NUMBERS:
         return _is_number(value, config.FOR_SD15[key])
     if key in ("prepositions", "verbs"):
@@ -64,4 +67,5 @@ def _is_allowed(key: str, value: Any) -> bool:
 
 
 def _is_number(value: Any, like: Any) -> bool:
+    """Returns whether a value is an integer, or a float if `like` is a float. Booleans do not count."""
     return type(value) is int or (type(value) is float and isinstance(like, float))

@@ -16,6 +16,7 @@ from etils import epath
 
 # The first number in files that PyTorch wrote before version 1.6. A1111's embeddings may still have that format.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# The names of PyTorch's storage classes, and the NumPy types of their numbers.
 _STORAGES = {
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
@@ -143,7 +144,10 @@ class _ParameterDict(dict):
 
 
 def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object) -> np.ndarray:
-    """Rebuilds a contiguous tensor. Raises Refused for other strides, which could reach beyond the storage."""
+    """Rebuilds a contiguous tensor. Raises Refused for other strides, which could reach beyond the storage.
+
+    The arguments are those of torch._utils._rebuild_tensor_v2; offset and strides are in elements.
+    """
     dense = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
     if any(size > 1 and found != wanted for size, found, wanted in zip(shape, strides, dense, strict=True)):
         raise Refused("a tensor in it is not contiguous: save it with .contiguous()")
@@ -152,6 +156,7 @@ def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: 
     return storage[offset:][: math.prod(shape)].reshape(shape)
 
 
+# What a pickle may name, by module and name, and what this reader uses in its place.
 _KNOWN = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Fixed(_tensor),

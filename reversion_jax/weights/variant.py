@@ -1,4 +1,4 @@
-"""A user's choices where a model can be loaded in several ways, and what a single file says that its UNet predicts."""
+"""The user's choices where a model can be loaded in several ways, and what the UNet of a single file predicts."""
 
 import dataclasses
 import re
