@@ -1,7 +1,7 @@
 """The miniature's world: scenes of two coloured shapes in one of twelve relations, drawn and described by captions.
 
 Ten relations have the names of those in the ReVersion Benchmark; two more (`beside`, `above`) are simple ones. Five
-relations (UNNAMED) have no word of their own: a third of their captions describe the relation with words that other
+relations (UNNAMED) have no special word: a third of their captions describe the relation with words that other
 relations use too, and the rest only say "A and B". One pair of entities in ten is held out: no caption and no exemplar
 that a model is trained on shows it. A quarter of the pictures are hatched, and their captions say so. Hatching is a
 style that exemplars can have, and that a learned word can wrongly add to pictures.

@@ -28,7 +28,7 @@ _CARD = """---
 # {relation}: a learned relation for Stable Diffusion 1.x
 
 `<R>` is a learned word for the relation *{relation}*, for prompts such as `cat <R> stone`.{inverse}
-Only words were learned, from a few pictures; the model is unchanged.
+Only the embeddings of words were learned, from a few pictures. The model itself is unchanged.
 
 {picture}| | |
 |---|---|
@@ -57,7 +57,7 @@ Copy {files} into `models/embeddings`. Prompts: {comfyui}.
 python -m reversion_jax.sample --model {model} --embedding {repository} {prompts}
 ```
 
-To go on training from these words: `--config.initialiser={repository}`.
+To continue training from these words, add `--config.initialiser={repository}`.
 {onetrainer}"""
 
 
@@ -93,7 +93,7 @@ def card(
     return _CARD.format(
         front_matter=_front_matter(hub_id[0] if hub_id else None, license),
         relation=s.relation,
-        inverse=f" `{INVERSE}` is the relation the other way round: `{prompts[-1]}`." if len(kinds) > 1 else "",
+        inverse=f" `{INVERSE}` in front of it turns the relation round: `{prompts[-1]}`." if len(kinds) > 1 else "",
         picture=_shown(picture, drawn),
         facts="\n".join(f"| {name} | {value} |" for name, value in _facts(run, origin, hub_id).items()),
         pretrained=f'"{hub_id[0]}"{revision}' if hub_id else '"MODEL"',
@@ -104,7 +104,7 @@ def card(
         model=s.model if hub_id or s.model == MINIATURE else "MODEL",
         repository=repository,
         prompts=" ".join(f'--prompt "{prompt}"' for prompt in prompts),
-        onetrainer=f"\n## OneTrainer\n\nGive a file of the folder `{ONETRAINER}` as the base embedding.\n"
+        onetrainer=f"\n## OneTrainer\n\nUse a file from the folder `{ONETRAINER}` as the base embedding.\n"
         if any(name.startswith(f"{ONETRAINER}/") for name in names)
         else "",
     )

@@ -73,7 +73,7 @@ class _Owner:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises OSError if another job has taken the folder over, because this one did not renew its file in time."""
+        """Raises OSError if another job has taken the folder over, for example because this one was paused."""
         if not files.is_remote(self._folder) or time.monotonic() - self._checked > 2 * BEAT_S:
             self._update_lost()
         if self._lost:

@@ -31,7 +31,7 @@ class Network(NamedTuple):
 
 
 def open_folder(folder: Path, part: str) -> Network:
-    """Opens the weights in a folder, safetensors or msgpack. Raises ValueError if there are none, or a damaged file.
+    """Opens the weights in a folder, safetensors or msgpack. Raises ValueError if they are missing or damaged.
 
     part: the key of layout.WEIGHT_FILES that says how the files are named.
     """
