@@ -1,9 +1,9 @@
-"""The ReVersion Benchmark as a dataset of TensorFlow Datasets, which needs no TensorFlow for it.
+"""The ReVersion Benchmark as a dataset of TensorFlow Datasets (TFDS). TensorFlow itself is not needed.
 
 from reversion_jax.data.benchmark_tfds import ReversionBenchmark
 
 builder = ReversionBenchmark()
-builder.download_and_prepare()  # reads the copy in ~/tensorflow_datasets/downloads/manual
+builder.download_and_prepare()  # reads the benchmark in ~/tensorflow_datasets/downloads/manual
 builder.as_data_source("inside")[0]["image"]  # uint8 [H, W, 3]
 builder.info.metadata["prompts"]["inside"]  # ["cat {} box", …]
 """
@@ -21,21 +21,25 @@ from reversion_jax.data import benchmark
 
 
 class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
-    """A split for each relation, its exemplars in text.json's order; the prompts are in the info's metadata."""
+    """Builds a dataset with one split per relation; a split has the relation's exemplars in the order of text.json.
+
+    The prompts of each relation are in `info.metadata["prompts"]`. `info.metadata["prompts_from"]` names their source.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Put the ReVersion Benchmark (folder or .zip; https://github.com/ziqihuangg/ReVersion links to it) into the manual
-    folder, and beside it that repository's benchmark_scenarios.py: without it, the package's own prompts serve.
+    Put the ReVersion Benchmark (folder or .zip file; https://github.com/ziqihuangg/ReVersion links to it) into the
+    manual folder. Put benchmark_scenarios.py from that repository beside it. Without benchmark_scenarios.py, the
+    dataset has the prompts of the package reversion_jax.
     """
 
     def __init__(self, *, file_format: str = "array_record", **others: Any) -> None:
-        # TFDS' own default, tfrecord, is written and read by TensorFlow alone.
+        # Only TensorFlow can write and read tfrecord files, which are the default of TFDS.
         super().__init__(file_format=file_format, **others)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            description="Exemplar pictures of ten relations, each with templates, and the prompts to try them on.",
+            description="Exemplar pictures of ten relations, each with templates, and prompts for testing them.",
             homepage="https://github.com/ziqihuangg/ReVersion",
             license="S-Lab License 1.0 (non-commercial)",
             features=tfds.features.FeaturesDict(
@@ -43,7 +47,8 @@ class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
                     "relation": tfds.features.Text(),
                     "name": tfds.features.Text(),
                     "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                    "templates": tfds.features.Sequence(tfds.features.Text()),  # the explicit form as JSON
+                    # A template in the explicit form is stored as JSON.
+                    "templates": tfds.features.Sequence(tfds.features.Text()),
                 }
             ),
             metadata=tfds.core.MetadataDict(),
@@ -60,7 +65,8 @@ class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, relation: str, folder: benchmark.Place) -> Iterator[tuple[int, dict]]:
         for index, record in enumerate(benchmark.read_relation(folder, relation)):
-            # TFDS encodes arrays by TensorFlow, and decoders differ on JPEG: PNG comes out as it went in.
+            # TFDS needs TensorFlow to encode arrays, so it gets encoded pictures. PNG is lossless; JPEG is not, and
+            # decoders of JPEG differ.
             png = io.BytesIO()
             Image.fromarray(record.image).save(png, "PNG")
             texts = [text if isinstance(text, str) else json.dumps(text) for text in record.templates]
@@ -68,7 +74,7 @@ class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
 
 
 def to_record(example: Mapping) -> benchmark.Record:
-    """An example of the data source as the record that `benchmark.read_records` gives."""
+    """Turns an example of the data source into the record that `benchmark.read_records` yields for it."""
     texts = [text.decode() for text in example["templates"]]
     templates = tuple(json.loads(text) if text.startswith('{"') else text for text in texts)
     return benchmark.Record(

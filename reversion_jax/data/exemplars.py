@@ -1,6 +1,6 @@
-"""Exemplar folders: a few pictures of one relation, each with its templates.
+"""Reads and writes exemplar folders. An exemplar folder has a few pictures of one relation, each with its templates.
 
-Laid out as in the ReVersion Benchmark:
+The layout is that of the ReVersion Benchmark:
 
     inside/0.jpg … 8.jpg
     inside/text.json     {"0.jpg": ["bottle {} basket", "a photo of bottle {} basket"], …}
@@ -28,10 +28,10 @@ from reversion_jax.runtime import files
 from reversion_jax.runtime.errors import warn
 
 CAPTIONS = "text.json"
-# What a person takes for a picture, whether it can be read or not.
+# A user expects files with these suffixes to be used, even those that `read_picture` cannot read.
 _SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_FORMATS = ("BMP", "JPEG", "PNG", "WEBP", "HEIF")  # not all of Pillow's: some start other programs
-_UNREADABLE = (
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP", "HEIF")  # not all of Pillow's: for some, Pillow starts other programs
+_UNREADABLE = (  # what Pillow and zipfile raise for an unreadable picture
     *(OSError, SyntaxError, ValueError, zipfile.BadZipFile),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
@@ -39,23 +39,25 @@ _UNREADABLE = (
 
 @dataclasses.dataclass(frozen=True)
 class Exemplars:
-    """Pictures in text.json's order: images float32 [N, H, W, 3] in [-1, 1], with templates and names."""
+    """The content of an exemplar folder: N pictures in the order of text.json."""
 
-    images: np.ndarray
-    templates: tuple[tuple[RelationPrompt, ...], ...]
-    names: tuple[str, ...]
+    images: np.ndarray  # float32 [N, H, W, 3] in [-1, 1]
+    templates: tuple[tuple[RelationPrompt, ...], ...]  # the parsed templates of each picture
+    names: tuple[str, ...]  # file names, such as "0.jpg"
 
 
 def read_folder(
     path: str | os.PathLike, size: int | tuple[int, int], *, invertible: bool = False, resize: str = "squash"
 ) -> Exemplars:
-    """Reads an exemplar folder, each picture resized to `size` pixels, both sides or (H, W).
+    """Reads an exemplar folder and resizes its pictures to `size` pixels, either one number for both sides or (H, W).
 
-    Bicubic, no flip, and by default no crop (either can break a relation); see `resized` for `resize`. EXIF orientation
-    applied, transparency put on white. HEIC pictures need the package pillow-heif. `invertible`: every template must
-    have an inverse. Errors, one line each, name the file: FileNotFoundError for a missing folder, text.json or picture,
-    ValueError for what cannot be read or parsed. A warning tells of a picture that text.json does not name, and of one
-    whose sides are squashed or cut by more than half.
+    Resizing is bicubic. Pictures are never flipped, and by default not cropped, because either can break a relation;
+    `resized` explains `resize`. The EXIF orientation is applied, and transparent pixels are blended with white. HEIC
+    pictures need the package pillow-heif. With `invertible`, every template must have an inverse.
+
+    Raises FileNotFoundError for a missing folder, text.json or picture, and ValueError for a file that cannot be read
+    or parsed. Each error is one line and names the file. Warns of pictures that text.json does not name, and of those
+    whose aspect ratio differs from that of `size` by more than a factor of 2.
     """
     folder = epath.Path(path)
     captions = read_captions(folder)
@@ -64,31 +66,35 @@ def read_folder(
         parsed.append(tuple(_parsed(folder, name, i, t, invertible) for i, t in enumerate(templates)))
     present = {file.name for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES}
     if unnamed := sorted(name for name in present - set(captions) if not name.startswith(".")):
-        warn(f"{folder}: left out, not in {CAPTIONS}: {', '.join(unnamed)}")
+        warn(f"{folder}: these pictures are left out, because {CAPTIONS} does not name them: {', '.join(unnamed)}")
     size = size if isinstance(size, tuple) else (size, size)
     images = [read_resized(folder / name, size, resize) for name in captions]
     return Exemplars(np.stack(images), tuple(parsed), tuple(captions))
 
 
 def read_resized(file: Path | epath.Path, size: tuple[int, int], resize: str) -> np.ndarray:
-    """A picture file as `resized` makes it, with a warning where its sides are squashed or cut by more than half."""
+    """Reads a picture file and resizes it with `resized` to float32 [H, W, 3] in [-1, 1].
+
+    Warns if the aspect ratios of picture and `size` differ by more than a factor of 2, unless `resize` is "pad".
+    """
     picture = read_picture(file)
     height, width = size
     shape = picture.width / picture.height / (width / height)
     if resize != "pad" and not 0.5 <= shape <= 2:
-        done = "squashed" if resize == "squash" else "cut"
+        done = "squashed" if resize == "squash" else "cropped"
         others = " or ".join(repr(other) for other in ("crop", "pad") if other != resize)
         warn(
-            f"{file} is {picture.width} x {picture.height} px, and {done} to {width} x {height}: cut it yourself, or "
-            f"set resize to {others}"
+            f"{file} is {picture.width} x {picture.height} px and is {done} to {width} x {height} px: "
+            f"crop it yourself, or set resize to {others}"
         )
     return resized(picture, size, resize)
 
 
 def _parsed(folder: epath.Path, name: str, index: int, template: object, invertible: bool) -> RelationPrompt:
+    """Parses template number `index` of the picture `name`; errors begin with that place in text.json."""
     try:
         if not isinstance(template, str | dict):
-            raise ValueError(f"template {template!r} is neither a string nor an object")
+            raise ValueError(f"template {template!r} must be a string or an object")
         texts = template.values() if isinstance(template, dict) else [template]
         for text in texts:
             check_text(str(text))
@@ -101,17 +107,18 @@ def _parsed(folder: epath.Path, name: str, index: int, template: object, inverti
 
 
 def write_folder(path: str | os.PathLike, images: np.ndarray, templates: Sequence[Sequence[Template]]) -> None:
-    """Writes images uint8 [N, H, W, 3] as 0.png … and their templates, for `read_folder` to read back.
+    """Writes an exemplar folder that `read_folder` reads: images uint8 [N, H, W, 3] as 0.png …, and their templates.
 
-    The folder appears whole or not at all. FileExistsError where anything but an empty folder stands there.
+    The folder is written completely or not at all. Raises FileExistsError if `path` exists and is not an empty folder,
+    and ValueError if the images have another shape or type, or a picture has no templates.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"exemplars are uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
+        raise ValueError(f"exemplars must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
     if not 1 <= len(images) == len(templates) or not all(templates):
-        raise ValueError(f"{len(images)} pictures, {len(templates)} lists: want one or more, each with templates")
+        raise ValueError(f"{len(images)} pictures, {len(templates)} lists: give one or more, each with templates")
     folder = Path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an empty folder: name another")
+        raise FileExistsError(f"{folder} exists and is not an empty folder: give another path")
     captions = {f"{index}.png": list(own) for index, own in enumerate(templates)}
     with files.new_folder(folder) as draft:
         for name, image in zip(captions, images, strict=True):
@@ -121,35 +128,41 @@ def write_folder(path: str | os.PathLike, images: np.ndarray, templates: Sequenc
 
 
 def read_captions(folder: Path | epath.Path | zipfile.Path) -> dict[str, list[Template]]:
-    """text.json, checked down to the lists: picture names and what stands for each. Errors as in `read_folder`."""
+    """Reads text.json: the templates of each picture, by its file name. The templates are not parsed yet.
+
+    The names are those of the files on disk, see `_as_on_disk`. Raises FileNotFoundError for a missing folder,
+    text.json or picture, and ValueError if text.json does not map names of files to lists of templates.
+    """
     file = folder / CAPTIONS
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of exemplars")
     if not files.is_file(file):
-        raise FileNotFoundError(f"{file}: missing; it maps each picture's name to a list of templates")
+        raise FileNotFoundError(f"{file}: missing: write one that maps each picture's name to a list of templates")
     try:
         captions = files.from_json(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except ValueError as error:
         raise ValueError(f"{file}: not readable as JSON: {error}") from error
     if not isinstance(captions, dict) or not captions:
-        raise ValueError(f'{file}: want at least one exemplar, as in {{"0.jpg": ["cat {{}} stone"]}}')
+        raise ValueError(f'{file}: it must name at least one picture, as in {{"0.jpg": ["cat {{}} stone"]}}')
     present = [child.name for child in folder.iterdir()]
     found: dict[str, list[Template]] = {}
     for name, templates in captions.items():
         if not isinstance(templates, list) or not templates:
-            raise ValueError(f"{file}, {name}: want a list of one or more templates, not {templates!r}")
+            raise ValueError(f"{file}, {name}: must be a list of one or more templates, not {templates!r}")
         if name != Path(name).name:
             raise ValueError(f"{file}, {name}: name a picture in this folder, without a path")
         found[_as_on_disk(folder, name, present)] = templates
     if len(found) < len(captions):
-        raise ValueError(f"{file}: two of its names mean the same file; they differ in their accents' or letters' form")
+        raise ValueError(f"{file}: two names mean the same file, because they differ only in case or accents: keep one")
     return found
 
 
 def _as_on_disk(folder: Path | epath.Path | zipfile.Path, name: str, present: Sequence[str]) -> str:
-    """The name of the file that is meant: accents have two forms, cameras write .JPG. FileNotFoundError, ValueError.
+    """Returns the name of the file in a folder that a name in text.json means; `present` lists the folder.
 
-    A file that differs in the case of its name alone is another one, unless there is no other.
+    An exact match is preferred. Next comes a file whose name differs only in the Unicode form of its accents, and last
+    a file whose name also differs in upper case, as cameras write .JPG. Raises FileNotFoundError unless there is
+    exactly one such file, and ValueError if it is not a regular file.
     """
     if name in present:
         real = name
@@ -164,49 +177,57 @@ def _as_on_disk(folder: Path | epath.Path | zipfile.Path, name: str, present: Se
             raise FileNotFoundError(f"{folder / name}: missing, although {CAPTIONS} names it{hint}")
         (real,) = same
     if not files.is_file(folder / real):
-        raise ValueError(f"{folder / real}: no file, but a folder, a pipe or a device")
+        raise ValueError(f"{folder / real}: not a regular file, but a folder, a pipe or a device")
     return real
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
-    # JSON keeps the last of two equal keys and loses the captions of the first.
+    """Builds the dict of a JSON object. Raises ValueError if a key is repeated."""
+    # By default, json keeps only the last of two equal keys, and the templates of the first would be lost.
     names = [name for name, _ in pairs]
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{repeated[0]!r} stands there more than once")
+        raise ValueError(f"the key {repeated[0]!r} is repeated: write it once")
     return dict(pairs)
 
 
 def read_picture(file: Path | epath.Path | zipfile.Path) -> Image.Image:
-    """A picture in RGB, upright, transparency put on white; ValueError, naming the file, if it cannot be read."""
+    """Reads a picture as RGB, with its EXIF orientation applied and its transparent pixels blended with white.
+
+    Raises ValueError, which names the file, if the picture cannot be read.
+    """
     try:
         with warnings.catch_warnings():
-            # Pillow only warns where a small file unpacks to a picture of gigabytes.
+            # Pillow only warns of a small file that unpacks to gigabytes. Here, such a file is an error.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             _register_heif(file.name)
             with file.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:
                 if opened.mode.startswith(("I", "F")):
-                    raise ValueError(f"mode {opened.mode!r}: save it with 8 bits a channel")
+                    raise ValueError(f"mode {opened.mode!r}: save it with 8 bits per channel")
                 return _on_white(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
-        heic = "; HEIC needs pip install pillow-heif" if file.name.lower().endswith((".heic", ".heif")) else ""
-        raise ValueError(f"{file}: unreadable picture: none of {', '.join(_formats())}{heic}") from error
+        heic = "; for HEIC, run pip install pillow-heif" if file.name.lower().endswith((".heic", ".heif")) else ""
+        raise ValueError(f"{file}: unreadable picture: save it as one of {', '.join(_formats())}{heic}") from error
     except _UNREADABLE as error:
         raise ValueError(f"{file}: unreadable picture: {error}") from error
 
 
 def _register_heif(name: str) -> None:
-    """Has Pillow read Apple's pictures, where the package for it is installed."""
+    """Lets Pillow read a HEIC picture (Apple's format), if the package pillow-heif is installed."""
     if name.lower().endswith((".heic", ".heif")):
         with contextlib.suppress(ImportError):
             importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def _formats() -> list[str]:
+    """Returns the formats that Pillow may read here, with HEIF if `_register_heif` has enabled it."""
     return [name for name in _FORMATS if name != "HEIF" or "HEIF" in Image.OPEN]
 
 
 def resized(picture: Image.Image, size: tuple[int, int], how: str = "squash") -> np.ndarray:
-    """A picture as float32 [H, W, 3] in [-1, 1] of `size` (H, W): squashed, cropped to its middle, or padded white."""
+    """Resizes a picture to `size` (H, W) in pixels and returns float32 [H, W, 3] in [-1, 1].
+
+    how: "squash" changes the aspect ratio, "crop" keeps the middle, and "pad" adds white margins.
+    """
     height, width = size
     bicubic = Image.Resampling.BICUBIC
     if how == "crop":
@@ -219,6 +240,7 @@ def resized(picture: Image.Image, size: tuple[int, int], how: str = "squash") ->
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
+    """Converts a picture to RGB and blends its transparent pixels with white."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")

@@ -1,6 +1,7 @@
-"""The relations that ReVersion's benchmark knows, and two plain ones that the miniature draws besides."""
+"""Names of relations: the ten of the ReVersion Benchmark, and two plain ones that the miniature model also draws."""
 
-# Natural words for the ReVersion Benchmark's ten, in the order of ReVersion's paper; the words are our choice.
+# Each relation of the ReVersion Benchmark, in the order of ReVersion's paper, with natural words that describe it. The
+# words are our choice.
 WORDS = {
     "painted_on": "painted on",
     "carved_by": "carved out of",
@@ -14,5 +15,5 @@ WORDS = {
     "ride_on": "riding on",
 }
 RELATIONS = tuple(WORDS)
-PLAIN = {"beside": "beside", "above": "above"}
-SYMMETRIC = ("shake_hands", "hug", "back2back", "beside")  # "B <relation> A" says the same as "A <relation> B"
+PLAIN = {"beside": "beside", "above": "above"}  # of the miniature only
+SYMMETRIC = ("shake_hands", "hug", "back2back", "beside")  # "B <relation> A" means the same as "A <relation> B"

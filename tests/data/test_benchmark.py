@@ -69,9 +69,9 @@ def test_pictures_are_whole_upright_and_opaque(folder):
 def test_bad_folders_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         benchmark.relation_folders(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="notes: no relation in it"):
+    with pytest.raises(ValueError, match="notes: no relation found"):
         benchmark.relation_folders(folder / "notes")
-    with pytest.raises(ValueError, match=r"scenarios\.json: no relation in it"):
+    with pytest.raises(ValueError, match=r"scenarios\.json: no relation found"):
         benchmark.relation_folders(folder / "scenarios.json")
     archive = folder.parent / "broken.zip"
     with zipfile.ZipFile(archive, "w") as out:
@@ -118,13 +118,13 @@ def test_prompts_of_the_users_copy(folder, tmp_path):
     ("name", "text", "says"),
     [
         ("a.json", "{", "not readable as prompts"),
-        ("a.json", "[]", "want {relation"),
-        ("a.json", '{"hug": []}', "hug: want a list"),
-        ("a.json", '{"hug": "owl {} fox"}', "hug: want a list"),
-        ("a.json", '{"hug": ["owl hugs fox"]}', "hug: 'owl hugs fox' must hold one {}"),
-        ("a.json", '{"hug": {"subjects": ["owl"], "objects": [1]}}', "hug, objects: want a list"),
-        ("a.json", '{"hug": {"subjects": ["owl", "owl"], "objects": ["fox"]}}', "'owl' stands there more than once"),
-        ("a.py", "print('hello')", "no dict is assigned"),
+        ("a.json", "[]", "must contain {relation"),
+        ("a.json", '{"hug": []}', "hug: must be a list"),
+        ("a.json", '{"hug": "owl {} fox"}', "hug: must be a list"),
+        ("a.json", '{"hug": ["owl hugs fox"]}', "hug: 'owl hugs fox' must contain {} once"),
+        ("a.json", '{"hug": {"subjects": ["owl"], "objects": [1]}}', "hug, objects: must be a list"),
+        ("a.json", '{"hug": {"subjects": ["owl", "owl"], "objects": ["fox"]}}', "'owl' is repeated"),
+        ("a.py", "print('hello')", "assigns no dict"),
         ("a.py", "a = {'hug': list('ab')}", "malformed node"),
         ("a.py", "a = {", "was never closed"),
     ],

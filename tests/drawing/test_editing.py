@@ -218,7 +218,7 @@ def test_image_to_image_by_command_and_by_library(small, model, tmp_path):
     [
         ({"init_image": "nowhere.png"}, r"^no picture at nowhere\.png$"),
         ({"init_image": "HERE"}, "^no picture at "),
-        ({"init_image": "HERE/text.png"}, "text.png: unreadable picture: none of BMP, JPEG, PNG"),
+        ({"init_image": "HERE/text.png"}, "text.png: unreadable picture: save it as one of BMP, JPEG, PNG"),
         ({"init_image": "HERE/small.png", "strength": 0.0}, "strength=0.0: must be above 0, and at most 1"),
         ({"init_image": "HERE/small.png", "strength": 1.5}, "strength=1.5: must be above 0, and at most 1"),
         ({"init_image": "HERE/small.png", "strength": 0.1}, "strength=0.1 of 5 steps is less than one step"),
