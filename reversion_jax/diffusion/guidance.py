@@ -9,7 +9,7 @@ from reversion_jax.diffusion.samplers import Denoiser
 
 
 def combine(unconditional: jax.Array, conditional: jax.Array, scale: float | jax.Array) -> jax.Array:
-    """unconditional + scale (conditional - unconditional); scale 1 is plain conditioning."""
+    """Returns unconditional + scale (conditional - unconditional). A scale of 1 returns the conditional output."""
     return unconditional + scale * (conditional - unconditional)
 
 
@@ -19,10 +19,13 @@ def guided_denoiser(
     conditional: jax.Array,
     scale: float | jax.Array,
 ) -> Denoiser:
-    """A sampler's denoiser out of a model, guided by one call on a doubled batch.
+    """Returns a denoiser for the samplers: the model with classifier-free guidance.
 
-    predict: (latents [N, H, W, C], timesteps [N], context [N, L, D]) -> noise [N, H, W, C].
-    unconditional, conditional: text states [N, L, D]; the first are of the negative (or empty) prompt.
+    The denoiser calls the model once with a batch of 2 N, which holds every sample with both contexts.
+
+    predict: the model, (latents [N, H, W, C], timesteps [N], context [N, L, D]) -> output [N, H, W, C].
+    unconditional: the text encoder's states [N, L, D] of the negative (or empty) prompts.
+    conditional: the text encoder's states [N, L, D] of the prompts.
     """
     context = jnp.concatenate([unconditional, conditional])
 

@@ -1,4 +1,4 @@
-"""The sampler that a model's own files ask for, by diffusers' names."""
+"""The sampler that a model's own files ask for, translated from the names that diffusers uses."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,16 +17,17 @@ _SCHEDULERS = {
 
 
 class OwnSampler(NamedTuple):
-    """The sampler that a model's files ask for; the defaults are Stable Diffusion 1.5's."""
+    """The sampler that a model's files ask for. The defaults are those of Stable Diffusion 1.5."""
 
-    name: str = "pndm"
-    # What its scheduler takes where the file does not say. Another sampler takes "leading" there.
+    name: str = "pndm"  # a name in `samplers.SAMPLERS`
+    # From the file, or else the default of the diffusers class that the file names. Only this sampler uses it: with any
+    # other sampler, `Schedule.from_json` sets the spacing.
     timestep_spacing: str = "leading"
-    nearest_to: str = ""  # the scheduler that we do not have
+    nearest_to: str = ""  # if `name` is only the nearest sampler here: the diffusers class that the file names
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "OwnSampler":
-        """Reads a diffusers scheduler_config.json, of whatever class."""
+        """Reads the scheduler_config.json of any diffusers class."""
         kind = str(values.get("_class_name", "PNDMScheduler"))
         name = next((name for name, known in _SCHEDULERS.items() if kind == known), None)
         own = "leading" if kind in ("PNDMScheduler", "DDIMScheduler") else "linspace"
@@ -37,13 +38,16 @@ class OwnSampler(NamedTuple):
         return cls("dpmpp_2m_karras" if name == "dpmpp_2m" and values.get("use_karras_sigmas") else name, spacing)
 
     def to_json(self) -> dict[str, Any]:
-        """What a scheduler_config.json says of it, over what `Schedule.to_json` says."""
+        """Returns the values of scheduler_config.json that name this sampler; they override `Schedule.to_json`."""
         of_kind = {"pndm": {"skip_prk_steps": True}, "dpmpp_2m_karras": {"use_karras_sigmas": True}}
         return {"_class_name": _SCHEDULERS[self.name.removesuffix("_karras")], **of_kind.get(self.name, {})}
 
 
 def choose(name: str, own: OwnSampler, schedule: Schedule) -> tuple[str, Schedule]:
-    """The sampler by its name, "auto" being the model's own, and the schedule for it. ValueError as `samplers.get`."""
+    """Returns the name of the sampler to use and the schedule for it.
+
+    name: a name in `samplers.SAMPLERS`, or "auto" for the model's own sampler. Raises ValueError for any other name.
+    """
     if name not in (samplers.AUTO, own.name):
         samplers.get(name)
         return name, schedule

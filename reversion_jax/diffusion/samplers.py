@@ -1,15 +1,17 @@
-"""Samplers: (denoiser, noise, schedule, steps, keys, start) -> clean latents. They know nothing of models or prompts.
+"""Samplers: functions (denoiser, noise, schedule, steps, keys, start) -> clean latents [N, H, W, C].
 
-    denoiser  (latents [N, H, W, C], timesteps [N]) -> the model's output [N, H, W, C], which is noise or velocity
-              by schedule.prediction_type. Its latents have the model's own scale: sqrt(a) clean + sqrt(1 - a) noise.
-    noise     unit Gaussian [N, H, W, C]; a sampler scales it as its first level asks
-    steps     levels to walk down; ValueError if the schedule has too few
-    keys      a key an image, [N], for samplers that add noise: step i draws from fold_in(key, i), so that an image
-              is the same in any batch. Unused by the others, which take None.
-    start     where to begin; for image to image at a picture, which leaves fewer steps
+    denoiser  the model, (latents [N, H, W, C], timesteps [N]) -> output [N, H, W, C]. The output is noise or velocity,
+              as schedule.prediction_type says. The latents have the model's scale, sqrt(a) clean + sqrt(1 - a) noise.
+    noise     unit Gaussian [N, H, W, C]; the sampler scales it to its first noise level
+    steps     number of steps, each from one noise level to the next; ValueError if the schedule has fewer timesteps
+    keys      one random key per image, [N], for samplers that add noise; the other samplers take None. Step i draws
+              from fold_in(key, i), so an image does not depend on the batch that it is drawn in.
+    start     where to begin; image to image begins with a picture and makes fewer steps
 
-Each follows diffusers' scheduler of that name, to rounding, quirks included. Sigma is the ratio of noise to signal,
-sqrt((1 - a) / a), as Karras et al. (2022, arXiv:2206.00364) write variance-exploding levels.
+Samplers do not depend on models or prompts. Each one reproduces the diffusers scheduler of the same name up to
+rounding, including its peculiarities. `a` is the cumulative alpha. Sigma is the ratio of noise to signal,
+sqrt((1 - a) / a), which is the noise level of the variance-exploding form x = clean + sigma noise (Karras et al., 2022,
+arXiv:2206.00364).
 """
 
 from collections.abc import Callable
@@ -25,23 +27,23 @@ from reversion_jax.diffusion.start import FROM_NOISE, Start
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 Sampler = Callable[[Denoiser, jax.Array, Schedule, int, Keys | None, Start], jax.Array]
-_Level = tuple[jax.Array, ...]  # what one step reads: its timestep [], then numbers of the level, [] each
-_Carry = TypeVar("_Carry")  # what a step hands on to the next one
+_Level = tuple[jax.Array, ...]  # the input of one step: its timestep [], then values of its noise level, [] each
+_Carry = TypeVar("_Carry")  # what one step passes to the next
 
 
-AUTO = "auto"  # the model's own, see own_sampler.py
+AUTO = "auto"  # the sampler that the model's own files ask for, see own_sampler.py
 
 
 def check(name: str) -> None:
-    """ValueError unless a sampler, or "auto", has this name."""
+    """Raises ValueError unless `name` is "auto" or the name of a sampler."""
     if name != AUTO:
         get(name)
 
 
 def get(name: str) -> Sampler:
-    """The sampler of SAMPLERS by name; ValueError lists the known ones."""
+    """Returns the sampler of that name. Raises ValueError, which lists all names, if there is none."""
     if name not in SAMPLERS:
-        raise ValueError(f"sampler {name!r} is unknown (known: {', '.join(SAMPLERS)})")
+        raise ValueError(f"sampler {name!r} is unknown: use one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
 
@@ -63,17 +65,19 @@ def ddim(
 def pndm(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """PLMS, the linear multistep half of PNDM (Liu et al., 2022, arXiv:2202.09778, eqs. 9, 12), with steps + 1 calls.
+    """PLMS, the linear multistep part of PNDM (Liu et al., 2022, arXiv:2202.09778, eqs. 9, 12).
 
-    The first step is made twice: the second time with the mean of the outputs at its two ends. As in diffusers,
-    outputs are mixed as the model gives them, so velocities of different levels are mixed as if of one.
+    It calls the model steps + 1 times, because the first step is made twice. The second time uses the mean of the
+    outputs at the two ends of the step. As in diffusers, the outputs are averaged as they come from the model: for a
+    model that predicts velocities, the average does not correct for their different noise levels.
     """
     calls = start.kept(np.repeat(np.arange(steps), 1 + (np.arange(steps) == 1)))  # 0, 1, 1, 2, 3, ...
     timesteps, alphas, next_alphas = (array[calls] for array in schedule.levels(steps))
     again = np.arange(len(calls)) == 1
     alphas[again] = schedule.alphas_cumprod[timesteps[again] + schedule.num_train_timesteps // steps]
     next_alphas[again] = schedule.alphas_cumprod[timesteps[again]]
-    # Adams-Bashforth of rising order, newest output first; the second row is the trapezoid.
+    # One row per call: Adams-Bashforth weights of rising order, newest output first. The second row repeats the first
+    # step by the trapezoidal rule.
     weights = np.array([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [3 / 2, -1 / 2, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0]])
     last = np.array([[55, -59, 37, -9]]) / 24
     first = start.latents(noise, np.sqrt(alphas[0]), np.sqrt(1 - alphas[0]))
@@ -100,15 +104,16 @@ def euler(
         timestep, sigma, next_sigma = level
         return x + (next_sigma - sigma) * _slope(denoiser, x, timestep, sigma, schedule), None
 
-    return _scan(step, *_exploding(noise, schedule, steps, start))
+    return _scan(step, *_variance_exploding(noise, schedule, steps, start))
 
 
 def euler_ancestral(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """Euler's method to below the next level, then fresh noise up to it.
+    """Euler's method to a sigma below the next level, then fresh noise that raises sigma to the next level.
 
-    The steps of DDPM (Song et al., 2020, arXiv:2010.02502, eq. 16 with eta = 1), written for sigmas by k-diffusion.
+    These are the steps of DDPM (Song et al., 2020, arXiv:2010.02502, eq. 16 with eta = 1), in k-diffusion's form for
+    sigmas.
     """
 
     def step(x: jax.Array, level: tuple[jax.Array, _Level]) -> tuple[jax.Array, None]:
@@ -119,7 +124,7 @@ def euler_ancestral(
         fresh = draw_noise(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:], x.dtype), keys)
         return x + (down - sigma) * _slope(denoiser, x, timestep, sigma, schedule) + up * fresh, None
 
-    first, levels = _exploding(noise, schedule, steps, start)
+    first, levels = _variance_exploding(noise, schedule, steps, start)
     return _scan(step, first, (start.kept(np.arange(steps)), levels))
 
 
@@ -127,7 +132,7 @@ def dpmpp_2m(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
     """DPM-Solver++(2M) (Lu et al., 2022, arXiv:2211.01095, Algorithm 2), ending in a first-order step to sigma 0."""
-    # "leading" and "linspace" also count the clean end, to which the last step goes.
+    # With "leading" and "linspace", diffusers counts the clean end, where the last step arrives, as one more timestep.
     timesteps = np.round(schedule.timesteps(steps, spare=int(schedule.timestep_spacing != "trailing")))
     levels = timesteps.astype(np.int32), schedule.sigmas_at(timesteps)
     return _dpmpp_2m(denoiser, noise, schedule, levels, start)
@@ -136,7 +141,7 @@ def dpmpp_2m(
 def dpmpp_2m_karras(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """DPM-Solver++(2M) on the levels of Karras et al. (2022, arXiv:2206.00364, eq. 5), whatever the spacing."""
+    """DPM-Solver++(2M) on the levels of Karras et al. (2022, arXiv:2206.00364, eq. 5); ignores timestep_spacing."""
     sigmas = schedule.karras_sigmas(steps)
     timesteps = np.round(schedule.timesteps_of(sigmas)).astype(np.int32)
     return _dpmpp_2m(denoiser, noise, schedule, (timesteps, sigmas), start)
@@ -145,17 +150,18 @@ def dpmpp_2m_karras(
 def _dpmpp_2m(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, levels: tuple[np.ndarray, np.ndarray], start: Start
 ) -> jax.Array:
-    """Walks down the levels timesteps [steps] and sigmas [steps], and then to sigma 0."""
+    """Runs DPM-Solver++(2M) over levels = (timesteps [steps], sigmas [steps]); the last step goes to sigma 0."""
     timesteps, sigmas = start.kept(levels)
     h = np.diff(-np.log(sigmas))
-    # 1 / (2 r), the share of the second order: none at the first step, nor at the last, whose h is infinite.
+    # The weight 1 / (2 r) of the second-order term. It is 0 at the first step, which has no past output, and at the
+    # last step, where h is infinite.
     extrapolation = np.zeros(len(sigmas), np.float32)
     extrapolation[1:-1] = h[1:] / (2 * h[:-1])
 
     def step(carry: tuple[jax.Array, jax.Array], level: _Level) -> tuple[tuple[jax.Array, jax.Array], None]:
         x, past = carry
         timestep, sigma, next_sigma, extrapolation = level
-        (signal, spread), (next_signal, next_spread) = _preserving(sigma), _preserving(next_sigma)
+        (signal, spread), (next_signal, next_spread) = _variance_preserving(sigma), _variance_preserving(next_sigma)
         clean, _ = _clean_and_noise(_evaluate(denoiser, x, timestep), x, signal, spread, schedule)
         d = clean + extrapolation * (clean - past)
         x = next_spread / spread * x + next_signal * (1 - next_sigma / sigma) * d
@@ -167,21 +173,21 @@ def _dpmpp_2m(
 
 
 def _scan(step: Callable[[_Carry, Any], tuple[_Carry, None]], carry: _Carry, levels: Any) -> _Carry:
-    """What the last step hands on; `levels` is a tree of arrays [steps, ...]."""
+    """Runs `step` over levels, a tree of arrays [steps, ...], and returns the carry after the last step."""
     return jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, levels))[0]
 
 
 def _evaluate(denoiser: Denoiser, x: jax.Array, timestep: jax.Array) -> jax.Array:
-    """The model's output [N, H, W, C] for latents x [N, H, W, C], all at one timestep []."""
+    """Returns the model's output [N, H, W, C] for latents x [N, H, W, C], all at one timestep []."""
     return denoiser(x, jnp.full(x.shape[:1], timestep)).astype(x.dtype)
 
 
 def _clean_and_noise(
     output: jax.Array, x: jax.Array, signal: jax.Array, spread: jax.Array, schedule: Schedule
 ) -> tuple[jax.Array, jax.Array]:
-    """The parts of x = signal clean + spread noise that a model's output tells of: two [N, H, W, C].
+    """Splits x = signal clean + spread noise by the model's output, and returns clean and noise, [N, H, W, C] each.
 
-    output, x: [N, H, W, C]. signal, spread: [], signal² + spread² = 1.
+    output, x: [N, H, W, C]. signal, spread: scalars with signal² + spread² = 1.
     """
     if schedule.prediction_type == "v_prediction":
         return signal * x - spread * output, signal * output + spread * x
@@ -191,40 +197,40 @@ def _clean_and_noise(
 def _ddim_step(
     x: jax.Array, output: jax.Array, alpha: jax.Array, next_alpha: jax.Array, schedule: Schedule, clip: bool
 ) -> jax.Array:
-    """Latents [N, H, W, C] of the next level, from x and the model's output [N, H, W, C]; alphas []."""
+    """Returns the latents [N, H, W, C] at the next level, from x and the model's output, [N, H, W, C]; alphas []."""
     clean, noise = _clean_and_noise(output, x, jnp.sqrt(alpha), jnp.sqrt(1 - alpha), schedule)
     if clip:
         clean = jnp.clip(clean, -1, 1)
     return jnp.sqrt(next_alpha) * clean + jnp.sqrt(1 - next_alpha) * noise
 
 
-def _preserving(sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The scales of signal and noise in variance-preserving latents, [] -> two []."""
+def _variance_preserving(sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the scales of signal and noise in variance-preserving latents at a sigma, [] -> two []."""
     signal = 1 / jnp.sqrt(sigma**2 + 1)
     return signal, sigma * signal
 
 
 def _slope(denoiser: Denoiser, x: jax.Array, timestep: jax.Array, sigma: jax.Array, schedule: Schedule) -> jax.Array:
-    """dx / dsigma of the probability flow ODE, [N, H, W, C]: the noise in x = clean + sigma noise."""
-    signal, spread = _preserving(sigma)
+    """Returns dx / dsigma of the probability flow ODE, [N, H, W, C]; it equals the noise in x = clean + sigma noise."""
+    signal, spread = _variance_preserving(sigma)
     preserving = signal * x
     return _clean_and_noise(_evaluate(denoiser, preserving, timestep), preserving, signal, spread, schedule)[1]
 
 
 def _sigma_levels(timesteps: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Timesteps, sigmas and next sigmas, [steps] each; the last step arrives at sigma 0."""
+    """Returns timesteps, sigmas and next sigmas, [steps] each. The last step arrives at sigma 0."""
     sigmas = np.append(sigmas, 0).astype(np.float32)
     return timesteps, sigmas[:-1], sigmas[1:]
 
 
-def _exploding(
+def _variance_exploding(
     noise: jax.Array, schedule: Schedule, steps: int, start: Start
 ) -> tuple[jax.Array, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """What a walk over sigmas starts from [N, H, W, C], and its `_sigma_levels`. Timesteps may have fractions."""
+    """Returns the first x = clean + sigma noise, [N, H, W, C], and the `_sigma_levels`; timesteps can be fractions."""
     timesteps = schedule.timesteps(steps)
     levels = start.kept(_sigma_levels(timesteps.astype(np.float32), schedule.sigmas_at(timesteps)))
     first = levels[1][0]
-    # "leading" begins below the last level: there diffusers gives the noise the variance of noisy latents.
+    # "leading" begins below the highest noise level. There, diffusers gives the noise the variance of noisy latents.
     scale = np.sqrt(first**2 + 1) if schedule.timestep_spacing == "leading" else first
     return scale * noise if start.clean is None else start.latents(noise, 1, first), levels
 

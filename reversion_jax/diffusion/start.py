@@ -1,4 +1,4 @@
-"""Where a sampler begins: at noise alone, or at a picture's latents with noise."""
+"""Where a sampler begins: with pure noise, or with the noisy latents of a picture (image to image)."""
 
 from typing import Any, NamedTuple, TypeVar
 
@@ -8,20 +8,24 @@ _Levels = TypeVar("_Levels")
 
 
 class Start(NamedTuple):
-    """By default noise alone, at the first level; for image to image a picture, with the noise of a later level.
+    """Where a sampler begins. By default it begins with pure noise, at the first noise level.
 
-    Image to image is SDEdit (Meng et al., 2021, arXiv:2108.01073), as diffusers' img2img pipeline does it.
+    For image to image it begins with a picture and the noise of a later level. This is SDEdit (Meng et al., 2021,
+    arXiv:2108.01073), in the form of diffusers' img2img pipeline.
     """
 
-    clean: jax.Array | None = None  # latents [N, H, W, C] of the picture
-    skipped: int = 0  # levels that are left out, the noisiest
+    clean: jax.Array | None = None  # latents [N, H, W, C] of the picture; None: pure noise
+    skipped: int = 0  # number of noise levels that are left out; the noisiest levels are left out first
 
     def kept(self, levels: _Levels) -> _Levels:
-        """The levels that are walked down: of each array [steps, ...] of a tree the end."""
+        """Returns the noise levels without the skipped ones; `levels` is a tree of arrays [steps, ...]."""
         return jax.tree.map(lambda array: array[self.skipped :], levels)
 
     def latents(self, noise: jax.Array, signal: Any, spread: Any) -> jax.Array:
-        """The picture with noise, signal clean + spread noise; or only unit noise [N, H, W, C]. signal, spread: []."""
+        """Returns the latents [N, H, W, C] to begin with: signal clean + spread noise, or without a picture the noise.
+
+        noise: unit Gaussian [N, H, W, C]. signal, spread: scalars.
+        """
         return noise if self.clean is None else float(signal) * self.clean + float(spread) * noise
 
 
@@ -29,9 +33,12 @@ FROM_NOISE = Start()
 
 
 def skipped_steps(steps: int, strength: float) -> int:
-    """How many of the steps a strength leaves out, rounded as diffusers rounds. ValueError if it leaves none."""
+    """Returns how many of the steps image to image leaves out at a strength in (0, 1], rounded as diffusers rounds.
+
+    Raises ValueError if the strength is outside (0, 1], or so small that no step would be left.
+    """
     if not 0 < strength <= 1:
         raise ValueError(f"strength={strength}: must be above 0, and at most 1, which redraws the whole picture")
     if not (left := int(steps * strength)):
-        raise ValueError(f"strength={strength} of {steps} steps is less than one step: give more of either")
+        raise ValueError(f"strength={strength} of {steps} steps is less than one step: raise strength or steps")
     return steps - left

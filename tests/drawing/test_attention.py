@@ -186,7 +186,7 @@ def test_a_map_is_found_where_it_is():
     ("prompt", "changes", "says"),
     [
         ("cat", {"resolution": 15}, "multiples of 2 pixels"),
-        ("cat", {"sampler": "magic"}, "known: ddim"),
+        ("cat", {"sampler": "magic"}, "use one of ddim"),
         ("", {}, "has no words"),
         ("cat <R-inv> dog", {}, "placeholders for more than the 2 rows given"),
     ],

@@ -92,7 +92,7 @@ def test_the_nearest_sampler_is_said(recorded):
 
 
 def test_an_unknown_sampler(draw):
-    with pytest.raises(ValueError, match="known: ddim"):
+    with pytest.raises(ValueError, match="use one of ddim"):
         draw(["cat"], [0], sampler="magic")
 
 

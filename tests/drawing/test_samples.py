@@ -183,7 +183,7 @@ def test_bad_input_is_one_clear_line(finished, tmp_path):
     wide = [tmp_path / "wide.safetensors"]
     draw = lambda source, seed=0: samples.sample(source, ["<R>"], str(tmp_path / "out"), num_images=2, seed=seed)
     for given, message in (
-        (source(finished[0], sampler="magic"), "known: ddim, pndm, euler"),
+        (source(finished[0], sampler="magic"), "use one of ddim, pndm, euler"),
         (source(finished[0], resolution=15), "resolution=15: this model draws multiples of 2 pixels"),
         (source(model="miniature", files=wide), "<R> has 32 numbers per row and was made for another model"),
         (source(model=str(tmp_path / "nowhere")), "neither a folder"),
