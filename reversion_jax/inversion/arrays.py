@@ -1,4 +1,4 @@
-"""What the training step reads: exemplars, prompts and words as arrays."""
+"""The data of the training step: exemplars, prompts and words as arrays."""
 
 from typing import NamedTuple
 
@@ -6,18 +6,22 @@ import jax
 
 
 class Data(NamedTuple):
-    """Everything the steps read, on the device; R runs of E exemplars of K templates, padded to the largest."""
+    """The data that the training steps read, on the device.
 
-    mean: jax.Array  # [R, E, H, W, C] posterior of the exemplars
-    std: jax.Array  # [R, E, H, W, C]
-    num_exemplars: jax.Array  # [R]
-    ids: jax.Array  # [R, E, K, 2, L] prompts: direct, inverse
-    is_negative: jax.Array  # [R, E, K, 2, L] bool: tokens that the relation is steered away from
-    num_templates: jax.Array  # [R, E]
+    R is the number of runs, E the largest number of exemplars of any run, K the largest number of templates of any
+    exemplar, and L the number of tokens in a prompt. Runs and exemplars that have fewer are padded.
+    """
+
+    mean: jax.Array  # [R, E, H, W, C] mean of the VAE's posterior for each exemplar
+    std: jax.Array  # [R, E, H, W, C] standard deviation of that posterior
+    num_exemplars: jax.Array  # [R] exemplars that are not padding
+    ids: jax.Array  # [R, E, K, 2, L] token ids of the direct and the inverse prompt of each template
+    is_negative: jax.Array  # [R, E, K, 2, L] bool: tokens that the control loss steers <R> away from
+    num_templates: jax.Array  # [R, E] templates that are not padding
     prepositions: jax.Array  # [W, k] token ids of each word, padded with -1
-    verbs: jax.Array  # [W', k]
-    vocabulary: jax.Array  # [R, V'] ids that may serve as negatives
-    num_vocabulary: jax.Array  # [R]
+    verbs: jax.Array  # [W', k] token ids of each word, padded with -1
+    vocabulary: jax.Array  # [R, V'] token ids from which negatives can be drawn, padded
+    num_vocabulary: jax.Array  # [R] ids in `vocabulary` that are not padding
 
 
-SHARED = ("prepositions", "verbs")  # fields without a runs axis
+SHARED = ("prepositions", "verbs")  # the fields without a runs axis: all runs share them

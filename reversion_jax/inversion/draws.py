@@ -1,4 +1,4 @@
-"""What a step draws: exemplars, prompts, noise, timesteps and words, each sample from its own key."""
+"""Random draws of a training step: exemplars, prompts, noise, timesteps and words. Each sample has its own key."""
 
 import dataclasses
 from functools import partial
@@ -11,31 +11,31 @@ from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.inversion import timesteps
 from reversion_jax.inversion.arrays import SHARED, Data
 
-_COPIES = 100  # of each exemplar in the data set that ReVersion's loader shuffles
-_EPOCHS = 2**31  # folded into a run's key for its epochs: no step is that large
+_COPIES = 100  # copies of each exemplar in ReVersion's data set, which its loader shuffles
+_EPOCHS = 2**31  # folded into a run's key to draw its epochs; steps are smaller, so these keys differ from theirs
 
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
-    """What shapes the compiled step, the same for all runs."""
+    """Settings that are compiled into the training step. All runs share them."""
 
-    batch_size: int  # G, samples of a group, which share their words in the control loss
-    accumulation: int  # groups of a step: its N = batch_size * accumulation samples
-    positives_per_sample: int
-    rows_per_token: int  # S; the first S of a run's P rows are <R>'s
-    vocabulary_negatives: int = 0  # a sample; 0: negatives are the prompts' own words
-    adds_inverse: bool = False  # inverse prompts are added to the direct ones; otherwise they replace some
-    in_epochs: bool = False  # exemplars are drawn by `exemplars_in_epochs`; otherwise independently
-    blur_noisy_latents: bool = False
-    remat: bool = False
-    samples_at_once: int = 0  # of all runs', through the networks together; 0: all
+    batch_size: int  # G, the samples of a group; the control loss pools the words of a group
+    accumulation: int  # groups in a step, so a step has N = batch_size * accumulation samples
+    positives_per_sample: int  # prepositions, and the same number of verbs, that are drawn for each sample
+    rows_per_token: int  # S; the first S of a run's P rows belong to <R>, the others to <R-inv>
+    vocabulary_negatives: int = 0  # negatives that are drawn for each sample; 0: the prompts' other words are negatives
+    adds_inverse: bool = False  # True: inverse prompts are added to the direct ones; False: they replace some
+    in_epochs: bool = False  # True: exemplars are drawn by `exemplars_in_epochs`; False: independently
+    blur_noisy_latents: bool = False  # True: the suppressor blurs noisy latents by `latent_sigma`
+    remat: bool = False  # True: the UNet's backward pass computes activations again, which saves memory
+    samples_at_once: int = 0  # maximum number of samples, of all runs, per pass through the networks; 0: no limit
     adam_b1: float = 0.9
     adam_b2: float = 0.999
     adam_eps: float = 1e-8
 
 
 class Hyperparameters(NamedTuple):
-    """What differs between runs: arrays [R], float32 but for the integer seeds."""
+    """Settings that can differ between runs: arrays [R], int for seeds, else float32. See config.py for each."""
 
     seed: jax.Array
     learning_rate: jax.Array
@@ -46,42 +46,44 @@ class Hyperparameters(NamedTuple):
     temperature: jax.Array
     inverse_share: jax.Array
     importance: jax.Array
-    latent_sigma: jax.Array  # of the suppressor on noisy latents, in latent pixels
+    latent_sigma: jax.Array  # sigma of the suppressor on noisy latents, in latent pixels
 
 
 class Sample(NamedTuple):
-    """One draw for one sample of one run."""
+    """The random draws for one sample of one run. k is the largest number of tokens in a word."""
 
-    latents: jax.Array  # [H, W, C]
-    noise: jax.Array  # [H, W, C]
-    timestep: jax.Array
-    ids: jax.Array  # [L]
-    prepositions: jax.Array  # [words * k] token ids, -1 = none
-    verbs: jax.Array
-    negatives: jax.Array  # [M] token ids, -1 = none
-    inverse_ids: jax.Array | None = None  # [L] the second prompt, where inverse prompts are added
+    latents: jax.Array  # [H, W, C] of the exemplar, drawn from the VAE's posterior
+    noise: jax.Array  # [H, W, C] unit Gaussian
+    timestep: jax.Array  # [] int32
+    ids: jax.Array  # [L] token ids of the prompt
+    prepositions: jax.Array  # [positives_per_sample * k] token ids, padded with -1
+    verbs: jax.Array  # [positives_per_sample * k] token ids, padded with -1
+    negatives: jax.Array  # [M] token ids, padded with -1
+    inverse_ids: jax.Array | None = None  # [L] token ids of the inverse prompt, if inverse prompts are added
 
 
 def exemplars_in_epochs(
     seed: jax.Array, step: jax.Array, samples: int, num_exemplars: jax.Array, most: int
 ) -> jax.Array:
-    """The exemplars [samples] of a run's step, drawn as ReVersion's loader draws them.
+    """Draws the exemplars of one step of one run as ReVersion's loader does, and returns their indices [samples].
 
-    Its data set has 100 copies of each exemplar; every epoch is a permutation of it, and a step's samples are the next
-    ones. seed, step and num_exemplars are scalars; most is the largest num_exemplars of any run.
+    ReVersion's data set has 100 copies of each exemplar. Every epoch is a random permutation of the data set, and each
+    step takes the next samples of the permutation.
+
+    seed, step, num_exemplars: scalars of the run. most: the largest num_exemplars of any run.
     """
     size = _COPIES * num_exemplars
     places = jnp.arange(_COPIES * most)
 
     def order(epoch: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _EPOCHS), epoch)
-        # Each place has its own key: a permutation does not depend on `most`, and so not on the other runs.
+        # Each place has its own key, so the permutation does not depend on `most`, which the other runs influence.
         values = jax.vmap(lambda place: jax.random.bits(jax.random.fold_in(key, place)))(places)
         return jnp.argsort(jnp.where(places < size, values, jnp.uint32(2**32 - 1)))
 
     number = step * samples + jnp.arange(samples)
     first = number[0] // size
-    orders = jax.vmap(order)(first + jnp.arange(samples // _COPIES + 2))  # of all epochs that the step can touch
+    orders = jax.vmap(order)(first + jnp.arange(samples // _COPIES + 2))  # all epochs from which the step can take
     return orders[number // size - first, number % size] % num_exemplars
 
 
@@ -93,14 +95,17 @@ def draw_sample(
     config: StepConfig,
     exemplar: jax.Array | None = None,
 ) -> Sample:
-    """One sample from one run's data and hyperparameters (no R axis): a function of `key`, and of a given exemplar."""
+    """Draws one sample of one run, whose `data` and `hyper` have no R axis.
+
+    The sample depends only on `key`, and on the index `exemplar` if it is given; otherwise the exemplar is drawn too.
+    """
     keys = jax.random.split(key, 9)
     if exemplar is None:
         exemplar = jax.random.randint(keys[0], (), 0, data.num_exemplars)
     template = jax.random.randint(keys[1], (), 0, data.num_templates[exemplar])
     if config.adds_inverse:
         inverse = jnp.int32(0)
-        # A run without inverse prompts repeats the direct one: the mean loss of the two is that of one.
+        # A run without inverse prompts uses its direct prompt twice, which does not change the mean loss.
         inverse_ids = data.ids[exemplar, template, (hyper.inverse_share > 0).astype(jnp.int32)]
     else:
         inverse = jax.random.bernoulli(keys[2], hyper.inverse_share).astype(jnp.int32)
@@ -131,7 +136,10 @@ def draw_batch(
     schedule: Schedule,
     config: StepConfig,
 ) -> Sample:
-    """A step's samples [R, N, ...]; each depends on (the run's seed, step, its index in the step) alone."""
+    """Draws the samples [R, N, ...] of a step. Each depends only on its run's seed and data, the step, and its index.
+
+    With `in_epochs`, its exemplar also depends on the number of samples in a step.
+    """
     index = jnp.arange(config.batch_size * config.accumulation)
 
     def of_run(data: Data, hyper: Hyperparameters) -> Sample:

@@ -1,17 +1,20 @@
-"""The two losses of Inv-ReVersion (Eq. 10): denoising, and the control loss that steers the relation's rows.
+"""The two losses of Inv-ReVersion (Eq. 10): the denoising loss, and the control loss that steers the rows of <R>.
 
-Both are computed in fp32 and come back unreduced over runs; the first over samples as well.
+Both are computed in float32. The denoising loss has one value per sample, the control loss one per run and group.
 """
 
 import jax
 import jax.numpy as jnp
 
-# Stands for log 0. Finite, so that the gradient of an empty sum is 0 and not NaN.
+# Replaces log 0. It is finite, so that the gradient of an empty sum is 0 and not NaN.
 _LOG_ZERO = -1e30
 
 
 def denoising(prediction: jax.Array, noise: jax.Array) -> jax.Array:
-    """‖ε − ε_θ‖² a sample, mean over H, W, C: [..., N, H, W, C] → [..., N] (Inv-ReVersion Eq. 1, 2, 8)."""
+    """Returns ‖ε − ε_θ‖² of each sample, the mean over H, W and C (Inv-ReVersion Eq. 1, 2, 8).
+
+    prediction, noise: [..., N, H, W, C]. Returns float32 [..., N].
+    """
     error = prediction.astype(jnp.float32) - noise.astype(jnp.float32)
     return jnp.mean(jnp.square(error), axis=(-3, -2, -1))
 
@@ -24,18 +27,19 @@ def steering(
     negative_mask: jax.Array,
     temperature: jax.Array | float,
 ) -> jax.Array:
-    """−L_x: pulls a row towards the positives, away from the negatives (Inv-ReVersion Eq. 3, 5, 6).
+    """Returns −L_x, which pulls a row R towards positives P and away from negatives N (Inv-ReVersion Eq. 3, 5, 6).
 
-    row [..., D], positives [..., K, D], negatives [..., M, D] with bool masks [..., K] and [..., M],
-    temperature γ [...] or a scalar; leading axes of equal rank broadcast. Returns [...]:
-    −log( Σ_k exp(cos(R, P_k)/γ) / (Σ_k exp(cos(R, P_k)/γ) + Σ_m exp(cos(R, N_m)/γ)) ), masked words left out.
-    Without negatives it is 0. Without positives there is nothing to steer to, and it is 0 by definition.
-    Only the row receives a gradient.
+    −log( Σ_k exp(cos(R, P_k)/γ) / (Σ_k exp(cos(R, P_k)/γ) + Σ_m exp(cos(R, N_m)/γ)) )
+
+    row [..., D], positives [..., K, D], negatives [..., M, D], temperature γ [...] or a scalar. The bool masks
+    [..., K] and [..., M] are False for words to leave out. Leading axes must have equal rank and broadcast.
+    Returns [...]. The loss is 0 without negatives. Without positives it is defined as 0. Only the row receives a
+    gradient.
     """
     temperature = jnp.asarray(temperature, jnp.float32)
     toward = _log_sum_exp(_cosines(row, positives), positive_mask, temperature)
     away = _log_sum_exp(_cosines(row, negatives), negative_mask, temperature)
-    # −log(p / (p + n)) = log(1 + n/p), without ever forming p or n.
+    # −log(p / (p + n)) = log(1 + n/p). The sums p and n could overflow, so only their logarithms are computed.
     return jnp.where(jnp.any(positive_mask, axis=-1), jax.nn.softplus(away - toward), 0.0)
 
 
@@ -50,11 +54,11 @@ def control(
     verb_weight: jax.Array | float,
     temperature: jax.Array | float,
 ) -> jax.Array:
-    """λ_verb · steering(verbs) + (1 − λ_verb) · steering(prepositions) (Inv-ReVersion Eq. 4–7).
+    """Returns λ_verb · steering(verbs) + (1 − λ_verb) · steering(prepositions) (Inv-ReVersion Eq. 4–7).
 
-    rows [..., S, D] are those of <R>; words [..., K, D] with bool masks [..., K]; verb_weight λ_verb and
-    temperature γ [...] or scalars. Returns [...], one value a run and group of samples: the mean over the S rows.
-    λ_verb = 0 is ReVersion's steering loss (Eq. 3).
+    rows [..., S, D]: the rows of <R>. verbs, prepositions, negatives: word vectors [..., K, D] with bool masks
+    [..., K]. verb_weight λ_verb, temperature γ: [...] or scalars. Returns the mean over the S rows, [...], which is one
+    value for each run and group of samples. λ_verb = 0 gives ReVersion's steering loss (Eq. 3).
     """
 
     def steer(words: jax.Array, mask: jax.Array) -> jax.Array:
@@ -73,20 +77,20 @@ def control(
 
 
 def _cosines(row: jax.Array, words: jax.Array) -> jax.Array:
-    """Cosine of row [..., D] with each of words [..., K, D] → [..., K]."""
-    # A sum of products, not a matmul, which a TPU would compute in bf16.
+    """Returns the cosines of a row [..., D] with each of words [..., K, D], [..., K]. Words receive no gradient."""
+    # A sum of products, because a TPU would compute a matrix product in bfloat16.
     return jnp.sum(_unit(row)[..., None, :] * jax.lax.stop_gradient(_unit(words)), axis=-1)
 
 
 def _unit(vectors: jax.Array) -> jax.Array:
-    """Vectors [..., D] in float32, scaled to length 1, with a gradient that is finite at 0."""
+    """Scales vectors [..., D] to length 1, in float32. The gradient at a zero vector is finite."""
     vectors = vectors.astype(jnp.float32)
     square = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
 
 
 def _log_sum_exp(cosines: jax.Array, mask: jax.Array, temperature: jax.Array) -> jax.Array:
-    """log Σ_k exp(cosine_k / γ) over the words that mask [..., K] keeps: cosines [..., K], γ [...] → [...]."""
+    """Returns log Σ_k exp(cosine_k / γ) over the words whose mask is True: cosines, mask [..., K], γ [...] → [...]."""
     leading = jnp.broadcast_shapes(cosines.shape[:-1], mask.shape[:-1], temperature.shape)
     temperature = jnp.broadcast_to(temperature, leading)[..., None]
     scores = jnp.where(mask, cosines / temperature, _LOG_ZERO)

@@ -1,4 +1,4 @@
-"""Text encoder and UNet, with trainable rows in the prompts. Training and drawing both go through here."""
+"""Calls of the text encoder and the UNet for prompts that contain trainable rows. Training and drawing use them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from reversion_jax.models.unet import UNet
 
 
 def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array) -> jax.Array:
-    """The text encoder's states of prompts: ids [N, L], rows [N, P, D], each prompt's own -> [N, L, D]."""
+    """Returns the text encoder's states for prompts: ids [N, L], rows [N, P, D] of each prompt -> [N, L, D]."""
     encoder = CLIPTextEncoder(model.text, compute_dtype(params))
     variables = {"params": params["text_encoder"]}
     embeddings = nn.apply(CLIPTextEncoder.embed, encoder)(variables, ids)
@@ -23,6 +23,9 @@ def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array
 def predict(
     params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array, remat: bool = False
 ) -> jax.Array:
-    """The UNet's output for latents [N, H, W, C] at timesteps [N], given text states [N, L, D] -> [N, H, W, C]."""
+    """Returns the UNet's output [N, H, W, C] for latents [N, H, W, C], timesteps [N] and text states [N, L, D].
+
+    remat: the backward pass computes activations again, which saves memory.
+    """
     unet = UNet(model.unet, compute_dtype(params), remat)
     return nn.apply(UNet.__call__, unet)({"params": params["unet"]}, latents, timesteps, states)

@@ -1,7 +1,10 @@
-"""Relation templates: "a photo of cat {} stone, on the beach" and the prompts made of them.
+"""Parses relation templates, such as "a photo of cat {} stone, on the beach", and makes prompts from them.
 
-A template is a string whose `{}` marks the relation, or the explicit form, which leaves nothing to guess:
+A template is a string in which `{}` marks the relation. The parser has to find the two entities in the string. A
+template can also have the explicit form, which names them:
 {"text": "a photo of {subject} {} {object}, at night", "subject": "cat", "object": "stone"}.
+
+The prompts of the first template are:
 
     direct    a photo of cat <R> stone, on the beach
     inverse   a photo of stone <R-inv> <R> cat, on the beach      (Inv-ReVersion §3.2)
@@ -23,7 +26,7 @@ Template = str | Mapping[str, str]
 
 _EXPLICIT = '{"text": "… {subject} {} {object} …", "subject": "…", "object": "…"}'
 
-# A known prefix is [article] [adjectives] medium "of"; its own "of" is the only one that needs no guess.
+# A known prefix is [article] [adjectives] medium "of". Any other "of" in an entity makes a template ambiguous.
 _ADJECTIVES = (
     "good|nice|great|beautiful|bad|blurry|cropped|dark|bright|clear|colou?r|colou?rful|close-up|closeup|cool"
     "|weird|detailed|realistic|vintage|black and white|black-and-white|(?:low|high)[ -]resolution|oil"
@@ -34,25 +37,25 @@ _MEDIA = (
     "|depiction|close-up|closeup|snapshot|cartoon|watercolou?r"
 )
 _PREFIX = re.compile(rf"(?:(?:an?|the) )?(?:(?:{_ADJECTIVES}) )*(?:{_MEDIA}) of(?: |$)", re.IGNORECASE)
-# The object ends at the first comma, or at the sentence's last full stop.
+# The object ends at the first comma, or before the punctuation that ends the sentence.
 _SUFFIX = re.compile(r",.*|[.!?]+$")
 
 _DETERMINER = re.compile("an?|the|my|your|his|her|its|our|their|this|that|these|those|some|one")
-# What opens a clause besides the packaged prepositions: an entity with such a word may end before it.
+# Words, besides the packaged prepositions, that begin a clause. An entity may end before such a word.
 _CLAUSE_WORD = re.compile(
     "of|and|or|but|nor|as|than|while|during|until|till|since|except|despite|per|versus|plus|minus|astride"
     "|next|because|if|where|when|whenever|who|whom|whose|which|is|are|was|were|be|been|being|am|has|have|had"
     "|having|do|does|did|can|could|will|would|shall|should|may|might|must|today|tonight|now|here|there"
     "|together|outdoors|indoors|away|again"
 )
-# A word in -ing with a vowel before it ("glowing", not "ring") is a verb, but for these nouns.
+# A word that ends in -ing with a vowel before it ("glowing", not "ring") counts as a verb, except for these nouns.
 _PARTICIPLE = re.compile("[a-z]*[aeiouy][a-z]*ing")
 _NOUN_IN_ING = re.compile(
     "awning|bedding|building|carving|ceiling|clothing|crossing|drawing|dressing|duckling|dumpling|earring"
     "|engraving|evening|frosting|gosling|herring|icing|landing|lightning|lining|morning|painting|pudding"
     "|railing|sapling|seedling|sibling|starling|stocking|topping|wedding"
 )
-# Marks that end a phrase: sentence punctuation, brackets, long dashes, a sign standing alone ("stone | 4k").
+# Marks that end a phrase: sentence punctuation, brackets, long dashes, and symbols between spaces ("stone | 4k").
 _MARK = re.compile(r"[.;:!?](?=\s|$)|[()\[\]–—]|(?<!\S)[^\w\s]+(?!\S)")
 
 
@@ -60,38 +63,43 @@ _MARK = re.compile(r"[.;:!?](?=\s|$)|[()\[\]–—]|(?<!\S)[^\w\s]+(?!\S)")
 class RelationPrompt:
     """A parsed template. `text` has the fields {subject}, {} and {object}, each once.
 
-    Where the entities cannot be told apart, `text` has only {}, and `fault` says why: such a prompt has no inverse.
+    If the parser cannot find the entities with certainty, `text` has only {}, and `fault` says why and how to mend the
+    template. Such a prompt has no inverse.
     """
 
     text: str
     subject: str = ""
     object: str = ""
-    fault: str = ""
+    fault: str = ""  # "" if the entities are known
 
     def fill(self, relation: str) -> str:
-        """The prompt with `relation` in place of `{}`."""
+        """Returns the prompt with `relation` in place of `{}`."""
         return self.text.format(relation, subject=self.subject, object=self.object)
 
     def direct(self) -> str:
-        """The prompt "E_A <R> E_B"."""
+        """Returns the direct prompt "E_A <R> E_B"."""
         return self.fill(RELATION)
 
     def natural(self, words: str) -> str:
-        """The prompt with plain words for the relation, such as "carved into". ValueError if there are none."""
+        """Returns the prompt with plain words for the relation, such as "carved into".
+
+        Raises ValueError if `words` is empty.
+        """
         if not words.strip():
             raise ValueError(f"no words for the relation of {self.fill('{}')!r}: give at least one")
         return self.fill(words)
 
     def swapped(self) -> "RelationPrompt":
-        """The prompt with its entities in each other's place. ValueError, with the remedy, if they are not known."""
+        """Returns the prompt with its entities swapped. Raises ValueError(`fault`) if they are not known."""
         if self.fault:
             raise ValueError(self.fault)
         return dataclasses.replace(self, subject=self.object, object=self.subject)
 
     def inverse(self) -> str:
-        """The prompt "E_B <R-inv> <R> E_A": entities swapped, prefix and ending kept (Inv-ReVersion §3.2).
+        """Returns the inverse prompt "E_B <R-inv> <R> E_A" (Inv-ReVersion §3.2).
 
-        ValueError where prefix, entities and ending cannot be told apart with certainty.
+        The entities are swapped; the prefix and the ending stay. Raises ValueError(`fault`) if the entities are not
+        known.
         """
         return self.swapped().fill(f"{INVERSE} {RELATION}")
 
@@ -99,9 +107,9 @@ class RelationPrompt:
 def parse(template: Template) -> RelationPrompt:
     """Splits a template into its text, subject and object.
 
-    A known prefix ("a photo of"), and everything from the first comma on, are text. Where that leaves more than one
-    reading, the result's `fault` says how to mend it; the explicit form has only one reading. ValueError unless a
-    string has one `{}`, or the explicit form its fields.
+    A known prefix ("a photo of"), and everything from the first comma on, belong to neither entity. If the template
+    still has more than one reading, the `fault` of the result says how to mend it. The explicit form has only one
+    reading. Raises ValueError if a string does not have `{}` exactly once, or the explicit form lacks a field.
     """
     if isinstance(template, Mapping):
         return _parse_explicit(template)
@@ -115,7 +123,7 @@ def parse(template: Template) -> RelationPrompt:
     object_ = after[: suffix.start()].strip() if suffix else after
     for role, entity in (("subject", subject), ("object", object_)):
         if fault := _fault(entity):
-            remedy = f"set what follows the object off with a comma, or use {_EXPLICIT}"
+            remedy = f"put a comma after the object if other words follow it, or use {_EXPLICIT}"
             return RelationPrompt(whole, fault=f"{role} {entity!r} of {template!r} {fault}: {remedy}")
     text = "{subject} {} {object}"
     text = (f"{prefix.group().strip()} " if prefix else "") + text + (suffix.group() if suffix else "")
@@ -123,12 +131,12 @@ def parse(template: Template) -> RelationPrompt:
 
 
 def _with_one_slot(template: str) -> str:
-    """The template with single spaces, once it is sure that its only field is one `{}`."""
+    """Checks that the only field of a template is one `{}`, and returns the template with single spaces."""
     if not isinstance(template, str):
         raise ValueError(f"template {template!r} is a {type(template).__name__}: use a string or {_EXPLICIT}")
     text = " ".join(template.split())
     if (count := text.count("{}")) != 1:
-        raise ValueError(f"{count} {{}} in {template!r}: mark the relation by one {{}}, as in 'cat {{}} stone'")
+        raise ValueError(f"{count} {{}} in {template!r}: mark the relation with one {{}}, as in 'cat {{}} stone'")
     if re.search(r"[{}]", text.replace("{}", "")):
         raise ValueError(f"braces besides {{}} in {template!r}: named fields need the form {_EXPLICIT}")
     _check_slot(text)
@@ -136,10 +144,11 @@ def _with_one_slot(template: str) -> str:
 
 
 def _check_slot(text: str) -> None:
+    """Raises ValueError if `{}` touches a word, or if the text contains <R> or <R-inv>."""
     if not re.search(r"(?<!\S)\{\}(?=[\s,.;:!?]|$)", text):
         raise ValueError(f"{{}} touches another word in {text!r}: put spaces around it")
     if _names_placeholder(text):
-        raise ValueError(f"placeholder in the template {text!r}: write {{}} alone where the relation stands")
+        raise ValueError(f"placeholder in the template {text!r}: write only {{}} in place of the relation")
 
 
 def _names_placeholder(text: str) -> bool:
@@ -147,14 +156,14 @@ def _names_placeholder(text: str) -> bool:
 
 
 def _fault(entity: str) -> str:
-    """Why the text may be more than one entity with its articles and adjectives; "" if nothing says so."""
+    """Returns why the text may not be exactly one entity with its articles and adjectives, or "" if it seems to be."""
     content = [word for word in _plain_words(entity) if not _DETERMINER.fullmatch(word)]
     if not content:
         return "is empty"
     if mark := _MARK.search(entity):
         return f'may end at "{mark.group()}"'
     for position, word in enumerate(content):
-        # "swimming pool" and "painted wall" are entities; "stone glowing" and a bare "standing" are not.
+        # "swimming pool" and "painted wall" are entities. "stone glowing" and "standing" alone are not.
         attributive = position == 0 and len(content) > 1
         if _opens_clause(word) or (not attributive and _is_verb(word)):
             return f'may end at "{word}"'
@@ -188,9 +197,9 @@ def _parse_explicit(template: Mapping[str, str]) -> RelationPrompt:
     except ValueError as error:
         raise ValueError(f"text {prompt.text!r}: {error}; the explicit form is {_EXPLICIT}") from error
     if sorted(fields) != [(name, "", None) for name in ("", "object", "subject")]:
-        raise ValueError(f"text {prompt.text!r} must hold {{subject}}, {{}} and {{object}}, each once")
+        raise ValueError(f"text {prompt.text!r} must contain {{subject}}, {{}} and {{object}}, each once")
     _check_slot(prompt.text)
     for key, entity in (("subject", prompt.subject), ("object", prompt.object)):
         if re.search(r"[{}]", entity) or _names_placeholder(entity):
-            raise ValueError(f"{key} {entity!r} holds braces or a placeholder: name the entity in plain words")
+            raise ValueError(f"{key} {entity!r} contains braces or a placeholder: name the entity in plain words")
     return prompt

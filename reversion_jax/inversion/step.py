@@ -1,4 +1,4 @@
-"""The training step: the one place where models, schedule and losses meet. Only the rows are differentiated."""
+"""The training step: applies the networks, the noise schedule and the losses. Only the rows are differentiated."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,30 +21,30 @@ from reversion_jax.runtime.parallel import over_samples, whole
 
 
 class State(NamedTuple):
-    """What training changes."""
+    """The values that training changes."""
 
-    rows: jax.Array  # [R, P, D]
-    moments: Any  # optax state of the rows
-    step: jax.Array  # int32 scalar
+    rows: jax.Array  # [R, P, D] trainable rows: R runs, P rows per run, D wide
+    moments: Any  # state of the optimiser for the rows
+    step: jax.Array  # int32 scalar, the number of steps done
 
 
 class Metrics(NamedTuple):
-    """Losses of a step, [R] each, unweighted."""
+    """The losses of one step, without their weights, [R] each."""
 
     denoising: jax.Array
     control: jax.Array
 
 
 def _optimiser(config: StepConfig, weight_decay: jax.Array) -> optax.GradientTransformation:
-    """AdamW without its rate, for rows [R, P, D]; weight_decay [R, 1, 1], or [] for all runs."""
+    """Returns AdamW without the learning rate, for rows [R, P, D]; weight_decay is [R, 1, 1], or [] for all runs."""
     adam = optax.scale_by_adam(config.adam_b1, config.adam_b2, config.adam_eps)
     return optax.chain(adam, optax.add_decayed_weights(weight_decay))
 
 
 def init_state(initial_rows: jax.Array, config: StepConfig) -> State:
-    """The state before the first step, from rows [R, P, D]."""
+    """Returns the state before the first step, with the given rows [R, P, D]."""
     moments = _optimiser(config, jnp.zeros(())).init(initial_rows)
-    # A copy, because `train_steps` reuses the state's buffers.
+    # The rows are copied, because `train_steps` overwrites the buffers of the state.
     return State(jnp.array(initial_rows, jnp.float32), moments, jnp.zeros((), jnp.int32))
 
 
@@ -58,36 +58,40 @@ def _predict(
     model: ModelConfig,
     remat: bool,
 ) -> jax.Array:
-    """The networks: rows [K, P, D], a sample's own, ids [K, L], noisy latents [K, H, W, C] -> the UNet's output."""
+    """Returns the UNet's output [K, H, W, C] for K samples.
+
+    trainable: rows [K, P, D] of each sample. ids: [K, L]. noisy: latents [K, H, W, C]. timesteps: [K].
+    """
     states = networks.encode_text(params, model, ids, trainable)
     return networks.predict(params, model, noisy, timesteps, states, remat)
 
 
-class _Seen(NamedTuple):
-    """What the networks see of K samples, of one run or of several, and what they should answer."""
+class _Inputs(NamedTuple):
+    """The inputs of the networks for K samples of one or several runs, and the targets of their predictions."""
 
-    rows: jax.Array  # [K, P, D], those of each sample's run
-    ids: jax.Array  # [K, L]
-    noisy: jax.Array  # [K, H, W, C]
+    rows: jax.Array  # [K, P, D] the rows of each sample's run
+    ids: jax.Array  # [K, L] token ids of the prompts
+    noisy: jax.Array  # [K, H, W, C] noisy latents
     timestep: jax.Array  # [K]
-    target: jax.Array  # [K, H, W, C]
+    target: jax.Array  # [K, H, W, C] what the UNet should predict
 
 
-def _each_prompt(batch: Sample, mesh: Mesh | None) -> Sample:
-    """Samples [R, N, ...] with two prompts as [R, 2N, ...] with one: the direct prompts, then the inverse ones.
+def _one_prompt_each(batch: Sample, mesh: Mesh | None) -> Sample:
+    """Turns samples [R, N, ...] with two prompts into [R, 2N, ...] with one, the direct prompts first.
 
-    Both prompts of a sample have its latents, noise and timestep, and the same weight in the mean loss: Eq. 2 is an
-    expectation over prompts, of which the text expansion (§3.2) makes as many inverse as direct ones.
+    Returns samples with one prompt as they are. Both prompts of a sample get its latents, noise and timestep, and the
+    same weight in the mean loss: Eq. 2 is an expectation over prompts, and the text expansion (§3.2) adds one inverse
+    prompt to every direct prompt.
     """
     if batch.inverse_ids is None:
         return batch
     inverse = batch._replace(ids=batch.inverse_ids)
     both = jax.tree.map(lambda direct, other: jnp.concatenate([direct, other], axis=1), batch, inverse)
-    return both if mesh is None else whole(both, mesh)  # otherwise devices would exchange samples
+    return both if mesh is None else whole(both, mesh)  # replicated, so that devices do not exchange samples
 
 
-def _see(rows: jax.Array, batch: Sample, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> _Seen:
-    """The samples [R, N, ...] of all runs, as the R * N that the networks see."""
+def _inputs(rows: jax.Array, batch: Sample, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> _Inputs:
+    """Computes the inputs and targets of the networks for the samples [R, N, ...] of all runs; K = R * N."""
     runs, samples = batch.ids.shape[:2]
     flat = lambda x: x.reshape(runs * samples, *x.shape[2:])
     latents, noise, timestep = flat(batch.latents), flat(batch.noise), flat(batch.timestep)
@@ -95,48 +99,55 @@ def _see(rows: jax.Array, batch: Sample, hyper: Hyperparameters, schedule: Sched
     if config.blur_noisy_latents:
         noisy = flat(jax.vmap(gaussian_blur)(noisy.reshape(batch.latents.shape), hyper.latent_sigma))
     of_samples = flat(jnp.broadcast_to(rows[:, None], (runs, samples, *rows.shape[1:])))
-    return _Seen(of_samples, flat(batch.ids), noisy, timestep, schedule.training_target(latents, noise, timestep))
+    return _Inputs(of_samples, flat(batch.ids), noisy, timestep, schedule.training_target(latents, noise, timestep))
 
 
 def _denoising(
-    seen: _Seen, params: Any, model: ModelConfig, config: StepConfig, mesh: Mesh | None
+    inputs: _Inputs, params: Any, model: ModelConfig, config: StepConfig, mesh: Mesh | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Each sample's loss (Eq. 1, 2, 8) and its gradient by the sample's own copy of the rows: [K], [K, P, D]."""
+    """Returns the denoising loss of each sample (Eq. 1, 2, 8), [K], and its gradient, [K, P, D].
+
+    The gradient of a sample is taken with respect to its own copy of the rows.
+    """
     predict: Callable[..., jax.Array] = partial(_predict, model=model, remat=config.remat)
     if mesh is not None:
         predict = over_samples(predict, mesh)
 
-    # The loss is a mean, so its gradient by one number is small: in float16 it would vanish.
-    scale = float(np.prod(seen.target.shape[1:])) / 16 if compute_dtype(params) == jnp.float16 else 1.0
+    # The loss is a mean over many numbers, so its gradient with respect to each is small, and would underflow in
+    # float16. Therefore the loss is scaled up, and the gradient down again.
+    scale = float(np.prod(inputs.target.shape[1:])) / 16 if compute_dtype(params) == jnp.float16 else 1.0
 
     def loss(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        each = losses.denoising(predict(params, rows, seen.ids, seen.noisy, seen.timestep), seen.target)
+        each = losses.denoising(predict(params, rows, inputs.ids, inputs.noisy, inputs.timestep), inputs.target)
         return scale * jnp.sum(each), each
 
-    gradients, each = jax.grad(loss, has_aux=True)(seen.rows)
+    gradients, each = jax.grad(loss, has_aux=True)(inputs.rows)
     return each, gradients / scale
 
 
-def _in_pieces(function: Callable[[_Seen], Any], seen: _Seen, size: int) -> Any:
-    """`function` of all samples, computed for `size` of them after another (0: at once).
+def _in_pieces(function: Callable[[_Inputs], Any], inputs: _Inputs, size: int) -> Any:
+    """Applies `function` to `size` samples at a time and joins the results; a size of 0 means all samples at once.
 
-    The last piece is filled up with the first samples, whose second results are dropped.
+    The first samples fill up the last piece; their second results are dropped.
     """
-    samples = len(seen.ids)
+    samples = len(inputs.ids)
     if not 0 < size < samples:
-        return function(seen)
+        return function(inputs)
     members = np.resize(np.arange(samples), (-(-samples // size), size))
-    results = jax.lax.map(function, jax.tree.map(lambda x: x[members], seen))
+    results = jax.lax.map(function, jax.tree.map(lambda x: x[members], inputs))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:samples], results)
 
 
 def _control(
     rows: jax.Array, batch: Sample, table: jax.Array, hyper: Hyperparameters, config: StepConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """The control loss (Eq. 4-7) summed over runs, and of each: the mean over the groups that share their words."""
+    """Returns the control loss (Eq. 4-7) summed over runs, and of each run, [R]: the mean over its groups of samples.
+
+    table: the frozen token embeddings [V, D].
+    """
 
     def words(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Frozen rows of token ids, pooled over each group: [R, N, k] -> [R, N / G, G * k, D], and their mask."""
+        """Returns the embeddings of token ids, pooled over groups, [R, N, k] -> [R, N / G, G * k, D], and a mask."""
         pooled = ids.reshape(len(ids), config.accumulation, -1)
         return jnp.take(table, jnp.maximum(pooled, 0), axis=0), pooled >= 0
 
@@ -162,16 +173,17 @@ def gradients(
     config: StepConfig,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """The gradient [R, P, D] of Eq. 10 for a step's samples [R, N, ...], and its losses. Runs share nothing.
+    """Returns the gradient [R, P, D] of the loss (Eq. 10) for the samples [R, N, ...] of a step, and the losses.
 
-    The networks run on the mesh's devices, each on its share of `samples_at_once`; the rest is small, and on each. How
-    many go through the networks at once decides how much memory a step needs, and changes results by rounding alone.
+    Runs do not influence each other. The devices of the mesh divide the samples that go through the networks; every
+    device computes all the rest, which is small. `samples_at_once` limits the number of samples that go through the
+    networks together, and with it the memory that a step needs. It changes results only by rounding.
     """
-    shown = _each_prompt(batch, mesh)
+    shown = _one_prompt_each(batch, mesh)
     runs, samples = shown.ids.shape[:2]
-    seen = _see(rows, shown, hyper, schedule, config)
+    inputs = _inputs(rows, shown, hyper, schedule, config)
     denoise = partial(_denoising, params=params, model=model, config=config, mesh=mesh)
-    each, towards = _in_pieces(denoise, seen, config.samples_at_once)
+    each, towards = _in_pieces(denoise, inputs, config.samples_at_once)
     # Summing the samples' gradients is the only communication between devices.
     towards = towards.reshape(runs, samples, *rows.shape[1:]).mean(axis=1)
     steered, control = jax.grad(_control, has_aux=True)(rows, batch, token_table(params), hyper, config)
@@ -190,7 +202,7 @@ def train_step(
     config: StepConfig,
     mesh: Mesh | None = None,
 ) -> tuple[State, Metrics]:
-    """One AdamW step of every run."""
+    """Makes one AdamW step of every run, with newly drawn samples. Returns the new state and the losses."""
     batch = draw_batch(state.step, data, hyper, schedule, config)
     if mesh is not None:
         # Replicated: sharding this small computation would only add collectives.
@@ -198,7 +210,7 @@ def train_step(
     grads, metrics = gradients(state.rows, batch, params, hyper, model, schedule, config, mesh)
     optimiser = _optimiser(config, hyper.weight_decay[:, None, None])
     updates, moments = optimiser.update(grads, state.moments, state.rows)
-    # Rows of <R-inv> that no prompt holds would still decay: they stay as they are.
+    # Weight decay would change the rows of <R-inv> even in a run without inverse prompts. There, they are not updated.
     is_relation = jnp.arange(state.rows.shape[1]) < config.rows_per_token
     moves = is_relation[None, :] | (hyper.inverse_share > 0)[:, None]
     updates = jnp.where(moves[..., None], -hyper.learning_rate[:, None, None] * updates, 0.0)
@@ -219,9 +231,10 @@ def train_steps(
     capacity: int,
     mesh: Mesh | None = None,
 ) -> tuple[State, Metrics]:
-    """`num_steps` <= capacity steps in one dispatch; metrics [capacity, R], of which the first num_steps are set.
+    """Makes `num_steps` <= capacity steps in one call of the compiled program.
 
-    The number is traced: one program serves every count, so where a run is cut changes nothing in its numbers.
+    Returns the new state, and metrics [capacity, R] of which the first num_steps are set. num_steps is traced, so one
+    program serves every number of steps. A run therefore gets the same results wherever it is stopped and resumed.
     """
 
     def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:

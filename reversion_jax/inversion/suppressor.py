@@ -1,18 +1,18 @@
-"""The high-frequency suppressor H of Inv-ReVersion (§3.4, Eq. 8 and 9): a Gaussian low-pass, by FFT."""
+"""The high-frequency suppressor H of Inv-ReVersion (§3.4, Eq. 8 and 9): a Gaussian low-pass filter, computed by FFT."""
 
 import jax
 import jax.numpy as jnp
 
-_TRUNCATE = 4.0  # the kernel ends at ±4σ, as scipy's does
-_WRAPS = 64  # periods that a kernel may reach to either side, see gaussian_blur
+_TRUNCATE = 4.0  # the kernel ends at ±4σ, as in scipy
+_WRAPS = 64  # the kernel reaches at most this number of periods to either side, see `gaussian_blur`
 
 
 def gaussian_blur(images: jax.Array, sigma: jax.Array | float) -> jax.Array:
-    """Blurs images [N, H, W, C] along H and W by a Gaussian of sigma pixels; 0 returns them exactly.
+    """Blurs images [N, H, W, C] along H and W with a Gaussian of sigma pixels. Sigma 0 returns the images exactly.
 
-    Equals scipy.ndimage.gaussian_filter(mode="mirror", truncate=4) to 1e-5 for images in [-1, 1], at any
-    size. Sigma is a scalar and may be traced. From 32 image lengths on, where the blur is the mean to that
-    accuracy, it grows no further. Computed in fp32, returned in the images' dtype.
+    Equals scipy.ndimage.gaussian_filter(mode="mirror", truncate=4) to 1e-5 for images in [-1, 1] of any size. Sigma is
+    a scalar and may be traced. Sigma is limited to 32 image lengths, where the blur equals the mean to that accuracy.
+    Computes in float32 and returns the images' dtype.
     """
     sigma = jnp.asarray(sigma, jnp.float32)
     blurred = images.astype(jnp.float32)
@@ -22,9 +22,9 @@ def gaussian_blur(images: jax.Array, sigma: jax.Array | float) -> jax.Array:
 
 
 def _blur_axis(images: jax.Array, sigma: jax.Array, axis: int) -> jax.Array:
-    """Blurs images float32 [N, H, W, C] along one axis, by sigma [] pixels."""
-    # A line followed by its mirror image, edges not repeated, is one period of the mirror extension:
-    # circular convolution with the kernel, wrapped to that period, is the filter, borders included.
+    """Blurs images float32 [N, H, W, C] along one axis with a Gaussian of sigma [] pixels."""
+    # A line followed by its mirror image, without repeated edges, is one period of the mirror extension. The filter,
+    # borders included, is the circular convolution of this period with the kernel, wrapped to the same period.
     size = images.shape[axis]
     mirrored = jnp.flip(jax.lax.slice_in_dim(images, 1, max(size - 1, 1), axis=axis), axis)
     period = jnp.concatenate([images, mirrored], axis)
@@ -35,7 +35,7 @@ def _blur_axis(images: jax.Array, sigma: jax.Array, axis: int) -> jax.Array:
 
 
 def _wrapped_kernel(period: int, sigma: jax.Array) -> jax.Array:
-    """The truncated Gaussian, normalised, folded onto a ring of `period` pixels with its centre at 0."""
+    """Returns the truncated, normalised Gaussian as a periodic kernel float32 [period], with its centre at index 0."""
     reach = _WRAPS * period
     sigma = jnp.minimum(sigma, (reach - 1) / _TRUNCATE)
     offsets = jnp.arange(-reach, reach, dtype=jnp.float32)

@@ -61,8 +61,8 @@ def test_init_starts_from_words():
 @pytest.mark.parametrize(
     ("initialisers", "rows_per_token", "message"),
     [
-        ([[4, 5]], 1, "2 tokens: rows_per_token=1 takes one token"),
-        ([[4], [4, 5]], 3, "2 tokens: rows_per_token=3 takes one token or 3"),
+        ([[4, 5]], 1, "2 tokens: rows_per_token=1 needs one token"),
+        ([[4], [4, 5]], 3, "2 tokens: rows_per_token=3 needs one token or 3"),
         ([[]], 1, "0 tokens"),
         ([[V]], 1, "0 … 10"),
         ([[-1]], 1, "0 … 10"),

@@ -36,8 +36,8 @@ def test_a_file_of_the_users_own(tmp_path, kind):
     ("content", "message"),
     [
         (b"in\non top\n", "line 2: 'on top' is a phrase"),
-        (b"in\non\n#\nIn\n", "line 4: 'in' already stands on line 1"),
-        (b"# nothing\n\n", "no words"),
+        (b"in\non\n#\nIn\n", "line 4: 'in' is also on line 1"),
+        (b"# nothing\n\n", "contains no words"),
         (b"\xff\xfe\n", "not UTF-8"),
     ],
 )
