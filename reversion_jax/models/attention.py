@@ -1,4 +1,4 @@
-"""Multi-head attention that never holds all of a long sequence's scores, forwards or backwards."""
+"""Multi-head attention. For long sequences, neither the forward nor the backward pass stores all scores at once."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,20 +6,26 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-_LONG = 1024  # positions from which scores are not kept: SD 1.5's first level at 256 px, the first two at 512 px
-_BLOCK = 512  # queries at a time
-_ALIGNED = 64  # what cuDNN's lengths are multiples of
+# From this number of positions on, scores are not all stored. SD 1.5 has that many at its first level at 256 px, and at
+# its first two levels at 512 px.
+_LONG = 1024
+_BLOCK = 512  # queries that are computed at a time
+_ALIGNED = 64  # cuDNN needs sequence lengths that are multiples of this
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, causal: bool = False) -> jax.Array:
-    """Multi-head attention, [N, Lq, C], [N, Lk, C], [N, Lk, C] -> [N, Lq, C]; softmax in float32."""
+    """Computes multi-head attention, [N, Lq, C], [N, Lk, C], [N, Lk, C] -> [N, Lq, C], with the softmax in float32.
+
+    causal: each position attends only to itself and to earlier positions.
+    """
     q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
     short = query.shape[1] < _LONG or key.shape[1] < _LONG or causal
-    forms: dict[str, Callable[..., jax.Array]] = {"cpu": _in_turn, "default": _in_blocks}
+    forms: dict[str, Callable[..., jax.Array]] = {"cpu": _head_by_head, "default": _in_blocks}
     if short:
         forms = {"default": partial(_short, causal=causal)}
     if not causal and query.shape[1] >= _LONG and _cudnn_applies(q):
-        # What one form keeps for its backward pass, JAX has the others keep as well: zeros as large as the scores.
+        # `platform_dependent` stores what any form needs for its backward pass, as zeros for forms that do not run.
+        # Without checkpoint, cuDNN's form would store zeros of the size of the scores.
         forms = {platform: jax.checkpoint(form) for platform, form in forms.items()}
         forms["cuda"] = _flash
     found = jax.lax.platform_dependent(q, k, v, **forms) if len(forms) > 1 else forms["default"](q, k, v)
@@ -27,8 +33,11 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, ca
 
 
 def _short(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> jax.Array:
-    """[N, Lq, heads, d], [N, Lk, heads, d] twice -> [N, Lq, heads, d], by way of scores [N, heads, Lq, Lk]."""
-    # As jax.nn.dot_product_attention computes it off CUDA; in this form XLA's CPU takes a third of the time.
+    """Computes attention with all scores [N, heads, Lq, Lk] at once.
+
+    query [N, Lq, heads, d], key and value [N, Lk, heads, d] -> [N, Lq, heads, d].
+    """
+    # The same result as jax.nn.dot_product_attention without cuDNN, in a third of its time on XLA's CPU backend.
     query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32)
     if causal:
@@ -39,27 +48,30 @@ def _short(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> 
 
 
 def _in_blocks(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """As `_short`, some queries at a time, whose scores the backward pass computes again."""
+    """Computes the same as `_short`, but a block of queries at a time. The backward pass computes the scores again."""
     return _by_heads(jax.vmap(_one_head), query, key, value)
 
 
-def _in_turn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """As `_in_blocks`, one head after another: plain matrix products, which fit the caches of a CPU.
+def _head_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Computes the same as `_in_blocks`, but one head after another.
 
-    XLA's CPU is 4 times faster on them.
+    This gives plain matrix products, which fit the caches of a CPU and are 4 times faster on XLA's CPU backend.
     """
     return _by_heads(lambda *each: jax.lax.map(lambda head: _one_head(*head), each), query, key, value)
 
 
 def _by_heads(over_heads: Callable[..., jax.Array], *split: jax.Array) -> jax.Array:
-    """`over_heads` of arrays [N * heads, L, d], of such as [N, L, heads, d]; and back."""
+    """Reshapes arrays [N, L, heads, d] to [N * heads, L, d], applies `over_heads`, and reshapes the result back."""
     n, _, heads, width = split[0].shape
     out = over_heads(*(jnp.moveaxis(x, 2, 1).reshape(n * heads, -1, width) for x in split))
     return jnp.moveaxis(out.reshape(n, heads, -1, width), 1, 2)
 
 
 def _flash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """As `_short`, by cuDNN, which keeps no scores: a prompt's keys are filled up to the length that it takes."""
+    """Computes the same as `_short` by cuDNN's flash attention, which stores no scores.
+
+    Keys and values, such as those of a prompt, are padded to a length that cuDNN accepts.
+    """
     keys = key.shape[1]
     if more := -keys % _ALIGNED:
         key, value = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (key, value))
@@ -68,7 +80,7 @@ def _flash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _one_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """[Lq, d], [Lk, d] twice -> [Lq, d]."""
+    """Computes the attention of one head: query [Lq, d], key and value [Lk, d] -> [Lq, d]."""
 
     @jax.checkpoint
     def attend(block: jax.Array) -> jax.Array:
@@ -81,13 +93,13 @@ def _one_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _cudnn_applies(query: jax.Array) -> bool:
-    """Whether cuDNN's flash attention takes such heads, and the GPU, if any, is of compute capability 8 or more."""
+    """Returns whether cuDNN's flash attention accepts queries of this type and shape, and the GPU supports it."""
     width = query.shape[3]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     return half and query.shape[1] % _ALIGNED == 0 and width <= 128 and width % 8 == 0 and _capability() >= 8
 
 
 def _capability() -> float:
-    """The compute capability of the NVIDIA GPU that JAX computes on; 0 where it computes on something else."""
+    """Returns the compute capability of the NVIDIA GPU that JAX uses, or 0 if JAX uses another device."""
     told = str(getattr(jax.devices()[0], "compute_capability", ""))
     return float(told) if told.replace(".", "").isdigit() else 0.0

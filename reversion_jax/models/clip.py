@@ -1,4 +1,4 @@
-"""CLIP's text encoder, as Stable Diffusion 1.x uses it: the last layer's normalised states; and what pools them."""
+"""CLIP's text encoder. Stable Diffusion 1.x uses the normalised states of its last layer; CLIP pools them to one."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ _FIXED = {
 
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig:
-    """Sizes of a CLIP text encoder, by transformers' names; the defaults are Stable Diffusion 1.5's."""
+    """Sizes of a CLIP text encoder. The fields have transformers' names, and Stable Diffusion 1.5's defaults."""
 
     vocab_size: int = 49408
     hidden_size: int = 768
@@ -33,28 +33,29 @@ class CLIPTextConfig:
     max_position_embeddings: int = 77
     layer_norm_eps: float = 1e-5
     hidden_act: str = "quick_gelu"
-    eos_token_id: int = 2  # where `end_of_text` pools; 2 stands for the highest id of the text
-    # Only for other tools: the projection is not this encoder's, and the tokenizer folder has its own ids.
+    eos_token_id: int = 2  # the token where `end_of_text` pools; 2 means the highest id in the text
+    # The rest is written for other tools and not used here: this encoder has no projection, and the tokenizer's folder
+    # has its own ids.
     projection_dim: int = 768
     bos_token_id: int = 0
     pad_token_id: int = 1
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "CLIPTextConfig":
-        """Reads transformers' text_encoder/config.json; ValueError names what is not Stable Diffusion 1.x."""
+        """Reads transformers' text_encoder/config.json. Raises ValueError if it is not Stable Diffusion 1.x's."""
         return json_config.read(cls, values, _FIXED, strict=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The config.json that transformers.CLIPTextModel loads."""
+        """Returns the config.json that transformers.CLIPTextModel loads."""
         return json_config.write(self, _FIXED)
 
 
-# Where the token table lies in the text encoder's tree.
+# The path of the token table in the text encoder's parameter tree.
 TOKEN_TABLE = "text_model/embeddings/token_embedding/embedding"
 
 
 def token_table(params: Mapping[str, Any]) -> jax.Array:
-    """The frozen token embeddings [V, D] of a model's params."""
+    """Returns the frozen token embeddings [V, D] from the parameters of a model."""
     found = params["text_encoder"]
     for name in TOKEN_TABLE.split("/"):
         found = found[name]
@@ -62,7 +63,7 @@ def token_table(params: Mapping[str, Any]) -> jax.Array:
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x), the GELU that OpenAI's CLIP was trained with."""
+    """Returns x sigmoid(1.702 x), the approximation of GELU with which OpenAI's CLIP was trained."""
     return x * nn.sigmoid(1.702 * x)
 
 
@@ -73,15 +74,19 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def end_of_text(ids: jax.Array, eos_token_id: int) -> jax.Array:
-    """The position whose state stands for the whole text, [N, L] -> [N]: that of the first end token.
+    """Returns the position of the first end token, whose state represents the whole text, ids [N, L] -> [N].
 
-    Configs older than transformers 4.31 say 2, which was never CLIP's end token: the highest id, then.
+    If eos_token_id is 2, the position of the highest id is returned instead. Configs from before transformers 4.31 have
+    that value, although 2 was never CLIP's end token; the end token has the highest id.
     """
     return jnp.argmax(ids if eos_token_id == 2 else ids == eos_token_id, axis=-1)
 
 
 class CLIPTextEncoder(nn.Module):
-    """Token ids -> states. `embed` and `encode` are apart so that rows can be spliced in between."""
+    """CLIP's text encoder, ids [N, L] -> states [N, L, D].
+
+    `embed` and `encode` are separate, so that trainable rows can replace embeddings in between.
+    """
 
     config: CLIPTextConfig
     dtype: Dtype = jnp.float32
@@ -90,11 +95,14 @@ class CLIPTextEncoder(nn.Module):
         self.text_model = TextModel(self.config, self.dtype)
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """The token table's rows, [N, L] -> [N, L, D]; placeholder ids >= V get some row, to be replaced."""
+        """Looks up token embeddings, ids [N, L] -> [N, L, D].
+
+        Placeholder ids (V or more) get an arbitrary row of the table, which the caller replaces.
+        """
         return self.text_model.embeddings.tokens(ids)
 
     def encode(self, embeddings: jax.Array) -> jax.Array:
-        """Token embeddings without positions -> last hidden states, [N, L, D] -> [N, L, D]."""
+        """Encodes token embeddings without positions to the last layer's states, [N, L, D] -> [N, L, D]."""
         return self.text_model(embeddings)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
@@ -102,7 +110,7 @@ class CLIPTextEncoder(nn.Module):
 
 
 class TextModel(nn.Module):
-    """Token embeddings without positions -> last hidden states, [N, L, D] -> [N, L, D]."""
+    """The text encoder after the token embeddings: embeddings without positions [N, L, D] -> states [N, L, D]."""
 
     config: CLIPTextConfig
     dtype: Dtype
@@ -117,7 +125,7 @@ class TextModel(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    """The tables of tokens and positions."""
+    """The embedding tables of tokens and positions."""
 
     config: CLIPTextConfig
     dtype: Dtype
@@ -129,20 +137,21 @@ class _Embeddings(nn.Module):
         self.position_embedding = nn.Embed(c.max_position_embeddings, c.hidden_size, embedding_init=init(0.01))
 
     def tokens(self, ids: jax.Array) -> jax.Array:
-        """The token table's rows, [N, L] -> [N, L, D]."""
-        # mode="clip": the default would turn ids >= V into NaN, which survives jnp.where's gradient.
+        """Looks up token embeddings, ids [N, L] -> [N, L, D]."""
+        # mode="clip", because the default mode gives NaN for ids >= V. Where jnp.where replaces a NaN, the gradient is
+        # still NaN.
         return jnp.take(self.token_embedding.embedding, ids, axis=0, mode="clip")
 
     def add_positions(self, embeddings: jax.Array) -> jax.Array:
-        """Token embeddings with positions added, [N, L, D] -> [N, L, D]."""
+        """Adds position embeddings to token embeddings, [N, L, D] -> [N, L, D]."""
         positions = self.position_embedding.embedding[: embeddings.shape[1]]
         return (embeddings + positions[None]).astype(self.dtype)
 
 
 class Encoder(nn.Module):
-    """The transformer layers of either encoder, [N, L, D] -> [N, L, D]; `config` is a text or a vision config."""
+    """The transformer layers of CLIP's text or image encoder, [N, L, D] -> [N, L, D]."""
 
-    config: Any
+    config: Any  # CLIPTextConfig or CLIPVisionConfig
     dtype: Dtype
     causal: bool
 
@@ -152,7 +161,7 @@ class Encoder(nn.Module):
 
 
 class _Layers(nn.Module):
-    """All layers, one after the other, [N, L, D] -> [N, L, D]."""
+    """The layers, one after the other, [N, L, D] -> [N, L, D]."""
 
     config: Any
     dtype: Dtype
@@ -166,7 +175,7 @@ class _Layers(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Self-attention and MLP, each in a residual, [N, L, D] -> [N, L, D]."""
+    """One transformer layer: self-attention and MLP, each with a residual connection, [N, L, D] -> [N, L, D]."""
 
     config: Any
     dtype: Dtype
@@ -182,7 +191,7 @@ class _Layer(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """Multi-head attention of positions to one another, [N, L, D] -> [N, L, D]."""
+    """Multi-head self-attention, [N, L, D] -> [N, L, D]."""
 
     config: Any
     dtype: Dtype
@@ -197,7 +206,7 @@ class _SelfAttention(nn.Module):
 
 
 class _MLP(nn.Module):
-    """Two linear layers with an activation between, [N, L, D] -> [N, L, D]."""
+    """Two linear layers with an activation between them, [N, L, D] -> [N, L, D]."""
 
     config: Any
     dtype: Dtype

@@ -1,4 +1,4 @@
-"""CLIP's image encoder, and CLIP as a whole: pictures and texts as vectors of one space (arXiv 2103.00020)."""
+"""CLIP's image encoder, and CLIP, which maps pictures and texts to vectors of one space (arXiv:2103.00020)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from reversion_jax.models import json_config
 from reversion_jax.models.clip import ACTIVATIONS, CLIPTextConfig, Encoder, TextModel, end_of_text
 from reversion_jax.models.layers import Dense, LayerNorm
 
-# What transformers takes where a CLIP's config.json is silent; CLIPTextConfig's own defaults are Stable Diffusion's.
+# The defaults of transformers for keys that a CLIP's config.json lacks. CLIPTextConfig has Stable Diffusion's defaults.
 _TEXT_DEFAULTS = {
     "hidden_size": 512,
     "intermediate_size": 2048,
@@ -25,7 +25,7 @@ _TEXT_DEFAULTS = {
 
 @dataclasses.dataclass(frozen=True)
 class CLIPVisionConfig:
-    """Sizes of a CLIP image encoder, by transformers' names; the defaults are transformers', ViT-B/32."""
+    """Sizes of a CLIP image encoder. The fields have transformers' names and defaults, which are those of ViT-B/32."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -40,28 +40,31 @@ class CLIPVisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """Both encoders, and the width E of the space that they share."""
+    """The configurations of both encoders, and the width of the space that they share.
+
+    Raises ValueError for an unknown activation, and for image sizes that cannot be cut into patches.
+    """
 
     text: CLIPTextConfig
     vision: CLIPVisionConfig
-    projection_dim: int = 512
+    projection_dim: int = 512  # E, the width of the shared space
 
     def __post_init__(self) -> None:
         for part in (self.text, self.vision):
             if part.hidden_act not in ACTIVATIONS:
                 known = ", ".join(ACTIVATIONS)
-                raise ValueError(f"{type(part).__name__}: hidden_act={part.hidden_act!r} is none of {known}")
+                raise ValueError(f"{type(part).__name__}: hidden_act={part.hidden_act!r} must be one of {known}")
         if self.vision.image_size % self.vision.patch_size or self.vision.num_channels != 3:
             raise ValueError(
-                f"CLIPVisionConfig: image_size={self.vision.image_size} px of {self.vision.num_channels} channels "
-                f"cannot be cut into coloured patches of {self.vision.patch_size} px"
+                f"CLIPVisionConfig: image_size={self.vision.image_size} must be a multiple of "
+                f"patch_size={self.vision.patch_size}, and num_channels={self.vision.num_channels} must be 3"
             )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "CLIPConfig":
-        """Reads the config.json of transformers' CLIPModel; ValueError names what is not CLIP's."""
+        """Reads the config.json of transformers' CLIPModel. Raises ValueError for values that CLIP cannot have."""
         if values.get("model_type") != "clip":
-            raise ValueError(f"model_type={values.get('model_type')!r}: not a CLIP, whose config.json says 'clip'")
+            raise ValueError(f"model_type={values.get('model_type')!r}: not a CLIP, whose config.json has 'clip'")
         text, vision = (_tower(values, name) for name in ("text_config", "vision_config"))
         width = values.get("projection_dim")
         return cls(
@@ -71,13 +74,16 @@ class CLIPConfig:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The config.json that transformers.CLIPModel loads."""
+        """Returns the config.json that transformers.CLIPModel loads."""
         towers = {"text_config": json_config.write(self.text, {}), "vision_config": json_config.write(self.vision, {})}
         return {"architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": self.projection_dim, **towers}
 
 
 class CLIP(nn.Module):
-    """Two encoders into one space; the features are as long as they come, see `clip_features` for unit vectors."""
+    """CLIP: two encoders that map texts and pictures to vectors [N, E] of one space.
+
+    The vectors are not normalised; evaluation/clip_features.py scales them to length 1.
+    """
 
     config: CLIPConfig
 
@@ -87,17 +93,17 @@ class CLIP(nn.Module):
         self.vision_model = _VisionModel(c.vision)
         self.text_projection = Dense(c.projection_dim, use_bias=False)
         self.visual_projection = Dense(c.projection_dim, use_bias=False)
-        # The logarithm of what cosines are multiplied with in training; scores leave it out.
+        # In CLIP's training, cosines were multiplied by exp(logit_scale). Scores do not use it.
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6592), ())
 
     def text_features(self, ids: jax.Array) -> jax.Array:
-        """Token ids [N, L] -> [N, E]."""
+        """Returns the vectors of texts, token ids [N, L] -> [N, E]."""
         states = self.text_model(self.text_model.embeddings.tokens(ids))
         end = end_of_text(ids, self.config.text.eos_token_id)
         return self.text_projection(jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0])
 
     def image_features(self, pixels: jax.Array) -> jax.Array:
-        """Preprocessed pictures [N, image_size, image_size, 3] -> [N, E]."""
+        """Returns the vectors of preprocessed pictures, [N, image_size, image_size, 3] -> [N, E]."""
         return self.visual_projection(self.vision_model(pixels))
 
     def __call__(self, ids: jax.Array, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -105,7 +111,7 @@ class CLIP(nn.Module):
 
 
 class _VisionModel(nn.Module):
-    """Preprocessed pictures [N, image_size, image_size, 3] -> the first position's state [N, D]."""
+    """The image encoder: preprocessed pictures [N, image_size, image_size, 3] -> state of the first position [N, D]."""
 
     config: CLIPVisionConfig
 
@@ -113,13 +119,16 @@ class _VisionModel(nn.Module):
     def __call__(self, pixels: jax.Array) -> jax.Array:
         eps = self.config.layer_norm_eps
         x = _PatchEmbeddings(self.config, name="embeddings")(pixels)
-        x = LayerNorm(epsilon=eps, name="pre_layrnorm")(x)  # so misspelt in every file
+        x = LayerNorm(epsilon=eps, name="pre_layrnorm")(x)  # every CLIP file has this misspelling
         x = Encoder(self.config, jnp.float32, causal=False, name="encoder")(x)
         return LayerNorm(epsilon=eps, name="post_layernorm")(x[:, 0])
 
 
 class _PatchEmbeddings(nn.Module):
-    """Pictures [N, image_size, image_size, 3] -> [N, 1 + patches, D]; the first position is the whole picture's."""
+    """Patch embeddings: pictures [N, image_size, image_size, 3] -> [N, 1 + patches, D].
+
+    The first position represents the whole picture.
+    """
 
     config: CLIPVisionConfig
 
@@ -137,6 +146,9 @@ class _PatchEmbeddings(nn.Module):
 
 
 def _tower(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """One encoder's settings; where an old file has "…_config_dict" as well, transformers takes only that."""
+    """Returns the values of one encoder from a CLIP's config.json.
+
+    Old files have an entry "…_config_dict" as well. As in transformers, it is then the only one that counts.
+    """
     given = values.get(f"{name}_dict")
     return given if given is not None else values.get(name) or {}

@@ -1,4 +1,4 @@
-"""Reading and writing the config.json files of diffusers and transformers."""
+"""Reads and writes the config.json files of diffusers and transformers."""
 
 import dataclasses
 import json
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def read(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any], *, strict: bool) -> Any:
-    """Builds the config dataclass `cls` from a config.json's values.
+    """Builds the config dataclass `cls` from the values of a config.json.
 
-    `fixed` holds what Stable Diffusion 1.x implies and this code relies on: a key that is present must have
-    that value. `strict` also refuses keys nobody here has heard of, unless switched off (null or false).
-    Raises ValueError naming the offending key.
+    fixed: values that every Stable Diffusion 1.x model has and that this code relies on. A key of `fixed` may be absent
+    from `values`, but must not have another value. strict: refuse keys that are neither fields of `cls` nor in `fixed`,
+    unless their value is null or false. Raises ValueError, which names the key.
     """
     defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cls)}
     given = {}
@@ -23,7 +23,7 @@ def read(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any], *, stri
                 raise ValueError(f"{said} is not Stable Diffusion 1.x, which has {json.dumps(fixed[key])}")
         elif key in defaults and value is not None:
             if not _is_like(value, defaults[key]):
-                raise ValueError(f"{said} is not supported (expected something like {defaults[key]!r})")
+                raise ValueError(f"{said} is not supported: its value must be like {defaults[key]!r}")
             given[key] = type(defaults[key])(value)
         elif strict and not key.startswith("_") and value is not None and value is not False:
             raise ValueError(f"{said} is unknown to Stable Diffusion 1.x")
@@ -31,7 +31,10 @@ def read(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any], *, stri
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value of JSON is of the kind of a config's default: a list for a tuple, a whole number for a float."""
+    """Returns whether a JSON value has the type of a field's default.
+
+    A list counts as a tuple if its items have the type of the default's first item. An integer counts as a float.
+    """
     if isinstance(default, tuple):
         return isinstance(value, list) and bool(value) and all(_is_like(item, default[0]) for item in value)
     if isinstance(default, float):
@@ -40,16 +43,16 @@ def _is_like(value: Any, default: Any) -> bool:
 
 
 def write(config: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of a config dataclass: its fields and the fixed values, tuples as lists."""
+    """Returns the config.json of a config dataclass: its fields and the fixed values, with tuples as lists."""
     fields = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
     return {**fixed, **fields}
 
 
 def check_blocks(config: Any, key: str, supported: tuple[str, ...]) -> None:
-    """Raises ValueError unless `config.key` gives each of the block_out_channels a supported block type."""
+    """Raises ValueError unless the field `key` of a config has one supported block type per block_out_channels."""
     blocks, name = getattr(config, key), type(config).__name__
     unknown = [block for block in blocks if block not in supported]
     if unknown:
         raise ValueError(f"{name}: {key} has {unknown[0]!r}; supported: {', '.join(supported)}")
     if len(blocks) != len(config.block_out_channels):
-        raise ValueError(f"{name}: {key} and block_out_channels differ in length")
+        raise ValueError(f"{name}: {key} and block_out_channels must have the same length")

@@ -1,4 +1,4 @@
-"""Layers shared by text encoder, UNet and VAE. Parameters are named as in Hugging Face's Flax files."""
+"""Layers that text encoder, UNet and VAE share. Parameters have the names that Hugging Face's Flax files use."""
 
 import functools
 import math
@@ -11,19 +11,22 @@ from flax.typing import Dtype
 from reversion_jax.models.convolution import convolve
 from reversion_jax.models.normalisation import GroupNorm
 
-# PyTorch's default, with which the models' recipes were tuned: uniform, variance 1 / (3 fan_in).
+# PyTorch's default initialisation, with which these models were developed: uniform, with variance 1 / (3 fan_in).
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 Dense = functools.partial(nn.Dense, kernel_init=kernel_init)
 Conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=kernel_init)
 Conv3x3 = functools.partial(
     nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=kernel_init, conv_general_dilated=convolve
 )
-# Flax's default variance, E[x^2] - E[x]^2, loses digits when the mean is large; PyTorch's does not.
+# Flax computes the variance as E[x^2] - E[x]^2 by default, which loses digits if the mean is large. PyTorch does not.
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 
 
 def timestep_embedding(timesteps: jax.Array, width: int) -> jax.Array:
-    """Sinusoids [cos, sin] of the timesteps, [N] -> float32 [N, width] (flip_sin_to_cos)."""
+    """Returns the sinusoidal embedding of timesteps, [N] -> float32 [N, width].
+
+    All cosines come before all sines, which is flip_sin_to_cos=True in diffusers.
+    """
     half = width // 2
     frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None, :]
@@ -31,7 +34,10 @@ def timestep_embedding(timesteps: jax.Array, width: int) -> jax.Array:
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised 3x3 convolutions in a residual; the time embedding, if any, is added between."""
+    """Residual block of two normalised 3x3 convolutions: x [N, H, W, C] -> [N, H, W, channels].
+
+    If there is a time embedding, time [N, F], it is added between the two convolutions.
+    """
 
     channels: int
     groups: int
@@ -54,9 +60,9 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width by a strided 3x3 convolution; `padding` is (before, after) on both axes."""
+    """Halves height and width by a 3x3 convolution of stride 2: [N, H, W, C] -> [N, H/2, W/2, C]."""
 
-    padding: tuple[int, int]
+    padding: tuple[int, int]  # pixels (before, after) on both axes
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -66,7 +72,10 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width by repetition, crops to `size` if given, then a 3x3 convolution."""
+    """Doubles height and width by repeating pixels, and applies a 3x3 convolution: [N, H, W, C] -> [N, 2H, 2W, C].
+
+    If `size` (height, width) is given, it crops to that size before the convolution.
+    """
 
     dtype: Dtype = jnp.float32
 

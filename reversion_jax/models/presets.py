@@ -1,4 +1,4 @@
-"""Whole models as values: Stable Diffusion 1.5 and the embedded miniature."""
+"""The configuration of a whole model, and its value for Stable Diffusion 1.5."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,10 @@ from reversion_jax.models.vae import VAEConfig
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The three networks of one latent diffusion model."""
+    """The configurations of the three networks of a latent diffusion model.
+
+    Raises ValueError if the sizes of the networks do not fit.
+    """
 
     text: CLIPTextConfig
     unet: UNetConfig
@@ -30,7 +33,7 @@ class ModelConfig:
 
 
 def compute_dtype(params: Mapping[str, Any]) -> DTypeLike:
-    """What text encoder and UNet compute in: the type that the UNet's weights are kept in."""
+    """Returns the type in which text encoder and UNet compute, which is the type of the UNet's weights."""
     return params["unet"]["conv_in"]["kernel"].dtype
 
 

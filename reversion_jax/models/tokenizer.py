@@ -1,4 +1,4 @@
-"""Text <-> token ids: CLIP's tokenizer, and placeholder tokens that stand for trainable rows."""
+"""CLIP's tokenizer, extended by placeholder tokens that stand for trainable rows."""
 
 import contextlib
 import functools
@@ -14,16 +14,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Prompts -> int32 [N, L], as `transformers.CLIPTokenizer` pads them to L = `length`.
+    """Turns prompts into token ids int32 [N, L], padded as `transformers.CLIPTokenizer` pads them.
 
-    A placeholder with S rows becomes S consecutive ids from V = `vocab_size` on, in the order of
-    `rows_per_token`: with {"<R>": 2, "<R-inv>": 1}, <R> is V, V + 1 and <R-inv> is V + 2.
+    A placeholder with S rows becomes S consecutive ids. The ids of all placeholders begin at V = `vocab_size` and
+    follow the order of `rows_per_token`: with {"<R>": 2, "<R-inv>": 1}, <R> is V, V + 1 and <R-inv> is V + 2.
     """
 
-    backend: Any
-    vocab_size: int
-    length: int
-    rows_per_token: Mapping[str, int] = field(default_factory=dict)
+    backend: Any  # the transformers.CLIPTokenizer of the model
+    vocab_size: int  # V, the number of rows in the text encoder's token table
+    length: int  # L, the number of ids per prompt
+    rows_per_token: Mapping[str, int] = field(default_factory=dict)  # the number of rows of each placeholder
 
     @classmethod
     def load(
@@ -34,31 +34,38 @@ class Tokenizer:
         vocab_size: int,
         length: int,
     ) -> "Tokenizer":
-        """Reads a tokenizer folder: vocab.json and merges.txt, or transformers 5's tokenizer.json alone.
+        """Reads a tokenizer folder, which has vocab.json and merges.txt, or tokenizer.json alone (transformers 5).
 
-        vocab_size, length: rows of the text encoder's token and position tables; the tokenizer's own
-        model_max_length can only shorten the latter. ValueError if the folder does not fit them.
+        vocab_size, length: the numbers of rows in the text encoder's token and position tables. If the tokenizer's
+        model_max_length is smaller than `length`, it is used instead. Raises ValueError if the folder has no readable
+        tokenizer, if the tokenizer has more tokens than the table has rows, or if a placeholder has no name or no row.
         """
         if not has_tokenizer(Path(folder)):
-            raise ValueError(f"no tokenizer in {folder}: it has neither vocab.json with merges.txt, nor tokenizer.json")
+            raise ValueError(f"no tokenizer in {folder}: put vocab.json and merges.txt there, or tokenizer.json")
         with _without_advice():
             from transformers import CLIPTokenizer
 
             try:
                 backend = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-            except Exception as error:  # of the tokenizers library, and of JSON
+            except Exception as error:  # the tokenizers library raises plain Exception; JSON and files raise others
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(f"cannot read the tokenizer in {folder}: {reason}") from error
         if len(backend) > vocab_size:
-            raise ValueError(f"{folder} has {len(backend)} tokens, the text encoder's table only {vocab_size}")
+            raise ValueError(
+                f"{folder} has {len(backend)} tokens, but the text encoder's table has only {vocab_size}: "
+                "use the tokenizer of this model"
+            )
         rows_per_token = dict(rows_per_token or {})
         for token, rows in rows_per_token.items():
             if not token or rows < 1:
-                raise ValueError(f"placeholder {token!r} with {rows} rows: need a name and at least one row")
+                raise ValueError(f"placeholder {token!r} with {rows} rows: it needs a name and at least one row")
         return cls(backend, vocab_size, min(length, backend.model_max_length), rows_per_token)
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Ids of one text or several, int32 [N, L]: start, words, end, padding; cut to L if need be."""
+        """Returns the ids of one text or several, int32 [N, L]: start token, words, end token, padding.
+
+        Words that do not fit into L ids are cut off. Raises ValueError as `check_text`.
+        """
         texts = [texts] if isinstance(texts, str) else list(texts)
         out = np.full((len(texts), self.length), self.backend.pad_token_id, np.int32)
         for row, words in zip(out, self._ids(texts), strict=True):
@@ -68,50 +75,51 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids of the start, end, padding and unknown tokens, ascending."""
+        """The ids of the start, end, padding and unknown tokens, in ascending order."""
         return tuple(sorted(set(self.backend.all_special_ids)))
 
     def placeholder_ids(self, token: str) -> list[int]:
-        """Ids of a placeholder's rows."""
+        """Returns the ids of the rows of a placeholder."""
         names = list(self.rows_per_token)
         start = self.vocab_size + sum(self.rows_per_token[name] for name in names[: names.index(token)])
         return list(range(start, start + self.rows_per_token[token]))
 
     @functools.cached_property
     def whole_words(self) -> np.ndarray:
-        """Ids int32 of the tokens that are words by themselves: three or more letters a-z, and the end of a word.
+        """The ids int32 of the tokens that end a word and have only letters a-z, at least three of them.
 
-        Some are endings, such as "ophobia": CLIP's vocabulary does not tell these from words.
+        Most of these tokens are whole words. Some are endings, such as "ophobia", which CLIP's vocabulary does not
+        distinguish from words.
         """
         vocabulary = self.backend.get_vocab().items()
         return np.array(sorted(i for token, i in vocabulary if re.fullmatch("[a-z]{3,}</w>", token)), np.int32)
 
     def word_ids(self, word: str) -> list[int]:
-        """Ids of a word or phrase, without start, end and padding."""
+        """Returns the ids of a word or phrase, with placeholders, and without start, end and padding tokens."""
         return self._ids([word])[0]
 
     def own_ids(self, word: str) -> list[int]:
-        """Ids of a word as the model itself reads it, learned or not."""
+        """Returns the ids of a word or phrase in the model's own tokenizer, to which placeholders are plain text."""
         return self.backend(word, add_special_tokens=False, verbose=False)["input_ids"]
 
     def knows(self, token: str) -> bool:
-        """Whether the model's own tokenizer has a token of this very name, such as a word learned earlier."""
+        """Returns whether the model's own tokenizer has a token of exactly this name, such as a learned word."""
         return token in self.backend.get_added_vocab() or f"{token}</w>" in self.backend.get_vocab()
 
     def ids_to_words(self, ids: Sequence[int]) -> list[str]:
-        """What each id says, for people to read: a word, the start of one with "-", or a placeholder's name."""
+        """Returns a readable text for each id: a word, the beginning of a word with "-", or a placeholder's name."""
         names = {i: token for token in self.rows_per_token for i in self.placeholder_ids(token)}
 
         def name(i: int) -> str:
             token = self.backend.convert_ids_to_tokens(i)
-            if token is None:  # the table may have more rows than the tokenizer has tokens
+            if token is None:  # the token table can have more rows than the tokenizer has tokens
                 return f"[{i}]"
             return self.backend.decode([i]) + ("" if token.endswith(("</w>", "|>")) else "-")
 
         return [names[i] if i in names else name(i) for i in map(int, ids)]
 
     def truncated(self, text: str) -> str | None:
-        """The end of `text` that does not fit into L tokens; None if all of it does."""
+        """Returns the end of `text` that does not fit into L ids, or None if the whole text fits."""
         room = self.length - 2
         for start, piece in self._pieces(text):
             if piece in self.rows_per_token:
@@ -125,8 +133,12 @@ class Tokenizer:
         return None
 
     def _pieces(self, text: str) -> Iterator[tuple[int, str]]:
-        """Splits at placeholders, before the backend could lower their case or take them apart."""
-        # The longest name first, lest one that starts another be found inside it; "hug" not inside "hugging".
+        """Splits a text at its placeholders, and yields (position in the text, piece); a placeholder is one piece.
+
+        This comes first, because the backend would turn placeholders into lower case and split them.
+        """
+        # The longest name comes first, in case one name begins with another. The word boundaries keep a placeholder
+        # "hug" from matching inside "hugging".
         names = sorted(self.rows_per_token, key=len, reverse=True)
         wholes = [re.sub(r"^(?=\w)|(?<=\w)$", r"\\b", re.escape(name)) for name in names]
         start = 0
@@ -135,11 +147,13 @@ class Tokenizer:
             start += len(piece)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text, without start, end and padding tokens. Raises ValueError as `check_text`."""
         for text in texts:
             check_text(text)
         pieces = [[piece for _, piece in self._pieces(text)] for text in texts]
         plain = sorted({piece for text in pieces for piece in text if piece not in self.rows_per_token})
-        # One call for all: its overhead is a hundred prompts' work. Verbose would warn of the length.
+        # One call for all pieces, because the overhead of a call equals the work for a hundred prompts. verbose=False
+        # suppresses a warning about long texts.
         encoded = self.backend(plain, add_special_tokens=False, verbose=False)["input_ids"] if plain else []
         known = dict(zip(plain, encoded, strict=True))
         known |= {token: self.placeholder_ids(token) for token in self.rows_per_token}
@@ -147,13 +161,13 @@ class Tokenizer:
 
 
 def check_text(text: str) -> None:
-    """ValueError for half a character, a lone surrogate, which no encoding has."""
+    """Raises ValueError if a text contains half a character (a lone surrogate), which cannot be encoded as UTF-8."""
     if re.search("[\ud800-\udfff]", text):
-        raise ValueError(f"{text!r} holds half a character (a lone surrogate): write it anew")
+        raise ValueError(f"{text!r} contains half a character (a lone surrogate): type that character again")
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer, in either of its forms."""
+    """Returns whether a folder has the files of a tokenizer: vocab.json and merges.txt, or tokenizer.json."""
     return any(
         all((folder / name).is_file() for name in form) for form in (("vocab.json", "merges.txt"), ("tokenizer.json",))
     )
@@ -161,7 +175,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
-    """Keeps transformers from advising to install PyTorch, when it is first imported."""
+    """Keeps transformers from advising to install PyTorch when it is first imported."""
     key = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(key)
     os.environ[key] = "1"

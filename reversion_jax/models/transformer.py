@@ -1,4 +1,4 @@
-"""The UNet's transformer: positions attend to one another, then to a text encoder's states."""
+"""The UNet's transformer: positions attend to each other, and then to the states of the text encoder."""
 
 import functools
 
@@ -14,7 +14,10 @@ from reversion_jax.models.normalisation import GroupNorm
 
 
 class Transformer2D(nn.Module):
-    """One transformer block over all positions, in a residual: x [N, H, W, C], context [N, L, D] -> [N, H, W, C]."""
+    """A transformer block over all positions, with a residual connection.
+
+    x [N, H, W, C], context (the text encoder's states) [N, L, D] -> [N, H, W, C].
+    """
 
     heads: int
     groups: int
@@ -23,7 +26,7 @@ class Transformer2D(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         n, h, w, c = x.shape
-        # 1e-6 is PyTorch's; the legacy Flax classes had 1e-5.
+        # The PyTorch classes of diffusers use 1e-6. The legacy Flax classes used 1e-5.
         norm = GroupNorm(num_groups=self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")
         hidden = Conv1x1(c, dtype=self.dtype, name="proj_in")(norm(x)).reshape(n, h * w, c)
         hidden = _TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(hidden, context)
@@ -31,7 +34,10 @@ class Transformer2D(nn.Module):
 
 
 class _TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and MLP, each in a residual: x [N, HW, C], context [N, L, D] -> [N, HW, C]."""
+    """Self-attention, cross-attention and MLP, each with a residual connection.
+
+    x [N, HW, C], context [N, L, D] -> [N, HW, C].
+    """
 
     heads: int
     dtype: Dtype
@@ -47,7 +53,7 @@ class _TransformerBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Queries from x [N, HW, C], keys and values from context [N, L, D] -> [N, HW, C]."""
+    """Attention with queries from x [N, HW, C], and keys and values from context [N, L, D] -> [N, HW, C]."""
 
     heads: int
     dtype: Dtype
@@ -73,7 +79,7 @@ class _FeedForward(nn.Module):
 
 
 class _GEGLU(nn.Module):
-    """A linear layer gated by the GELU of another one, [N, HW, C] -> [N, HW, width]."""
+    """A linear layer, multiplied by the GELU of another linear layer, [N, HW, C] -> [N, HW, width]."""
 
     width: int
     dtype: Dtype
@@ -85,9 +91,10 @@ class _GEGLU(nn.Module):
 
 
 class _Halves(nn.Module):
-    """A linear layer's two halves, [N, HW, C] -> [N, HW, width] twice.
+    """The two halves of the output of one linear layer, [N, HW, C] -> [N, HW, width] twice.
 
-    As two products, because the backward pass of one would put two large halves together again.
+    They are computed as two matrix products. With one product, the backward pass would have to concatenate the
+    gradients of the two halves, which are large.
     """
 
     width: int

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x's UNet: predicts the noise in latents from a timestep and a text encoder's states."""
+"""Stable Diffusion 1.x's UNet. It predicts the noise in latents from the timestep and the text encoder's states."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -40,22 +40,22 @@ _FIXED = {
     "transformer_layers_per_block": 1,
     "use_linear_projection": False,
 }
-# Harmless either way: ours is always computed so, or it only matters to other models.
+# These settings do not change the result here: this code always computes as they ask, or they concern other models.
 _IGNORED = ("upcast_attention", "addition_embed_type_num_heads", "split_head_dim", "use_memory_efficient_attention")
 
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
-    """Sizes of a UNet, by diffusers' names; the defaults are Stable Diffusion 1.5's."""
+    """Sizes of a UNet. The fields have diffusers' names, and Stable Diffusion 1.5's defaults."""
 
-    sample_size: int = 64
+    sample_size: int = 64  # height and width in latent pixels
     in_channels: int = 4
     out_channels: int = 4
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int = 2
-    attention_head_dim: int = 8  # in spite of its name, the number of heads
+    attention_head_dim: int = 8  # the number of attention heads, in spite of its name
     cross_attention_dim: int = 768
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
@@ -66,21 +66,24 @@ class UNetConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "UNetConfig":
-        """Reads diffusers' unet/config.json; ValueError names what is not Stable Diffusion 1.x."""
+        """Reads diffusers' unet/config.json. Raises ValueError if it is not Stable Diffusion 1.x's."""
         values = {k: v for k, v in values.items() if k not in _IGNORED}
         return json_config.read(cls, values, _FIXED, strict=True)
 
     def to_json(self) -> dict[str, Any]:
-        """The config.json that diffusers.UNet2DConditionModel loads."""
+        """Returns the config.json that diffusers.UNet2DConditionModel loads."""
         return json_config.write(self, _FIXED)
 
 
 class UNet(nn.Module):
-    """latents [N, H, W, C], timesteps [N], context [N, L, D] -> predicted noise [N, H, W, C]."""
+    """The UNet: latents [N, H, W, C], timesteps [N], context [N, L, D] -> predicted noise [N, H, W, C].
+
+    context: the text encoder's states. A model with prediction_type "v_prediction" predicts the velocity instead.
+    """
 
     config: UNetConfig
     dtype: Dtype = jnp.float32
-    remat: bool = False  # keep only what enters each layer for the backward pass, which computes the rest again
+    remat: bool = False  # True: store only the inputs of layers; the backward pass computes the other values again
 
     @nn.compact
     def __call__(self, latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
@@ -113,21 +116,22 @@ class UNet(nn.Module):
 
 
 def _resnet(block: "_DownBlock | _MidBlock | _UpBlock", channels: int, name: str) -> ResnetBlock:
-    """A residual layer of a block: x [N, H, W, C], time [N, F] -> [N, H, W, channels]."""
+    """Returns a residual layer for a block: x [N, H, W, C], time [N, F] -> [N, H, W, channels]."""
     kind = nn.remat(ResnetBlock) if block.remat else ResnetBlock
     return kind(channels, block.config.norm_num_groups, block.config.norm_eps, block.dtype, name=name)
 
 
 def _transformer(block: "_DownBlock | _MidBlock | _UpBlock", name: str) -> Transformer2D:
-    """A transformer layer of a block: x [N, H, W, C], context [N, L, D] -> [N, H, W, C]."""
+    """Returns a transformer layer for a block: x [N, H, W, C], context [N, L, D] -> [N, H, W, C]."""
     kind = nn.remat(Transformer2D) if block.remat else Transformer2D
     return kind(block.config.attention_head_dim, block.config.norm_num_groups, block.dtype, name=name)
 
 
 class _DownBlock(nn.Module):
-    """A level of the way down: x [N, H, W, C], time [N, F], context [N, L, D] -> its output, and those of its layers.
+    """One level of the UNet's first half: x [N, H, W, C], time [N, F], context [N, L, D] -> output, skip connections.
 
-    The output is [N, H/2, W/2, channels] where the level downsamples, else [N, H, W, channels].
+    The output is [N, H/2, W/2, channels] if the level downsamples, otherwise [N, H, W, channels]. The skip connections
+    are the outputs of the level's layers, and of its downsampling.
     """
 
     config: UNetConfig
@@ -167,9 +171,9 @@ class _MidBlock(nn.Module):
 
 
 class _UpBlock(nn.Module):
-    """A level of the way up: x [N, H, W, C], skips [N, H, W, C'], time [N, F], context [N, L, D] -> its output.
+    """One level of the UNet's second half: x [N, H, W, C], skips [N, H, W, C'], time [N, F], context [N, L, D].
 
-    The output is [N, *size, channels]; without a size, as at the last level, [N, H, W, channels].
+    Returns [N, *size, channels], upsampled, or [N, H, W, channels] if `size` is None, as at the last level.
     """
 
     config: UNetConfig
@@ -187,12 +191,16 @@ class _UpBlock(nn.Module):
             x = _resnet(self, self.channels, f"resnets_{i}")(x, time)
             if self.attends:
                 x = _transformer(self, f"attentions_{i}")(x, context)
-        # `size` is the next skip's: twice ours, less one where the way down halved an odd size.
+        # `size` is that of the next skip connection. It is twice the size of x, or one less if the first half of the
+        # UNet halved an odd size.
         return x if size is None else Upsample(self.dtype, name="upsamplers_0")(x, size)
 
 
 class _TimeEmbedding(nn.Module):
-    """Two linear layers over the timesteps' sinusoids, [N, C] -> [N, width], the blocks' time [N, F]."""
+    """Two linear layers over the sinusoidal embedding of the timesteps, [N, C] -> [N, width].
+
+    The output is the `time` [N, F] of the blocks.
+    """
 
     width: int
     dtype: Dtype

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x's autoencoder: images in [-1, 1] <-> scaled latents, an eighth as wide."""
+"""Stable Diffusion 1.x's autoencoder (VAE): images in [-1, 1] <-> scaled latents of 1/8 of the height and width."""
 
 import dataclasses
 import functools
@@ -25,22 +25,22 @@ _FIXED = {
     "use_post_quant_conv": True,
     "use_quant_conv": True,
 }
-# Says when other tools must leave fp16; our callers choose their dtype.
+# Tells other tools not to compute in float16. Here, the caller chooses the dtype.
 _IGNORED = ("force_upcast",)
 
 
 @dataclasses.dataclass(frozen=True)
 class VAEConfig:
-    """Sizes of a VAE, by diffusers' names; the defaults are Stable Diffusion 1.5's."""
+    """Sizes of a VAE. The fields have diffusers' names, and Stable Diffusion 1.5's defaults."""
 
-    sample_size: int = 512
+    sample_size: int = 512  # height and width of images in pixels
     latent_channels: int = 4
     down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",) * 4
     up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",) * 4
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
     norm_num_groups: int = 32
-    scaling_factor: float = 0.18215
+    scaling_factor: float = 0.18215  # multiplies latents, so that their variance is about 1
 
     def __post_init__(self) -> None:
         json_config.check_blocks(self, "down_block_types", ("DownEncoderBlock2D",))
@@ -48,22 +48,22 @@ class VAEConfig:
 
     @property
     def downscale(self) -> int:
-        """Image pixels per latent pixel, along one axis."""
+        """The number of image pixels per latent pixel, along one axis."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "VAEConfig":
-        """Reads diffusers' vae/config.json; ValueError names what is not Stable Diffusion 1.x."""
+        """Reads diffusers' vae/config.json. Raises ValueError if it is not Stable Diffusion 1.x's."""
         values = {k: v for k, v in values.items() if k not in _IGNORED}
         return json_config.read(cls, values, _FIXED, strict=True)
 
     def to_json(self) -> dict[str, Any]:
-        """The config.json that diffusers.AutoencoderKL loads."""
+        """Returns the config.json that diffusers.AutoencoderKL loads."""
         return json_config.write(self, _FIXED)
 
 
 class VAE(nn.Module):
-    """Encoder and decoder. Latents on either side are already multiplied by the scaling factor."""
+    """The VAE's encoder and decoder. The latents of `encode` and `decode` are multiplied by the scaling factor."""
 
     config: VAEConfig
     dtype: Dtype = jnp.float32
@@ -76,24 +76,24 @@ class VAE(nn.Module):
         self.post_quant_conv = Conv1x1(channels, dtype=self.dtype)
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The posterior's mean and standard deviation, [N, H, W, 3] -> two float32 [N, H/8, W/8, C]."""
+        """Returns the mean and standard deviation of the posterior, [N, H, W, 3] -> two float32 [N, H/8, W/8, C]."""
         moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         std = jnp.exp(0.5 * jnp.clip(log_variance, -30, 20))
         return self.config.scaling_factor * mean, self.config.scaling_factor * std
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Scaled latents -> images, not clipped, [N, H/8, W/8, C] -> float32 [N, H, W, 3]."""
+        """Returns the images of scaled latents, not clipped to [-1, 1]: [N, H/8, W/8, C] -> float32 [N, H, W, 3]."""
         x = self.post_quant_conv(latents / self.config.scaling_factor)
         return self.decoder(x).astype(jnp.float32)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images -> reconstructions from the posterior's mean; its use is `init`."""
+        """Returns the reconstructions of images from the posterior's mean. Only `init` uses it."""
         return self.decode(self.encode(images)[0])
 
 
 class _Encoder(nn.Module):
-    """Images [N, H, W, 3] -> moments, which `quant_conv` then mixes, [N, H/8, W/8, 2 C]."""
+    """Images [N, H, W, 3] -> the input of `quant_conv`, [N, H/8, W/8, 2 C]."""
 
     config: VAEConfig
     dtype: Dtype
@@ -113,7 +113,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Latents, which `post_quant_conv` has mixed, [N, H/8, W/8, C] -> images [N, H, W, 3]."""
+    """The output of `post_quant_conv`, [N, H/8, W/8, C] -> images [N, H, W, 3]."""
 
     config: VAEConfig
     dtype: Dtype
@@ -133,20 +133,20 @@ class _Decoder(nn.Module):
 
 
 class _Block(nn.Module):
-    """Residual layers and a resampling, [N, H, W, C] -> [N, H, W, channels], or half or twice as high and wide."""
+    """Residual layers, then resampling: [N, H, W, C] -> [N, H, W, channels], or half or twice that height and width."""
 
     config: VAEConfig
     dtype: Dtype
     channels: int
     layers: int
-    resample: str  # "down", "up" or "" after the layers
+    resample: str  # "down" halves height and width, "up" doubles them, "" leaves them
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.layers):
             x = _resnet(self.config, self.dtype, self.channels, f"resnets_{i}")(x)
         if self.resample == "down":
-            # Unlike the UNet's, only right and bottom are padded.
+            # Unlike in the UNet, only the right and the bottom are padded.
             x = Downsample((0, 1), self.dtype, name="downsamplers_0")(x)
         elif self.resample == "up":
             x = Upsample(self.dtype, name="upsamplers_0")(x)
@@ -154,7 +154,7 @@ class _Block(nn.Module):
 
 
 class _MidBlock(nn.Module):
-    """The level of the smallest pictures, [N, H, W, C] -> [N, H, W, C]."""
+    """The level with the smallest height and width, [N, H, W, C] -> [N, H, W, C]."""
 
     config: VAEConfig
     dtype: Dtype
@@ -168,7 +168,7 @@ class _MidBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """One head over all positions, in a residual, [N, H, W, C] -> [N, H, W, C]."""
+    """Attention over all positions with one head and a residual connection, [N, H, W, C] -> [N, H, W, C]."""
 
     config: VAEConfig
     dtype: Dtype
@@ -192,7 +192,7 @@ def _resnet(c: VAEConfig, dtype: Dtype, channels: int, name: str) -> ResnetBlock
 
 
 def _out(c: VAEConfig, dtype: Dtype, channels: int, x: jax.Array) -> jax.Array:
-    """The last layers of encoder and decoder, [N, H, W, C] -> [N, H, W, channels]."""
-    # Called inside the encoder's or decoder's compact method, so the names land there.
+    """Applies the last layers of the encoder or the decoder, [N, H, W, C] -> [N, H, W, channels]."""
+    # The encoder and the decoder call this inside their compact methods, so these layers become their submodules.
     x = _norm(c, dtype, "conv_norm_out", silu=True)(x)
     return Conv3x3(channels, dtype=dtype, name="conv_out")(x)

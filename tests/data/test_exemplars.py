@@ -170,7 +170,7 @@ def test_a_pipe_is_no_picture(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"0.png": ["cat {} \\ud800 stone"]}', r"0\.png\[0\]: .* holds half a character"),
+        ('{"0.png": ["cat {} \\ud800 stone"]}', r"0\.png\[0\]: .* contains half a character"),
         ('{"0.png": [{"text": "{subject} {} {object}", "subject": "\\udfff", "object": "b"}]}', "half a character"),
         ('{"0.png": ' + "[" * 200_000 + "]" * 200_000 + "}", r"text\.json: .* nested too deeply"),
     ],

@@ -154,7 +154,7 @@ def test_bad_settings_are_one_line(finished, tmp_path, settings, message):
 
 
 def test_half_a_character_is_refused(finished, tmp_path):
-    with pytest.raises(ValueError, match="holds half a character"):
+    with pytest.raises(ValueError, match="contains half a character"):
         samples.sample(source(finished[0], **HOW), ["<R> \ud800"], str(tmp_path / "out"), num_images=1, seed=0)
     assert not (tmp_path / "out").exists()
 

@@ -158,7 +158,7 @@ def test_what_a_config_leaves_out_is_what_transformers_takes():
     [
         ({"model_type": "siglip"}, "not a CLIP"),
         ({"vision_config": {"hidden_act": "relu"}}, "hidden_act='relu'"),
-        ({"vision_config": {"image_size": 100}}, "patches of 32 px"),
+        ({"vision_config": {"image_size": 100}}, "must be a multiple of patch_size=32"),
         ({"vision_config": {"image_size": [224, 224]}}, "image_size=.224, 224. is not supported"),
     ],
 )
