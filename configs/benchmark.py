@@ -1,10 +1,13 @@
-"""The papers' tables: every method on the ReVersion Benchmark's ten relations.
+"""Compares every method on the ten relations of the ReVersion Benchmark, and makes the papers' tables.
 
     python -m reversion_jax.evaluate --config configs/benchmark.py --quick
 
-Without --quick, all of it, see docs/benchmark.md. It needs the benchmark's exemplars, a folder for each relation in
-exemplars/ (or --config.evaluation.benchmark=FOLDER, with any relations), and it scores pictures by a CLIP. `evaluation`
-says what is compared; all else is a training config, so any model that `train` takes will do.
+--quick compares a part; without it, everything is compared (see docs/benchmark.md). First put the benchmark's exemplars
+into exemplars/, one folder for each relation, or name another folder by --config.evaluation.benchmark=FOLDER. The
+folder may have any relations. A CLIP scores the pictures.
+
+The settings in `evaluation` say what is compared. All other settings are those of a training config, so every model
+that `train` accepts can be used.
 """
 
 import dataclasses
@@ -24,20 +27,23 @@ ABLATIONS = (
 
 
 def get_config(setting: str = "") -> ConfigDict:
-    """setting: "dreambooth" compares with DreamBooth as well, which needs three times the memory."""
+    """Returns the config. With the setting "dreambooth" it includes DreamBooth, which needs three times the memory."""
     if setting not in ("", "dreambooth"):
-        raise ValueError(f"configs/benchmark.py:{setting}: there is only configs/benchmark.py:dreambooth")
+        raise ValueError(f"configs/benchmark.py:{setting}: unknown setting: use configs/benchmark.py:dreambooth")
     c = config.get_config()
     c.preview_every_steps = 0
     c.evaluation = ConfigDict()
-    c.evaluation.benchmark = "exemplars"  # a folder with a folder of exemplars for each relation
-    c.evaluation.relations = ()  # of the benchmark; by default all that it has
-    # Settings of each relation's own: see configs/hug.py and its sisters.
+    c.evaluation.benchmark = "exemplars"  # a folder that contains an exemplar folder for each relation
+    c.evaluation.relations = ()  # the relations to compare; (): all that the benchmark has
+    # Settings that differ between relations. They are the same as in the configs of single relations, such as hug.py.
     c.evaluation.own = tuple((name, {"verb_weight": 0.2 if name in SPATIAL else 0.8}) for name in WORDS)
-    c.evaluation.groups = ()  # of relations with tables of their own, such as (("spatial", ("on", "inside")),)
-    c.evaluation.natural_words = tuple(WORDS.items())
-    c.evaluation.other_words = ()  # further baselines of plain words: (("a name", (("hug", "embracing"),)),)
-    c.evaluation.turned = ()  # words for a relation from the object's side: (("on", "beneath"),)
+    # Groups of relations that get separate tables, such as (("spatial", ("on", "inside")),). (): one table of all.
+    c.evaluation.groups = ()
+    c.evaluation.natural_words = tuple(WORDS.items())  # the baseline of plain words: words for each relation
+    c.evaluation.other_words = ()  # more baselines of plain words, such as (("a name", (("hug", "embracing"),)),)
+    # Words that say a relation from the object's side, such as (("on", "beneath"),): A on B means B beneath A.
+    c.evaluation.turned = ()
+    # Each method with the settings that differ from this config.
     c.evaluation.methods = (
         ("Textual Inversion", {"method": "textual_inversion"}),
         ("ReVersion", {"method": "reversion"}),
@@ -45,11 +51,13 @@ def get_config(setting: str = "") -> ConfigDict:
     )
     c.evaluation.ablations = ABLATIONS
     c.evaluation.dreambooth = dataclasses.asdict(dreambooth.Recipe()) if setting else {}
-    c.evaluation.seeds = (0,)  # of the training, as in the papers; more make intervals honest
-    c.evaluation.prompts = 100  # of each relation: those of the benchmark's scenarios.json, or else ours
-    c.evaluation.images = 10  # of each prompt, as ReVersion has it
-    # A folder or hub id. Stable Diffusion reads prompts by CLIP ViT-L/14, and that CLIP is blind where the model is:
-    # another one is the better judge.
+    c.evaluation.seeds = (0,)  # seeds of the training; one as in the papers, but intervals need more to be reliable
+    # Prompts for each relation, from the benchmark's scenarios.json, or from the package if the benchmark has none.
+    c.evaluation.prompts = 100
+    c.evaluation.images = 10  # pictures for each prompt, as in ReVersion
+    # A folder or hub id. Stable Diffusion's text encoder is that of CLIP ViT-L/14, so this CLIP would miss the same
+    # errors as the model. Another CLIP is a better judge.
     c.evaluation.clip = "openai/clip-vit-base-patch16"
-    c.evaluation.quick = ConfigDict({"prompts": 10, "ablations": ()})  # a tenth of the pictures, half of the words
+    # What --quick changes: a tenth of the pictures, and half of the words to learn.
+    c.evaluation.quick = ConfigDict({"prompts": 10, "ablations": ()})
     return c

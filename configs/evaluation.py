@@ -1,17 +1,22 @@
-"""The methods compared and taken apart, on the miniature: every relation, every method, several seeds.
+"""Compares the methods and their ablations on the miniature: every relation, every method, several seeds.
 
     python -m reversion_jax.evaluate --config configs/evaluation.py --quick
 
-trains, draws and judges a part of it in some minutes; without --quick, all of it. Each cell is kept as it is done, so
-the same command goes on where it was stopped. `evaluation` says what is compared, see configs/benchmark.py; all else is
-a training config.
+--quick trains, draws and judges a part in a few minutes; without it, everything is compared. The result of each cell
+(a relation, a method, a seed and a direction) is saved when the cell is done, so the same command resumes a comparison
+that was stopped. The settings in `evaluation` say what is compared; configs/benchmark.py explains them. All other
+settings are those of a training config.
 
-It is made hard: 100 steps, four exemplars, all of them hatched, which no prompt says. configs/evaluation.py:easy has
-400 steps and eight clean exemplars, and only the relations that are reported. configs/evaluation.py:tuning is what the
-settings were chosen by: two relations that are not reported, and what could be chosen in place of the ablations.
-configs/evaluation.py:inverse compares, on these two relations, inverse prompts that replace direct ones with inverse
-prompts that are added, at equal steps and at equal work of the networks. configs/evaluation.py:fusing draws so that
-entities fuse: see docs/evaluation.md for how that was found on the two tuning relations, before any other was drawn so.
+The default setting, "hard", makes learning difficult: 100 training steps, and four exemplars, all of which are hatched
+although no prompt says so. Other settings are chosen by a colon:
+
+    configs/evaluation.py:easy     400 steps, eight exemplars without hatching, and only the reported relations.
+    configs/evaluation.py:tuning   How the settings were chosen: on two relations that are not reported, with the
+                                   candidates in the place of the ablations.
+    configs/evaluation.py:inverse  On the same two relations: inverse prompts that replace direct ones against inverse
+                                   prompts that are added, at equal steps and at equal work of the networks.
+    configs/evaluation.py:fusing   Draws in such a way that entities fuse. This way was found on the two tuning
+                                   relations before any other relation was drawn with it, see docs/evaluation.md.
 """
 
 import dataclasses
@@ -35,8 +40,9 @@ ABLATIONS = (
     ("prepositions only", {"verb_weight": 0.0}),
     ("without suppressor", {"suppressor_sigma_px": 0.0}),
 )
-# The word of the miniature's captions that shows each relation most often, on pairs of entities that the prompts lack.
-# Found by drawing 40 pairs with each of 46 words (commit 404d7ea, evaluation/cells.py, best_words).
+# For each relation, the word of the miniature's captions that shows the relation most often. These words were found by
+# drawing 40 entity pairs, which the prompts do not have, with each of 46 words (commit 404d7ea, evaluation/cells.py,
+# best_words).
 BEST_WORDS = {
     "on": "atop",
     "inside": "within",
@@ -51,16 +57,16 @@ BEST_WORDS = {
     "back2back": "pressed",
     "hug": "and",
 }
-# Inverse prompts that are added cost twice the networks' work.
+# Adding inverse prompts doubles the work of the networks, so "equal work" means twice the steps for replaced ones.
 INVERSE = (
     ("without inverse prompts", {"inverse_share": 0.0}),
     ("replaced", {}),
     ("replaced, equal work", {"steps": 200}),
     ("added", {"inverse_prompts": "add"}),
 )
-# With guidance below 1, and in few steps, a third of ReVersion's pictures of the tuning relations fuse.
+# With guidance below 1 and few steps, entities fuse in a third of ReVersion's pictures of the tuning relations.
 FUSING = {"guidance_scale": 0.7, "sample_steps": 8}
-# What the tuning looked at; it starts from the miniature's defaults, and CHOSEN is what came of it.
+# The candidates of the tuning, as changes to the miniature's defaults. CHOSEN is the result of the tuning.
 CHOICES = (
     ("suppressor 0.5 px", {"suppressor_sigma_px": 0.5}),
     ("suppressor 1 px", {"suppressor_sigma_px": 1.0}),
@@ -76,32 +82,33 @@ CHOSEN = {"suppressor_sigma_px": 1.0, "inverse_share": 0.25}
 
 
 def get_config(setting: str = "hard") -> ConfigDict:
+    """Returns the config of a setting, one of `COMPARED`."""
     c = config.get_config()
     c.model = config.MINIATURE
     c.steps = 400 if setting == "easy" else 100
-    if setting != "tuning":
+    if setting != "tuning":  # the tuning starts from the miniature's defaults
         c.update(CHOSEN)
     if setting == "inverse":
-        c.inverse_share = 0.5  # as many as direct ones, as where they are added
+        c.inverse_share = 0.5  # as many inverse prompts as direct ones, which is also so when they are added
     c.num_exemplars, c.hatched = {"easy": (8, False), "fusing": (4, False)}.get(setting, (4, True))
     if setting == "fusing":
         c.update(FUSING)
     c.preview_every_steps = c.judged_prompts = 0
     c.sample_batch = 20
-    verb_weight = {name: 0.2 if name in SPATIAL else 0.8 for name in scenes.RELATIONS}  # as the ten configs have it
+    # The same as in the configs of single relations, such as hug.py.
+    verb_weight = {name: 0.2 if name in SPATIAL else 0.8 for name in scenes.RELATIONS}
     c.evaluation = ConfigDict()
     c.evaluation.benchmark = config.DRAWN
     c.evaluation.relations = COMPARED[setting]
-    # Tuples of pairs, because they keep their order, which is that of the tables.
+    # Tuples of pairs instead of dicts, because a ConfigDict sorts its keys and the tables need this order.
     c.evaluation.own = tuple((name, {"verb_weight": weight}) for name, weight in verb_weight.items())
     c.evaluation.groups = (
         ("unnamed, reported", scenes.REPORTING),
         ("unnamed, for tuning", scenes.TUNING),
         ("named", scenes.NAMED),
     )
-    c.evaluation.natural_words = tuple(
-        scenes.PHRASES.items()
-    )  # of the captions; some describe a relation without a word
+    # Phrases of the captions. Some of them describe a relation for which the captions have no word.
+    c.evaluation.natural_words = tuple(scenes.PHRASES.items())
     c.evaluation.other_words = (("best single word", tuple(BEST_WORDS.items())),)
     c.evaluation.turned = tuple((name, inverse[0]) for name, (_, inverse) in scenes.CAPTIONS.items() if inverse)
     c.evaluation.methods = (
@@ -109,17 +116,19 @@ def get_config(setting: str = "hard") -> ConfigDict:
         ("ReVersion", {"method": "reversion"}),
         ("Inv-ReVersion", {}),
     )
+    # For the tuning, its candidates are in the place of the ablations.
     c.evaluation.ablations = {"hard": ABLATIONS, "easy": (), "tuning": CHOICES, "inverse": (), "fusing": ABLATIONS}[
         setting
     ]
-    # Trained for each of its cells, and then thrown away: a checkpoint on the way is not worth its time.
-    recipe = dreambooth.Recipe(batch_size=8, steps=200, learning_rate=1e-4, checkpoints=1)  # the best of three
+    # A DreamBooth model is trained for each cell and deleted afterwards, so it needs only one checkpoint. Steps and
+    # learning rate are the best of three pairs that were tried.
+    recipe = dreambooth.Recipe(batch_size=8, steps=200, learning_rate=1e-4, checkpoints=1)
     c.evaluation.dreambooth = dataclasses.asdict(recipe)
     c.evaluation.seeds = (0, 1, 2)
-    c.evaluation.prompts = 100  # of each cell, on entity pairs that neither pre-training nor exemplars show
-    c.evaluation.prompt_seed = 99
-    c.evaluation.images = 1  # of each prompt
-    c.evaluation.clip = ""  # the miniature's judge looks at the pictures
+    c.evaluation.prompts = 100  # for each cell, with entity pairs that neither the pre-training nor exemplars show
+    c.evaluation.prompt_seed = 99  # chooses these pairs
+    c.evaluation.images = 1  # pictures for each prompt
+    c.evaluation.clip = ""  # no CLIP, because the miniature's judge scores the pictures
     if setting in ("tuning", "inverse"):
         c.evaluation.seeds, c.evaluation.prompts, c.evaluation.prompt_seed = (100, 101), 50, 98
     if setting == "inverse":

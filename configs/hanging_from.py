@@ -1,10 +1,10 @@
-"""One thing hanging from another: a spatial relation, on Stable Diffusion 1.5.
+"""Learns the spatial relation "one thing hanging from another" on Stable Diffusion 1.5.
 
     python -m reversion_jax.train --config configs/hanging_from.py
 
-with 4-10 pictures and their text.json in exemplars/hanging_from (see README.md; --config.exemplars=FOLDER for
-another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
-a minute on two CPU cores:
+First put 4-10 pictures and their text.json into exemplars/hanging_from (see README.md), or name another folder by
+--config.exemplars=FOLDER. Without an accelerator, train the miniature model that comes with the package instead. It
+draws its own exemplars, and takes about a minute on two CPU cores:
 
     python -m reversion_jax.train --config configs/hanging_from.py --config.model=miniature --workdir runs/small
 """

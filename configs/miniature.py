@@ -1,9 +1,10 @@
-"""The main job without downloads: an unnamed relation, learned and drawn by the miniature on two CPU cores.
+"""Learns a relation with the miniature model that comes with the package. It needs no download and no accelerator.
 
     python -m reversion_jax.train --config configs/miniature.py
 
-takes about a minute and leaves runs/miniature/contact_sheet.png. The relation is `hanging_from`, for which the
-miniature has no word; any other of its twelve is --config.relation=hug --config.verb_weight=0.8 away.
+This takes about a minute on two CPU cores, and writes runs/miniature/contact_sheet.png. The relation is `hanging_from`,
+for which the miniature has no word. To learn another of its twelve relations, such as `hug`, add
+--config.relation=hug --config.verb_weight=0.8.
 """
 
 from ml_collections import ConfigDict

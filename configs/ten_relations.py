@@ -1,11 +1,14 @@
-"""The ReVersion Benchmark's ten relations in one program, on Stable Diffusion 1.5.
+"""Learns the ten relations of the ReVersion Benchmark in one program, on Stable Diffusion 1.5.
 
     python -m reversion_jax.train --config configs/ten_relations.py
 
-with pictures and text.json of each in exemplars/<relation> (see README.md). Each relation's results go to
-runs/ten_relations/<relation>, which `sample` and `export` take for --workdir. A step has 80 samples: as many as the
-memory holds go through the networks together, or --config.samples_at_once=8. The result is the same.
-The same on the miniature, with exemplars that it draws:
+First put the pictures of each relation and their text.json into exemplars/<relation> (see README.md). The results of
+each relation go to the folder runs/ten_relations/<relation>, which can be the --workdir of `sample` and `export`.
+
+A step has 80 samples. As many as fit into memory go through the networks together. --config.samples_at_once=8 sets that
+number, which changes the results only by rounding.
+
+To learn the ten relations on the miniature model, which draws its own exemplars:
 
     python -m reversion_jax.train --config configs/ten_relations.py --config.model=miniature --workdir runs/ten
 """

@@ -1,10 +1,10 @@
-"""One thing wrapped in another: a behavioural relation, on Stable Diffusion 1.5.
+"""Learns the behavioural relation "one thing wrapped in another" on Stable Diffusion 1.5.
 
     python -m reversion_jax.train --config configs/wrapped_in.py
 
-with 4-10 pictures and their text.json in exemplars/wrapped_in (see README.md; --config.exemplars=FOLDER for
-another place). Without an accelerator, the same config on the miniature, with exemplars that it draws, takes about
-a minute on two CPU cores:
+First put 4-10 pictures and their text.json into exemplars/wrapped_in (see README.md), or name another folder by
+--config.exemplars=FOLDER. Without an accelerator, train the miniature model that comes with the package instead. It
+draws its own exemplars, and takes about a minute on two CPU cores:
 
     python -m reversion_jax.train --config configs/wrapped_in.py --config.model=miniature --workdir runs/small
 """

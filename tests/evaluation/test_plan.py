@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_one_line(folder, changes, says):
 def test_dreambooth_is_on_request():
     assert load("benchmark").evaluation.dreambooth.to_dict() == {}
     assert load("benchmark", "dreambooth").evaluation.dreambooth.word == "sks"
-    with pytest.raises(ValueError, match=r"there is only configs/benchmark\.py:dreambooth"):
+    with pytest.raises(ValueError, match=r"unknown setting: use configs/benchmark\.py:dreambooth"):
         load("benchmark", "dreambeeth")
 
 
