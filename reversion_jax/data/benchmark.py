@@ -83,12 +83,12 @@ def find_prompts(path: str | os.PathLike) -> Path | None:
 def read_prompts(path: str | os.PathLike | None = None) -> dict[str, tuple[str, ...]]:
     """Reads the prompts of each relation as templates, such as "cat {} stone".
 
-    `path` is a JSON file, or benchmark_scenarios.py from ReVersion's authors, whose dict is read without running the
-    file. The value of each relation is a list of templates ["cat {} stone", …] or
-    {"subjects": ["cat", …], "objects": ["stone", …]}, which gives a template for every pair: the first subject with
-    every object, then the second, and so on. Without `path`, reads the package's own prompts (10 subjects × 10 objects
-    for each relation), which are not the authors'. Raises FileNotFoundError if there is no such file, and ValueError if
-    its content is not as described.
+    `path` is a JSON file {relation: value}, or benchmark_scenarios.py from ReVersion's authors, whose dict is read
+    without running the file. A value is a list of templates, or {"subjects": ["cat", …], "objects": ["stone", …]}. The
+    second form gives one template for each pair: the first subject with every object, then the second, and so on.
+
+    Without `path`, reads the package's own prompts: 10 subjects × 10 objects for each relation. They are not those of
+    the authors. Raises FileNotFoundError if the file does not exist, and ValueError if its content is not as described.
     """
     file = Path(path) if path is not None else resources.files(__package__) / "prompts.json"
     if not file.is_file():

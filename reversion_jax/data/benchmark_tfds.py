@@ -34,7 +34,7 @@ class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
     """
 
     def __init__(self, *, file_format: str = "array_record", **others: Any) -> None:
-        # Only TensorFlow can write and read tfrecord files, which are the default of TFDS.
+        # The default format of TFDS, tfrecord, needs TensorFlow.
         super().__init__(file_format=file_format, **others)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -65,8 +65,8 @@ class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, relation: str, folder: benchmark.Place) -> Iterator[tuple[int, dict]]:
         for index, record in enumerate(benchmark.read_relation(folder, relation)):
-            # TFDS needs TensorFlow to encode arrays, so it gets encoded pictures. PNG is lossless; JPEG is not, and
-            # decoders of JPEG differ.
+            # TFDS needs TensorFlow to encode arrays, so it gets encoded pictures. PNG is lossless. JPEG is not, and its
+            # decoders differ.
             png = io.BytesIO()
             Image.fromarray(record.image).save(png, "PNG")
             texts = [text if isinstance(text, str) else json.dumps(text) for text in record.templates]

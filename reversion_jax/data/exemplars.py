@@ -49,7 +49,7 @@ class Exemplars:
 def read_folder(
     path: str | os.PathLike, size: int | tuple[int, int], *, invertible: bool = False, resize: str = "squash"
 ) -> Exemplars:
-    """Reads an exemplar folder and resizes its pictures to `size` pixels, either one number for both sides or (H, W).
+    """Reads an exemplar folder and resizes its pictures to `size` pixels: one number for both sides, or (H, W).
 
     Resizing is bicubic. Pictures are never flipped, and by default not cropped, because either can break a relation;
     `resized` explains `resize`. The EXIF orientation is applied, and transparent pixels are blended with white. HEIC
@@ -94,7 +94,7 @@ def _parsed(folder: epath.Path, name: str, index: int, template: object, inverti
     """Parses template number `index` of the picture `name`; errors begin with that place in text.json."""
     try:
         if not isinstance(template, str | dict):
-            raise ValueError(f"template {template!r} must be a string or an object")
+            raise ValueError(f"template {template!r} must be a string or a JSON object")
         texts = template.values() if isinstance(template, dict) else [template]
         for text in texts:
             check_text(str(text))
@@ -128,7 +128,7 @@ def write_folder(path: str | os.PathLike, images: np.ndarray, templates: Sequenc
 
 
 def read_captions(folder: Path | epath.Path | zipfile.Path) -> dict[str, list[Template]]:
-    """Reads text.json: the templates of each picture, by its file name. The templates are not parsed yet.
+    """Reads text.json and returns the templates of each picture, by file name. The templates are not parsed.
 
     The names are those of the files on disk, see `_as_on_disk`. Raises FileNotFoundError for a missing folder,
     text.json or picture, and ValueError if text.json does not map names of files to lists of templates.
@@ -158,7 +158,7 @@ def read_captions(folder: Path | epath.Path | zipfile.Path) -> dict[str, list[Te
 
 
 def _as_on_disk(folder: Path | epath.Path | zipfile.Path, name: str, present: Sequence[str]) -> str:
-    """Returns the name of the file in a folder that a name in text.json means; `present` lists the folder.
+    """Returns the name of the file to which a name in text.json refers; `present` lists the names in the folder.
 
     An exact match is preferred. Next comes a file whose name differs only in the Unicode form of its accents, and last
     a file whose name also differs in upper case, as cameras write .JPG. Raises FileNotFoundError unless there is
@@ -173,7 +173,7 @@ def _as_on_disk(folder: Path | epath.Path | zipfile.Path, name: str, present: Se
         if len(same) != 1:
             close = difflib.get_close_matches(form(name).casefold(), [form(other).casefold() for other in present], n=1)
             there = [other for other in present if form(other).casefold() in close]
-            hint = f"; there is {there[0]}" if there else ""
+            hint = f"; did you mean {there[0]}?" if there else ""
             raise FileNotFoundError(f"{folder / name}: missing, although {CAPTIONS} names it{hint}")
         (real,) = same
     if not files.is_file(folder / real):

@@ -50,7 +50,7 @@ def get(name: str) -> Sampler:
 def ddim(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """Deterministic DDIM (Song et al., 2020, arXiv:2010.02502, eq. 12 with eta = 0)."""
+    """Samples by deterministic DDIM (Song et al., 2020, arXiv:2010.02502, eq. 12 with eta = 0)."""
 
     def step(x: jax.Array, level: _Level) -> tuple[jax.Array, None]:
         timestep, alpha, next_alpha = level
@@ -65,15 +65,15 @@ def ddim(
 def pndm(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """PLMS, the linear multistep part of PNDM (Liu et al., 2022, arXiv:2202.09778, eqs. 9, 12).
+    """Samples by PLMS, the linear multistep part of PNDM (Liu et al., 2022, arXiv:2202.09778, eqs. 9, 12).
 
-    It calls the model steps + 1 times, because the first step is made twice. The second time uses the mean of the
-    outputs at the two ends of the step. As in diffusers, the outputs are averaged as they come from the model: for a
-    model that predicts velocities, the average does not correct for their different noise levels.
+    PLMS calls the model steps + 1 times, because the first step is made twice. The second time uses the mean of the
+    model's outputs at the two ends of the step. As in diffusers, the outputs of several levels are combined as they
+    come from the model, even velocities, although a velocity depends on its noise level.
     """
     calls = start.kept(np.repeat(np.arange(steps), 1 + (np.arange(steps) == 1)))  # 0, 1, 1, 2, 3, ...
     timesteps, alphas, next_alphas = (array[calls] for array in schedule.levels(steps))
-    again = np.arange(len(calls)) == 1
+    again = np.arange(len(calls)) == 1  # the call that repeats the first step, from the first level to the second
     alphas[again] = schedule.alphas_cumprod[timesteps[again] + schedule.num_train_timesteps // steps]
     next_alphas[again] = schedule.alphas_cumprod[timesteps[again]]
     # One row per call: Adams-Bashforth weights of rising order, newest output first. The second row repeats the first
@@ -98,7 +98,7 @@ def pndm(
 def euler(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """Euler's method on the probability flow ODE (Karras et al., 2022, arXiv:2206.00364, Algorithm 1, lines 3-5)."""
+    """Samples by Euler's method on the probability flow ODE (Karras et al., 2022, Algorithm 1, lines 3-5)."""
 
     def step(x: jax.Array, level: _Level) -> tuple[jax.Array, None]:
         timestep, sigma, next_sigma = level
@@ -110,10 +110,10 @@ def euler(
 def euler_ancestral(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """Euler's method to a sigma below the next level, then fresh noise that raises sigma to the next level.
+    """Samples by Euler steps to a sigma below the next level, and fresh noise that raises sigma to the next level.
 
-    These are the steps of DDPM (Song et al., 2020, arXiv:2010.02502, eq. 16 with eta = 1), in k-diffusion's form for
-    sigmas.
+    These are the steps of DDPM (Song et al., 2020, arXiv:2010.02502, eq. 16 with eta = 1), in the form that k-diffusion
+    gives them for sigmas.
     """
 
     def step(x: jax.Array, level: tuple[jax.Array, _Level]) -> tuple[jax.Array, None]:
@@ -131,7 +131,10 @@ def euler_ancestral(
 def dpmpp_2m(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """DPM-Solver++(2M) (Lu et al., 2022, arXiv:2211.01095, Algorithm 2), ending in a first-order step to sigma 0."""
+    """Samples by DPM-Solver++(2M) (Lu et al., 2022, arXiv:2211.01095, Algorithm 2).
+
+    The last step, to sigma 0, is of first order.
+    """
     # With "leading" and "linspace", diffusers counts the clean end, where the last step arrives, as one more timestep.
     timesteps = np.round(schedule.timesteps(steps, spare=int(schedule.timestep_spacing != "trailing")))
     levels = timesteps.astype(np.int32), schedule.sigmas_at(timesteps)
@@ -141,7 +144,7 @@ def dpmpp_2m(
 def dpmpp_2m_karras(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """DPM-Solver++(2M) on the levels of Karras et al. (2022, arXiv:2206.00364, eq. 5); ignores timestep_spacing."""
+    """Samples by DPM-Solver++(2M) on the levels of Karras et al. (2022, eq. 5); ignores timestep_spacing."""
     sigmas = schedule.karras_sigmas(steps)
     timesteps = np.round(schedule.timesteps_of(sigmas)).astype(np.int32)
     return _dpmpp_2m(denoiser, noise, schedule, (timesteps, sigmas), start)

@@ -31,15 +31,15 @@ class Levels(NamedTuple):
 class Schedule:
     """A variance-preserving noise schedule. The fields have diffusers' names, and Stable Diffusion 1.5's defaults."""
 
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    beta_schedule: str = "scaled_linear"
-    prediction_type: str = "epsilon"
-    set_alpha_to_one: bool = False
-    steps_offset: int = 1
-    clip_sample: bool = False
-    timestep_spacing: str = "leading"
+    num_train_timesteps: int = 1000  # T
+    beta_start: float = 0.00085  # beta at timestep 0
+    beta_end: float = 0.012  # beta at timestep T - 1
+    beta_schedule: str = "scaled_linear"  # sqrt(beta) is linear in the timestep; or "linear": beta is
+    prediction_type: str = "epsilon"  # the model predicts the noise; or "v_prediction": the velocity
+    set_alpha_to_one: bool = False  # cumulative alpha after the last step: True: 1, False: that of timestep 0
+    steps_offset: int = 1  # added to the timesteps of "leading"
+    clip_sample: bool = False  # True: DDIM clips clean latents to [-1, 1]
+    timestep_spacing: str = "leading"  # or "trailing" or "linspace", see `timesteps`
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Schedule":
@@ -121,7 +121,7 @@ class Schedule:
             timesteps = np.arange(count, dtype=np.float64)[::-1] * (total // count) + self.steps_offset
         if timesteps[0] >= total:
             raise ValueError(
-                f"steps={steps} with steps_offset={self.steps_offset} begins after timestep {total - 1}: use fewer"
+                f"steps={steps}, steps_offset={self.steps_offset}: begins after timestep {total - 1}: use fewer steps"
             )
         # With "trailing", rounding in np.arange can add a timestep of -1, at which diffusers would call the model.
         return timesteps[:steps]

@@ -33,7 +33,7 @@ FROM_NOISE = Start()
 
 
 def skipped_steps(steps: int, strength: float) -> int:
-    """Returns how many of the steps image to image leaves out at a strength in (0, 1], rounded as diffusers rounds.
+    """Returns the number of steps that image to image leaves out for a strength in (0, 1], rounded as in diffusers.
 
     Raises ValueError if the strength is outside (0, 1], or so small that no step would be left.
     """

@@ -12,7 +12,7 @@ from reversion_jax.inversion import timesteps
 from reversion_jax.inversion.arrays import SHARED, Data
 
 _COPIES = 100  # copies of each exemplar in ReVersion's data set, which its loader shuffles
-_EPOCHS = 2**31  # folded into a run's key to draw its epochs; steps are smaller, so these keys differ from theirs
+_EPOCHS = 2**31  # folded into a run's key to draw its epochs; larger than any step, which is folded in for samples
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Parses relation templates, such as "a photo of cat {} stone, on the beach", and makes prompts from them.
 
-A template is a string in which `{}` marks the relation. The parser has to find the two entities in the string. A
-template can also have the explicit form, which names them:
-{"text": "a photo of {subject} {} {object}, at night", "subject": "cat", "object": "stone"}.
+A template is a string in which `{}` marks the relation. The parser has to find the two entities in the string: the
+subject before `{}` (E_A in the paper) and the object after it (E_B). A template can also have the explicit form, which
+names them: {"text": "a photo of {subject} {} {object}, at night", "subject": "cat", "object": "stone"}.
 
 The prompts of the first template are:
 
@@ -90,7 +90,7 @@ class RelationPrompt:
         return self.fill(words)
 
     def swapped(self) -> "RelationPrompt":
-        """Returns the prompt with its entities swapped. Raises ValueError(`fault`) if they are not known."""
+        """Returns the prompt with its entities swapped. Raises ValueError(`fault`) if they are unknown."""
         if self.fault:
             raise ValueError(self.fault)
         return dataclasses.replace(self, subject=self.object, object=self.subject)
@@ -98,8 +98,8 @@ class RelationPrompt:
     def inverse(self) -> str:
         """Returns the inverse prompt "E_B <R-inv> <R> E_A" (Inv-ReVersion §3.2).
 
-        The entities are swapped; the prefix and the ending stay. Raises ValueError(`fault`) if the entities are not
-        known.
+        The entities are swapped; the prefix and the ending stay. Raises ValueError(`fault`) if the entities are
+        unknown.
         """
         return self.swapped().fill(f"{INVERSE} {RELATION}")
 
@@ -109,7 +109,7 @@ def parse(template: Template) -> RelationPrompt:
 
     A known prefix ("a photo of"), and everything from the first comma on, belong to neither entity. If the template
     still has more than one reading, the `fault` of the result says how to mend it. The explicit form has only one
-    reading. Raises ValueError if a string does not have `{}` exactly once, or the explicit form lacks a field.
+    reading. Raises ValueError if a string does not have `{}` exactly once, and for a faulty explicit form.
     """
     if isinstance(template, Mapping):
         return _parse_explicit(template)
@@ -152,6 +152,7 @@ def _check_slot(text: str) -> None:
 
 
 def _names_placeholder(text: str) -> bool:
+    """Returns whether a text contains <R> or <R-inv>, in upper or lower case."""
     return RELATION.lower() in text.lower() or INVERSE.lower() in text.lower()
 
 
@@ -171,19 +172,23 @@ def _fault(entity: str) -> str:
 
 
 def _plain_words(entity: str) -> list[str]:
+    """Returns the words of an entity in lower case, without quotation marks."""
     return [word.strip("'\"").lower() for word in entity.split()]
 
 
 def _opens_clause(word: str) -> bool:
+    """Returns whether a word is a preposition or another word that begins a clause."""
     return word in words.packaged("prepositions") or bool(_CLAUSE_WORD.fullmatch(word))
 
 
 def _is_verb(word: str) -> bool:
+    """Returns whether a word is in the packaged list of verbs, or looks like a participle in -ing."""
     participle = _PARTICIPLE.fullmatch(word) and not _NOUN_IN_ING.fullmatch(word)
     return word in words.packaged("verbs") or bool(participle)
 
 
 def _parse_explicit(template: Mapping[str, str]) -> RelationPrompt:
+    """Parses a template in the explicit form. Raises ValueError if a field is missing or has the wrong content."""
     shown = dict(template)
     keys = ("text", "subject", "object")
     for key in keys:

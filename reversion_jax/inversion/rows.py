@@ -58,7 +58,7 @@ def median_norm(table: jax.Array) -> jax.Array:
 
 
 class Diagnosis(NamedTuple):
-    """Properties of learned rows [P, D] that need no drawn picture. See `diagnose` for what they tell."""
+    """Properties of learned rows [P, D] that need no drawn picture. `diagnose` explains them."""
 
     norms: jax.Array  # [P] norm of each row
     median_norm: jax.Array  # [] median norm of the tokens in the table

@@ -6,8 +6,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-# From this number of positions on, scores are not all stored. SD 1.5 has that many at its first level at 256 px, and at
-# its first two levels at 512 px.
+# From this number of positions on, scores are not all stored. In SD 1.5, this concerns the first level at 256 px, and
+# the first two levels at 512 px.
 _LONG = 1024
 _BLOCK = 512  # queries that are computed at a time
 _ALIGNED = 64  # cuDNN needs sequence lengths that are multiples of this

@@ -148,7 +148,7 @@ class _PatchEmbeddings(nn.Module):
 def _tower(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Returns the values of one encoder from a CLIP's config.json.
 
-    Old files have an entry "…_config_dict" as well. As in transformers, it is then the only one that counts.
+    Old files also have an entry "…_config_dict". As in transformers, only that entry then counts.
     """
     given = values.get(f"{name}_dict")
     return given if given is not None else values.get(name) or {}

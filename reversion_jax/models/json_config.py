@@ -53,6 +53,6 @@ def check_blocks(config: Any, key: str, supported: tuple[str, ...]) -> None:
     blocks, name = getattr(config, key), type(config).__name__
     unknown = [block for block in blocks if block not in supported]
     if unknown:
-        raise ValueError(f"{name}: {key} has {unknown[0]!r}; supported: {', '.join(supported)}")
+        raise ValueError(f"{name}: {key} has {unknown[0]!r}: use one of {', '.join(supported)}")
     if len(blocks) != len(config.block_out_channels):
         raise ValueError(f"{name}: {key} and block_out_channels must have the same length")

@@ -31,7 +31,8 @@ class GroupNorm(nn.Module):
 def _normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, silu: bool) -> jax.Array:
     """Normalises x [N, H, W, C] of any float type, with scale and bias [C], to float32 [N, H, W, C].
 
-    The backward pass is written by hand. The one that JAX derives reads x, and the arrays computed from it, many times.
+    The backward pass is written by hand, because JAX would derive one that reads x, and arrays computed from x, many
+    times.
     """
     return _forward(x, scale, bias, groups, epsilon, silu)[0]
 

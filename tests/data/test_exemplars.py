@@ -146,7 +146,7 @@ def test_names_that_look_alike_are_found(tmp_path):
     with pytest.raises(ValueError, match="two names mean the same file"):
         exemplars.read_folder(folder, 12)
     (folder / "text.json").write_text(json.dumps({"00.png": ["cat {} stone"]}))
-    with pytest.raises(FileNotFoundError, match=r"00\.png: missing, although text\.json names it; there is 0\.PNG"):
+    with pytest.raises(FileNotFoundError, match=r"00\.png: missing, although text\.json names it; did you mean 0\.PNG"):
         exemplars.read_folder(folder, 12)
 
 
