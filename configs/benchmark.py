@@ -51,7 +51,7 @@ def get_config(setting: str = "") -> ConfigDict:
     )
     c.evaluation.ablations = ABLATIONS
     c.evaluation.dreambooth = dataclasses.asdict(dreambooth.Recipe()) if setting else {}
-    c.evaluation.seeds = (0,)  # seeds of the training; one as in the papers, but intervals need more to be reliable
+    c.evaluation.seeds = (0,)  # seeds of the training: one, as in the papers; more seeds make the intervals reliable
     # Prompts for each relation, from the benchmark's scenarios.json, or from the package if the benchmark has none.
     c.evaluation.prompts = 100
     c.evaluation.images = 10  # pictures for each prompt, as in ReVersion

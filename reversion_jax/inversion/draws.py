@@ -76,14 +76,15 @@ def exemplars_in_epochs(
     places = jnp.arange(_COPIES * most)
 
     def order(epoch: jax.Array) -> jax.Array:
+        """Returns the permutation of an epoch, [100 * most]; its first `size` entries are places in the data set."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _EPOCHS), epoch)
         # Each place has its own key, so the permutation does not depend on `most`, which the other runs influence.
         values = jax.vmap(lambda place: jax.random.bits(jax.random.fold_in(key, place)))(places)
         return jnp.argsort(jnp.where(places < size, values, jnp.uint32(2**32 - 1)))
 
-    number = step * samples + jnp.arange(samples)
-    first = number[0] // size
-    orders = jax.vmap(order)(first + jnp.arange(samples // _COPIES + 2))  # all epochs from which the step can take
+    number = step * samples + jnp.arange(samples)  # of each sample, counted from the beginning of the run
+    first = number[0] // size  # the epoch of the step's first sample
+    orders = jax.vmap(order)(first + jnp.arange(samples // _COPIES + 2))  # all epochs that the step can reach
     return orders[number // size - first, number % size] % num_exemplars
 
 

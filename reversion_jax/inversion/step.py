@@ -177,7 +177,7 @@ def gradients(
 
     Runs do not influence each other. The devices of the mesh divide the samples that go through the networks; every
     device computes all the rest, which is small. `samples_at_once` limits the number of samples that go through the
-    networks together, and with it the memory that a step needs. It changes results only by rounding.
+    networks together, and so the memory that a step needs. The limit changes results only by rounding.
     """
     shown = _one_prompt_each(batch, mesh)
     runs, samples = shown.ids.shape[:2]
@@ -210,7 +210,7 @@ def train_step(
     grads, metrics = gradients(state.rows, batch, params, hyper, model, schedule, config, mesh)
     optimiser = _optimiser(config, hyper.weight_decay[:, None, None])
     updates, moments = optimiser.update(grads, state.moments, state.rows)
-    # Weight decay would change the rows of <R-inv> even in a run without inverse prompts. There, they are not updated.
+    # A run without inverse prompts does not update its rows of <R-inv>: only weight decay would change them.
     is_relation = jnp.arange(state.rows.shape[1]) < config.rows_per_token
     moves = is_relation[None, :] | (hyper.inverse_share > 0)[:, None]
     updates = jnp.where(moves[..., None], -hyper.learning_rate[:, None, None] * updates, 0.0)

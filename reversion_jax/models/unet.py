@@ -156,7 +156,7 @@ class _DownBlock(nn.Module):
 
 
 class _MidBlock(nn.Module):
-    """The lowest level: x [N, H, W, C], time [N, F], context [N, L, D] -> [N, H, W, C]."""
+    """The level with the smallest height and width: x [N, H, W, C], time [N, F], context [N, L, D] -> [N, H, W, C]."""
 
     config: UNetConfig
     dtype: Dtype

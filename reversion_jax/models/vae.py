@@ -184,10 +184,12 @@ class _Attention(nn.Module):
 
 
 def _norm(c: VAEConfig, dtype: Dtype, name: str, silu: bool = False) -> GroupNorm:
+    """Returns a group normalisation layer of the VAE; with `silu`, SiLU follows it."""
     return GroupNorm(c.norm_num_groups, _EPSILON, dtype, silu, name=name)
 
 
 def _resnet(c: VAEConfig, dtype: Dtype, channels: int, name: str) -> ResnetBlock:
+    """Returns a residual layer of the VAE, [N, H, W, C] -> [N, H, W, channels]."""
     return ResnetBlock(channels, c.norm_num_groups, _EPSILON, dtype, name=name)
 
 
