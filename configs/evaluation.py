@@ -10,13 +10,14 @@ settings are those of a training config.
 The default setting, "hard", makes learning difficult: 100 training steps, and four exemplars, all of which are hatched
 although no prompt says so. The other settings are chosen by a name after a colon:
 
-    configs/evaluation.py:easy     400 steps, eight exemplars without hatching, and only the reported relations.
-    configs/evaluation.py:tuning   How the settings were chosen: on two relations that are not reported, with the
-                                   candidates in the place of the ablations.
-    configs/evaluation.py:inverse  On the same two relations: inverse prompts that replace direct ones against inverse
-                                   prompts that are added, at equal steps and at equal work of the networks.
-    configs/evaluation.py:fusing   Draws in such a way that entities fuse. This way was found on the two tuning
-                                   relations before any other relation was drawn with it, see docs/evaluation.md.
+    configs/evaluation.py:easy       400 steps, eight exemplars without hatching, and only the reported relations.
+    configs/evaluation.py:tuning     How the settings were chosen: on two relations that are not reported, with the
+                                     candidates in the place of the ablations.
+    configs/evaluation.py:inverse    On the same two relations: inverse prompts that replace direct ones against inverse
+                                     prompts that are added, at equal steps and at equal work of the networks.
+    configs/evaluation.py:precision  On the same two relations: words learned in float32, bfloat16 and float16.
+    configs/evaluation.py:fusing     Draws in such a way that entities fuse. This way was found on the two tuning
+                                     relations before any other relation was drawn with it, see docs/evaluation.md.
 """
 
 import dataclasses
@@ -33,6 +34,7 @@ COMPARED = {
     "easy": scenes.REPORTING,
     "tuning": scenes.TUNING,
     "inverse": scenes.TUNING,
+    "precision": scenes.TUNING,
     "fusing": scenes.REPORTING,
 }
 ABLATIONS = (
@@ -64,6 +66,8 @@ INVERSE = (
     ("replaced, equal work", {"steps": 200}),
     ("added", {"inverse_prompts": "add"}),
 )
+# The precision in which words are learned. All pictures are drawn in float32.
+PRECISIONS = tuple((name, {"precision": name}) for name in ("float32", "bfloat16", "float16"))
 # With guidance below 1 and few steps, entities fuse in a third of ReVersion's pictures of the tuning relations.
 FUSING = {"guidance_scale": 0.7, "sample_steps": 8}
 # The candidates of the tuning, as changes to the miniature's defaults. CHOSEN is the result of the tuning.
@@ -83,6 +87,8 @@ CHOSEN = {"suppressor_sigma_px": 1.0, "inverse_share": 0.25}
 
 def get_config(setting: str = "hard") -> ConfigDict:
     """Returns the config of a setting, one of `COMPARED`."""
+    if setting not in COMPARED:
+        raise ValueError(f"configs/evaluation.py:{setting}: use one of {', '.join(COMPARED)}")
     c = config.get_config()
     c.model = config.MINIATURE
     c.steps = 400 if setting == "easy" else 100
@@ -117,9 +123,7 @@ def get_config(setting: str = "hard") -> ConfigDict:
         ("Inv-ReVersion", {}),
     )
     # For the tuning, its candidates are in the place of the ablations.
-    c.evaluation.ablations = {"hard": ABLATIONS, "easy": (), "tuning": CHOICES, "inverse": (), "fusing": ABLATIONS}[
-        setting
-    ]
+    c.evaluation.ablations = {"hard": ABLATIONS, "fusing": ABLATIONS, "tuning": CHOICES}.get(setting, ())
     # A DreamBooth model is trained for each cell and deleted afterwards, so it needs only one checkpoint. Steps and
     # learning rate are the best of three pairs that were tried.
     recipe = dreambooth.Recipe(batch_size=8, steps=200, learning_rate=1e-4, checkpoints=1)
@@ -129,11 +133,14 @@ def get_config(setting: str = "hard") -> ConfigDict:
     c.evaluation.prompt_seed = 99  # chooses these pairs
     c.evaluation.images = 1  # pictures for each prompt
     c.evaluation.clip = ""  # no CLIP, because the miniature's judge scores the pictures
-    if setting in ("tuning", "inverse"):
+    if setting in ("tuning", "inverse", "precision"):
         c.evaluation.seeds, c.evaluation.prompts, c.evaluation.prompt_seed = (100, 101), 50, 98
     if setting == "inverse":
         c.evaluation.seeds = (100, 101, 102, 103)
         c.evaluation.methods, c.evaluation.dreambooth = INVERSE, {}
+    if setting == "precision":
+        c.evaluation.seeds = tuple(range(100, 106))
+        c.evaluation.methods, c.evaluation.dreambooth = PRECISIONS, {}
     if setting == "fusing":
         c.evaluation.seeds, c.evaluation.dreambooth = tuple(range(6)), {}
         c.evaluation.methods = (
