@@ -136,6 +136,7 @@ EDITING = ["--init_image", "nowhere.png", "--strength", "0.5", "--interpolate", 
         ("inspect", [], "give one run's folder or embedding file"),
         ("study", ["--workdir", "study"], "give --evaluation=FOLDER to write the page, or --votes=FOLDER"),
         ("study", ["--workdir", "study", "--evaluation", "nowhere"], "pictures.json: no such file"),
+        ("evaluate", ["--config", "configs/evaluation.py:hrad"], "configs/evaluation.py:hrad: use one of hard, easy"),
         ("evaluate", ["--config", "configs/hug.py"], "the config says nothing of what to compare"),
         ("evaluate", ["--config", "configs/hug.py", "--workdir", "gs://b/f"], "needs a folder of this machine"),
         ("dreambooth", ["--config", "configs/ten_relations.py"], "one model of one relation: give a config without"),
@@ -149,6 +150,16 @@ def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path)
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mistake", ["confi.get_config()", "[] + 1"])
+def test_a_mistake_in_a_users_config_is_one_line_with_its_place(mistake, tmp_path):
+    (tmp_path / "mine.py").write_text(f"def get_config():\n    return {mistake}\n")
+    done = run("train", "--config", "mine.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the config cannot be read: ")
+    assert done.stderr.endswith("mine.py, line 2)\n")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)

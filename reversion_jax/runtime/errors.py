@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
+        if "Error whilst parsing config file" in str(error):
+            _fail(_fault_of_config(str(error)))
         needed = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
         _fail(f"give {' and '.join(needed)}; --help says more" if needed else " ".join(str(error).split()))
     except (AttributeError, KeyError) as error:
@@ -79,6 +82,19 @@ def parse_flags(argv: list[str]) -> list[str]:
         _fail(no_setting(names[0]) if names else f"the config cannot be read: {error}")
     except (ValueError, TypeError, OSError, SyntaxError) as error:
         _fail(error)
+    except Exception as error:  # of the user's own config file, which is code
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        _fail(f"the config cannot be read: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})")
+
+
+def _fault_of_config(trace: str) -> str:
+    """Returns what is wrong with a config file, from the stack trace that ml_collections gives."""
+    what = trace.strip().splitlines()[-1].strip()
+    places = re.findall(r'File "([^"]+)", line (\d+)', trace)
+    if what.startswith("ValueError: ") or not places:  # a message that the config wrote for its user
+        return what.removeprefix("ValueError: ")
+    file, line = places[-1]
+    return f"the config cannot be read: {what} ({file}, line {line})"
 
 
 def _help(command: str) -> NoReturn:
