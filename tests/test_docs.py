@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import pytest
 from config_files import load
 from places import ROOT, TESTS
 
@@ -23,13 +24,19 @@ def test_every_fault_has_a_test():
             assert not test or f"def {test}(" in (TESTS / file).read_text(), row
 
 
-def test_tables_are_those_of_the_verdicts_beside_them(tmp_path):
-    """A reader can make them again without drawing a picture, and docs/evaluation.md quotes them."""
-    kept = ROOT / "docs" / "cells" / "fusing"
+@pytest.mark.parametrize(
+    ("setting", "page", "quoted"),
+    [
+        ("fusing", "evaluation.md", "43 [19, 71] | 45 [34, 55] | 19 [9, 31] | 31 [21, 42] |"),
+        ("inverse", "sources.md", "95 [89, 100] | 97 [91, 100] | 93 [83, 99] | 1 [0, 4] |"),
+    ],
+)
+def test_tables_are_those_of_the_verdicts_beside_them(setting, page, quoted, tmp_path):
+    """A reader can make them again without drawing a picture, and a page quotes them."""
+    kept = ROOT / "docs" / "cells" / setting
     shutil.copyfile(kept / "cells.jsonl", tmp_path / "cells.jsonl")
-    evaluate(load("evaluation", "fusing"), str(tmp_path), tables_only=True)
+    evaluate(load("evaluation", setting), str(tmp_path), tables_only=True)
     made = (tmp_path / "tables.md").read_text()
     assert made == (kept / "tables.md").read_text()
-    quoted = "43 [19, 71] | 45 [34, 55] | 19 [9, 31] | 31 [21, 42] |"
     assert quoted in made
-    assert quoted in (ROOT / "docs" / "evaluation.md").read_text()
+    assert quoted in (ROOT / "docs" / page).read_text()
