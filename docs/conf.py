@@ -22,7 +22,7 @@ release = version = _PROJECT["version"]
 author = copyright = "the authors of reversion_jax, Apache License 2.0"
 html_title = f"{project} {version}"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "formulas"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "cells"]
 smartquotes = False  # quotes in the pages are often a setting's value
@@ -48,6 +48,9 @@ nitpick_ignore = [
 
 html_theme = "furo"
 html_show_sphinx = False
+html_math_renderer = "mathml"  # see formulas.py
+html_static_path = ["style"]
+html_css_files = ["formulas.css"]
 
 
 def _add_generated(app: Sphinx, docname: str, source: list[str]) -> None:
