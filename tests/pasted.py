@@ -1,0 +1,209 @@
+"""The commands that README and the other pages show: collected from their blocks of code and from their sentences.
+
+Every line of a block that is fenced as shell is a command. A block that is indented, or fenced without a language, may
+be anything: its lines count if they begin with a program that is known here.
+"""
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from config_files import load
+from places import ROOT
+
+from reversion_jax.__main__ import COMMANDS
+from reversion_jax.config import MINIATURE
+
+PAGES = (
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+)
+SHELLS = ("sh", "shell", "bash", "console")
+OURS = ("python", "pip", "pytest", "launch")
+# Other tools, whose arguments nothing here can check.
+FOREIGN = ("cd", "cp", "export", "git", "hf", "ls", "mkdir", "source", "tensorboard", "wandb", "uv", "ruff", "mypy")
+# A run of seconds on the miniature.
+FEW = {
+    "steps": 2,
+    "steps_per_dispatch": 1,
+    "checkpoint_every_steps": 1,
+    "preview_every_steps": 2,
+    "preview_prompts": ("red circle <R> blue star",),
+    "sample_steps": 2,
+    "judged_prompts": 0,
+}
+_OPERATORS = ("&&", "||", ";", "|", "&")
+
+
+class Shown(NamedTuple):
+    """A command on a page."""
+
+    page: str
+    words: tuple[str, ...]  # the program first: "python", wherever it lies
+
+    @property
+    def command(self) -> str:
+        """The name of our command, such as "train"; "" for the list of commands, and for other programs."""
+        module = self.words[2] if self.words[:2] == ("python", "-m") and len(self.words) > 2 else ""
+        return module.partition(".")[2] if module.startswith("reversion_jax.") else ""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What follows `python -m reversion_jax.COMMAND`."""
+        return self.words[3:]
+
+
+def in_blocks() -> list[Shown]:
+    """The commands of all blocks, in the pages' order. ValueError for a shell block with a program that is unknown."""
+    found = []
+    for page in PAGES:
+        for language, block in blocks(page.read_text()):
+            for line in block.replace("\\\n", " ").splitlines():
+                is_shell = language in SHELLS
+                if is_shell or (not language and _program(line) in (*OURS, *FOREIGN)):
+                    found += [Shown(_name(page), words) for words in statements(line, _name(page))]
+    return found
+
+
+def in_sentences() -> list[Shown]:
+    """The commands between backticks, such as `python -m reversion_jax.train --config configs/hug.py`."""
+    return [
+        Shown(_name(page), words)
+        for page in PAGES
+        for span in spans(page.read_text())
+        if re.match(r"python -m reversion_jax\.[a-z]+ ", span)
+        for words in statements(span, _name(page))
+    ]
+
+
+def settings() -> list[tuple[str, str]]:
+    """Settings between backticks, such as `--config.steps=1000 --config.remat=True`: of each its page and the flag."""
+    found = [(_name(page), span) for page in PAGES for span in spans(page.read_text())]
+    return [
+        (page, word)
+        for page, span in found
+        if re.match(r"--config\.[a-z]", span)
+        for word in shlex.split(span)
+        if word.startswith("--config.")
+    ]
+
+
+def flags() -> list[tuple[str, str, str]]:
+    """Flags between backticks after their command, such as `sample --steps 20`: page, command and the flag's name."""
+    return [
+        (_name(page), span.split()[0], name)
+        for page in PAGES
+        for span in spans(page.read_text())
+        if span.split()[0] in COMMANDS
+        for name in re.findall(r" --([a-z_]+)", span)
+    ]
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Yields the blocks of code of a Markdown text: the language ("" if none is named), and the block."""
+    lines = text.splitlines()
+    block: list[str] = []
+    fence, was_blank = None, True
+    for line in [*lines, "end"]:
+        if fence is not None:
+            if line.strip() == "```":
+                yield fence, "\n".join(block)
+                fence, block = None, []
+            else:
+                block.append(line.strip())
+        elif line.startswith("    ") and (was_blank or block):
+            block.append(line[4:])
+        elif line.strip() or not block:
+            if block:
+                yield "", "\n".join(block)
+                block = []
+            if opened := re.match(r" *```(\S*)", line):
+                fence = opened[1]
+        was_blank = not line.strip()
+
+
+def spans(text: str) -> list[str]:
+    """What a Markdown text has between single backticks, without its fenced blocks."""
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(span.split()).replace("\\|", "|") for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose)]
+
+
+def statements(line: str, page: str) -> list[tuple[str, ...]]:
+    """The commands of a line of shell. ValueError, with the page, for a program that is not known here."""
+    lexer = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if word in _OPERATORS:
+            found.append([])
+        elif found[-1] or not re.match(r"[A-Z_]+=", word):  # without variables that are set for the command
+            found[-1].append(word)
+    commands = []
+    for words in filter(None, found):
+        program = _program(words[0])
+        if program not in (*OURS, *FOREIGN):
+            raise ValueError(
+                f"{page}: {words[0]!r} is none of the programs in tests/pasted.py: add it, or fence the block"
+            )
+        if program == "python":  # --flag=value as --flag value, except settings
+            words = [part for word in words for part in (word.split("=", 1) if re.match(r"--\w+=", word) else [word])]
+        commands.append(tuple(words) if program == "launch" else (program, *words[1:]))
+    return commands
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def _program(line: str) -> str:
+    """The program that a line of shell starts: "python" for .venv/bin/python and python3."""
+    words = [word for word in line.removeprefix("$ ").split() if not re.match(r"[A-Z_]+=", word)]
+    first = words[0] if words else ""
+    return "launch" if first.startswith("launch/") else first.rpartition("/")[2].removesuffix("3")
+
+
+def shortened(shown: Shown, made: set[str], place: Path) -> tuple[str, ...] | None:
+    """A command with few steps, if it can run in the folder `place`; else None.
+
+    It can if its model is the miniature, and if what it reads is there or in `made`, the workdirs of earlier commands.
+    Its own workdir is added there. So nothing runs that needs a download, an accelerator, a hub or a file of the
+    reader's. The app, which does not end, and comparisons, which take minutes, do not run either.
+    """
+    words, given = shown.words, _given(shown.arguments)
+    made_before = lambda name: any(name == run or name.startswith(f"{run}/") for run in made)
+    if shown.command == "train":
+        name = given.get("--config", "").removeprefix("configs/").removesuffix(".py")
+        if "--distributed" in given or given.get("--config.model", load(name).model) != MINIATURE:
+            return None
+        made.add(given.get("--workdir", f"runs/{name}"))
+        return (*words, *(f"--config.{key}={value}" for key, value in FEW.items()))
+    if shown.command not in ("sample", "inspect", "export", "score") or {"--clip", "--push_to_hub"} & given.keys():
+        return None
+    source = given.get("--workdir") or (shown.arguments[0] if shown.command == "inspect" else "")
+    reads = [
+        given[flag].rpartition("=")[2]
+        for flag in ("--embedding", "--init_image", "--pictures", "--prompts_file")
+        if flag in given
+    ]
+    if not made_before(source) or not all((place / name).exists() for name in reads):
+        return None
+    if "--step" in given:  # the run has other checkpoints
+        at = words.index("--step")
+        words = (*words[:at], "--step", "1", *words[at + 2 :])
+    if shown.command == "sample" and "--interpolate" not in given:
+        words = (*words, "--num_images", "1")
+    draws = shown.command == "sample" or "--prompt" in given
+    return (*words, "--steps", "2") if draws else words
+
+
+def _given(arguments: tuple[str, ...]) -> dict[str, str]:
+    """The flags of a command line and their values; of a repeated flag the last."""
+    found = {}
+    for word, following in itertools.pairwise((*arguments, "--")):
+        if word.startswith("--"):
+            name, has_value, value = word.partition("=")
+            found[name] = value if has_value else "" if following.startswith("--") else following
+    return found
