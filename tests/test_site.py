@@ -1,6 +1,8 @@
 """The pages of the documentation site that are made from the code. The build itself checks their links: see .ci/run."""
 
 import dataclasses
+import io
+import re
 
 import pytest
 from places import ROOT
@@ -123,3 +125,49 @@ of the bar. ValueError for bad input.
         ":param progress: a label\\_ of the bar.",
         "",
     ]
+
+
+@pytest.mark.filterwarnings("default")  # what Sphinx and its extensions make of one another is their affair
+@pytest.mark.parametrize("url", ["", "https://host/us/repository"])
+def test_links_lead_out_of_the_pages(url, generated, monkeypatch, tmp_path):
+    """To the repository if its address is known, else to a copy of the file; a folder has no copy."""
+    pytest.importorskip("myst_parser")
+    import links
+    from sphinx.application import Sphinx
+
+    monkeypatch.setattr(links, "ROOT", tmp_path)
+    for name in ("docs/index.md", "docs/other.md", "docs/cells/kept.md", "package/code.py", "README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("# A title\n")
+    targets = [
+        "../package/code.py",
+        "../package",
+        "cells/kept.md",
+        "other.md#a-title",
+        "../README.md#start",
+        "../gone.py",
+    ]
+    text = "\n".join(f"[to {number}]({target})" for number, target in enumerate(targets))
+    (tmp_path / "docs" / "index.md").write_text(f"# Index\n\n{text}\n\n```{{toctree}}\nother\n```\n")
+    settings = {"extensions": ["myst_parser"], "exclude_patterns": ["cells"], "myst_heading_anchors": 2}
+    warned = io.StringIO()
+    places = [tmp_path / "docs", None, tmp_path / "site", tmp_path / "site" / "trees"]
+    app = Sphinx(*places, "html", confoverrides=settings, status=None, warning=warned)
+    app.add_config_value("repository_url", url, "env")
+    app.add_transform(links.RepositoryLinks)
+    app.build()
+    page = (tmp_path / "site" / "index.html").read_text()
+    led = {
+        text: target for target, text in re.findall(r'<a class="[^"]*" (?:download="" )?href="([^"]*)".*?(to \d)', page)
+    }
+    if url:
+        assert led["to 0"] == f"{url}/blob/main/package/code.py"
+        assert led["to 1"] == f"{url}/tree/main/package"
+        assert led["to 2"] == f"{url}/blob/main/docs/cells/kept.md"
+    else:
+        assert (tmp_path / "site" / led["to 0"]).read_bytes() == (tmp_path / "package" / "code.py").read_bytes()
+        assert "to 1" not in led
+        assert led["to 2"].startswith("_downloads/")
+    assert (led["to 3"], led["to 4"]) == ("other.html#a-title", "#")
+    (warning,) = (line for line in warned.getvalue().splitlines() if "index.md:" in line)
+    assert "target not found: '../gone.py'" in warning
