@@ -1,11 +1,13 @@
-"""What training and drawing cost on this machine's GPU or TPU, at Stable Diffusion 1.5's size with random weights.
+"""Measures training and drawing on this machine's GPU or TPU, at the size of Stable Diffusion 1.5 with random weights.
 
     python benchmarks/accelerator.py --out benchmarks/accelerator
 
-Writes accelerator.md and accelerator.json into --out as it goes: our step in each precision and with so many samples at
-once, its kernels' time by kind, the start of the user's own command, cold and with compiled programs kept, and
-pictures. Beside it, where PyTorch sees the same card, a well-written loop in PyTorch and diffusers' pictures. It begins
-no measure after --minutes, and says which it left out. --tiny is the same at sizes for a test.
+It measures our training step in each precision and with several numbers of samples at once; the time of the step's
+kernels by kind; the start of the user's command, with nothing cached and with compiled programs cached; and pictures.
+If PyTorch sees the same GPU, it also measures a well-written loop in PyTorch and pictures by diffusers.
+
+After each measurement it writes accelerator.md and accelerator.json into --out. It starts no measurement after
+--minutes and lists those that it left out. --tiny uses small sizes, for tests.
 """
 
 import argparse
@@ -30,12 +32,12 @@ PRECISIONS = ("bfloat16", "float16", "tensorfloat32", "float32")
 
 
 class Sizes(NamedTuple):
-    """How large everything is."""
+    """The sizes of a benchmark."""
 
     tiny: bool
     resolution: int
-    samples: int  # of a step
-    steps: int  # timed ones, after the first
+    samples: int  # per training step
+    steps: int  # timed, after the first one
     pictures: int
     sample_steps: int
 
@@ -44,7 +46,7 @@ FULL, TINY = Sizes(False, 512, 8, 20, 8, 50), Sizes(True, 16, 8, 2, 2, 2)
 
 
 def write_model(folder: Path, sizes: Sizes) -> None:
-    """A diffusers folder with random weights, and with the miniature's tokenizer, whose words serve for all prompts."""
+    """Writes a diffusers folder with random weights and the miniature's tokenizer, which knows all words used here."""
     from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
     if sizes.tiny:
@@ -64,7 +66,7 @@ def write_exemplars(folder: Path, sizes: Sizes) -> None:
 
 
 def settings(place: Path, sizes: Sizes, **own: Any) -> dict[str, Any]:
-    """Settings of a run on the model and the exemplars in `place`."""
+    """Returns the settings of a run on the model and the exemplars in `place`."""
     words = {"prepositions": "miniature_prepositions", "verbs": "miniature_verbs"}
     files = {"model": str(place / "model"), "exemplars": str(place / "exemplars")}
     of_size = {"resolution": sizes.resolution, "sample_steps": sizes.sample_steps, "sample_batch": sizes.pictures}
@@ -72,7 +74,10 @@ def settings(place: Path, sizes: Sizes, **own: Any) -> dict[str, Any]:
 
 
 def our_step(place: Path, sizes: Sizes, precision: str, at_once: int) -> dict[str, float]:
-    """Seconds until the first step and of a step, and the memory, of one precision and split."""
+    """Measures loading (s), the first step (s), a step (ms) and the peak memory (GiB) of one precision and split.
+
+    For the default precision and all samples at once, it also measures kernels (ms per step).
+    """
     import jax
 
     from reversion_jax import config
@@ -104,7 +109,7 @@ def our_step(place: Path, sizes: Sizes, precision: str, at_once: int) -> dict[st
 
 
 def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, float]:
-    """Seconds from the user's own command to its first step and its end, with two previews."""
+    """Measures the seconds from the start of the user's command to its first step and to its end, with two previews."""
     own = settings(place, sizes, steps=sizes.steps, checkpoint_every_steps=sizes.steps, steps_per_dispatch=1)
     overrides = [f"--config.{key}={value}" for key, value in own.items()]
     workdir = place / name
@@ -112,7 +117,7 @@ def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, floa
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
     metrics, first, log = workdir / "metrics.jsonl", 0.0, place / f"{name}.log"
-    with log.open("wb") as out:  # a pipe that nobody reads would stop the command when it is full
+    with log.open("wb") as out:  # not a pipe: the command would stop when the pipe is full
         command += ["--workdir", str(workdir)]
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
         while process.poll() is None:
@@ -125,7 +130,7 @@ def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, floa
 
 
 def our_pictures(place: Path, sizes: Sizes) -> dict[str, float]:
-    """Seconds of guided pictures, drawn at once by ddim; those of the first time include compilation."""
+    """Measures the seconds to draw guided pictures together with ddim. The first time includes compiling."""
     from reversion_jax.drawing import generate
     from reversion_jax.weights.load import load_model
 
@@ -142,7 +147,7 @@ def our_pictures(place: Path, sizes: Sizes) -> dict[str, float]:
 
 
 def _peak_gib() -> float:
-    """The most memory of the device that this process has had; nan where the device does not tell."""
+    """Returns the peak of this process's device memory, or nan if the device does not report it."""
     import jax
 
     told = jax.devices()[0].memory_stats() or {}
@@ -150,7 +155,7 @@ def _peak_gib() -> float:
 
 
 def about() -> dict[str, Any]:
-    """The device, the versions, and whether PyTorch sees a card too."""
+    """Returns the device, JAX's version, the default precision, and whether PyTorch sees a GPU."""
     import jax
 
     from reversion_jax.runtime import precision
@@ -167,7 +172,7 @@ def about() -> dict[str, Any]:
 
 
 def measures(place: Path, sizes: Sizes, told: dict[str, Any]) -> dict[str, tuple[Callable, tuple]]:
-    """What is measured, by its name, the most wanted first."""
+    """Returns {name: (function, further arguments)} of all measurements, the most important ones first."""
     cache = str(place / "cache")
     best = told["auto"]
     found: dict[str, tuple[Callable, tuple]] = {
@@ -185,7 +190,7 @@ def measures(place: Path, sizes: Sizes, told: dict[str, Any]) -> dict[str, tuple
 
 
 def table(told: dict[str, Any], results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Returns the results as a Markdown table."""
     lines = [f"{told['device']}, jax {told['jax']}, {time.strftime('%Y-%m-%d')}", "", "| | |", "|---|---|"]
     for name, found in results.items():
         shown = found if isinstance(found, str) else ", ".join(_shown(key, value) for key, value in found.items())
@@ -202,8 +207,8 @@ def _shown(key: str, value: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/accelerator"))
-    parser.add_argument("--minutes", type=float, default=7.0, help="after which no measure begins")
-    parser.add_argument("--tiny", action="store_true", help="sizes for a test")
+    parser.add_argument("--minutes", type=float, default=7.0, help="start no measurement after this time")
+    parser.add_argument("--tiny", action="store_true", help="use small sizes, for tests")
     options = parser.parse_args()
     sizes, ends = TINY if options.tiny else FULL, time.monotonic() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
@@ -218,7 +223,7 @@ def main() -> None:
             else:
                 try:
                     results[name] = alone(measure, place, sizes, *arguments)
-                except Exception as error:  # the others are wanted all the same
+                except Exception as error:  # go on with the other measurements
                     results[name] = f"failed: {str(error).strip().splitlines()[-1][:200]}"
             (options.out / "accelerator.json").write_text(json.dumps({"about": told, "results": results}, indent=1))
             (options.out / "accelerator.md").write_text(table(told, results))

@@ -1,4 +1,4 @@
-"""What the comparisons with PyTorch share: Stable Diffusion 1.5 with random weights, processes of their own, memory."""
+"""Shared by the comparisons with PyTorch: SD 1.5 with random weights, separate processes, memory, loops on CUDA."""
 
 import contextlib
 import importlib.util
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def torch_models(path: Path):
-    """GiB that the imports took; text encoder, VAE and UNet, frozen; and the noise schedule."""
+    """Returns the memory of the imports (GiB); the frozen text encoder, VAE and UNet; and the noise schedule."""
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, logging
 
@@ -31,18 +31,18 @@ def torch_models(path: Path):
 
 
 def status_gib(counter: str) -> float:
-    """This process's memory, VmRSS, or its peak, VmHWM; in getrusage's peak a process starts with its parent's."""
+    """Returns this process's memory (VmRSS) or its peak (VmHWM). The peak of getrusage would include the parent's."""
     return int(re.search(rf"{counter}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
 
 
 def alone(function: Callable, *arguments) -> Any:
-    """Calls it in a process of its own, so that memory and compiled programs are its own."""
+    """Calls a function in a new process, so that it shares no memory and no compiled programs."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 
 
 def write_weights(path: Path) -> None:
-    """Stable Diffusion 1.5 as a diffusers folder without tokenizer, such that activations keep their size."""
+    """Writes SD 1.5 as a diffusers folder without a tokenizer. The random weights keep the scale of activations."""
     from flax.traverse_util import unflatten_dict
 
     from reversion_jax.diffusion.schedule import Schedule
@@ -67,7 +67,7 @@ def write_weights(path: Path) -> None:
 
 @contextlib.contextmanager
 def weights(given: str | None) -> Iterator[Path]:
-    """The folder given, or one of random weights for as long as it is needed."""
+    """Yields the given folder, or else a temporary folder with random weights."""
     if given:
         yield Path(given)
         return
@@ -79,11 +79,11 @@ def weights(given: str | None) -> Iterator[Path]:
 def require_pytorch() -> None:
     missing = [name for name in ("torch", "diffusers", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
-        sys.exit(f"This compares with PyTorch, but there is no {', '.join(missing)}: install the 'interop' extra.")
+        sys.exit(f"this compares with PyTorch and needs {', '.join(missing)}: install the 'interop' extra")
 
 
 def cuda_step(place: Path, sizes: Any) -> dict[str, float]:
-    """A step written well in PyTorch: the row alone, encoded pictures, bfloat16, channels last."""
+    """Measures a well-written step in PyTorch: row alone, encoded pictures, bfloat16, channels last."""
     import torch
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
@@ -116,7 +116,7 @@ def cuda_step(place: Path, sizes: Any) -> dict[str, float]:
 
 
 def cuda_pictures(place: Path, sizes: Any) -> dict[str, float]:
-    """The same pictures by diffusers' pipeline: bfloat16, channels last."""
+    """Measures the same pictures by diffusers' pipeline, in bfloat16, channels last."""
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 

@@ -1,11 +1,11 @@
-"""What the scores by a CLIP are worth on the miniature, whose pictures a judge knows.
+"""Measures how well scores by a CLIP agree with the judge, on pictures of the miniature.
 
     python benchmarks/clip_on_miniature.py --evaluation runs/evaluation --out runs/clip
 
-No published CLIP knows the miniature's world, so a small one is trained on its captioned scenes as CLIPs are: pictures
-and texts of a batch find each other (arXiv 2103.00020). What each score sees is then tried on drawn scenes that are
-spoilt in a known way, and on an evaluation's pictures beside the judge. A quarter of an hour on two CPU cores, nearly
-all of it training, which resumes; writes table.md.
+No published CLIP was trained on pictures like the miniature's. So this script trains a small CLIP on the miniature's
+captioned scenes, with CLIP's contrastive loss (arXiv 2103.00020). Then it measures which mistakes each score notices:
+on drawn scenes that are spoilt in a known way, and on an evaluation's pictures, compared with the judge. It takes a
+quarter of an hour on two CPU cores, nearly all of it for training, which can be resumed. It writes table.md.
 """
 
 from collections import defaultdict
@@ -47,22 +47,24 @@ CONFIG = CLIPConfig(
 )
 PREPROCESSING = clip_features.Preprocessing(SIZE_PX, SIZE_PX)
 SCORES = ("entity_score", "entity_minimum", "relation_margin", "order_margin")
-_EVALUATION = flags.DEFINE_string("evaluation", "runs/evaluation", "An evaluation's folder, whose pictures are scored.")
-_OUT = flags.DEFINE_string("out", "runs/clip", "Where the table and the training's checkpoints go.")
-_STEPS = flags.DEFINE_integer("steps", 1500, "Of the training.")
-_BATCH = flags.DEFINE_integer("batch", 128, "Pairs of a step.")
-_SPOILT = flags.DEFINE_integer("spoilt", 50, "Scenes of each relation to spoil.")
+_EVALUATION = flags.DEFINE_string(
+    "evaluation", "runs/evaluation", "Folder of an evaluation, whose pictures are scored."
+)
+_OUT = flags.DEFINE_string("out", "runs/clip", "Folder for the table and the checkpoints of training.")
+_STEPS = flags.DEFINE_integer("steps", 1500, "Number of training steps.")
+_BATCH = flags.DEFINE_integer("batch", 128, "Pairs of picture and caption per training step.")
+_SPOILT = flags.DEFINE_integer("spoilt", 50, "Number of scenes to spoil, for each relation.")
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Words tell the relation, since that is what this CLIP shall see; one caption in four names one entity alone."""
+    """Returns a caption with words for the relation, which this CLIP must learn. A quarter names only one entity."""
     if rng.random() < 0.25:
         return f"a photo of {rng.choice([str(scene.subject), str(scene.object)])}"
     return scenes.describe(scene, str(rng.choice(scenes.CAPTIONS[scene.relation][0])), rng)
 
 
 def train(tokenizer: Tokenizer, workdir: Path) -> clip_features.Clip:
-    """A CLIP for the miniature's world; the held-out pairs of entities are held out here too."""
+    """Trains a CLIP on scenes of the miniature, without the held-out pairs of entities."""
     recipe = {"steps": _STEPS.value, "batch": _BATCH.value}
     check_recipe(workdir, recipe)
     model, optimiser = CLIP(CONFIG), optax.adamw(one_cycle(recipe["steps"], 1e-3), b2=0.98, weight_decay=0.1)
@@ -79,7 +81,7 @@ def train(tokenizer: Tokenizer, workdir: Path) -> clip_features.Clip:
         relations = rng.choice(scenes.RELATIONS, size=recipe["batch"])
         shown = [scenes.random_scene(rng, str(relation), hatched_share=0.25) for relation in relations]
         pixels = np.stack([PREPROCESSING(Image.fromarray(scenes.draw(scene, rng))) for scene in shown])
-        noise = rng.normal(scale=0.1, size=pixels.shape).astype(np.float32)  # what is generated is less clean
+        noise = rng.normal(scale=0.1, size=pixels.shape).astype(np.float32)  # like that of generated pictures
         return tokenizer([caption(scene, rng) for scene in shown]), pixels + noise
 
     params = model.init(jax.random.key(0), *(x[:1] for x in batch_fn(0)))["params"]
@@ -90,7 +92,7 @@ def train(tokenizer: Tokenizer, workdir: Path) -> clip_features.Clip:
 
 
 def score(clip: clip_features.Clip, images: np.ndarray, asked: list[Scene]) -> dict[str, np.ndarray]:
-    """Every score of pictures uint8 [N, 64, 64, 3], each [N]."""
+    """Returns every score [N] of pictures uint8 [N, 64, 64, 3], by name."""
 
     def texts_for(scene: Scene) -> list[str]:
         others = [words for relation, words in scenes.PHRASES.items() if relation != scene.relation]
@@ -107,7 +109,7 @@ def _other(rng: np.random.Generator, names: list[str], than: set[str]) -> str:
 
 
 def _another(scene: Scene, part: str, rng: np.random.Generator) -> Scene:
-    """The scene with another colour or shape of its object."""
+    """Returns the scene with another colour or shape of its object."""
     names = {"colour": list(COLOURS), "shape": list(SHAPES)}[part]
     given = {getattr(scene.subject, part), getattr(scene.object, part)}
     return replace(scene, object=scene.object._replace(**{part: _other(rng, names, given)}))
@@ -128,9 +130,9 @@ SPOILINGS: dict[str, Draw] = {
 
 
 def seen_of_drawn(clip: clip_features.Clip) -> dict[str, list[float]]:
-    """For each way to spoil a scene, how often each of SCORES is lower than for the scene as it should be.
+    """Returns how often each of SCORES is lower for a spoilt scene than for the correct one, by the way to spoil it.
 
-    On scenes of unseen pairs, of directed relations where they are turned round.
+    The scenes have unseen pairs. Only directed relations are turned round.
     """
     found = {}
     for number, (name, spoil) in enumerate(SPOILINGS.items()):
@@ -145,9 +147,9 @@ def seen_of_drawn(clip: clip_features.Clip) -> dict[str, list[float]]:
 
 
 def area(values: np.ndarray, right: np.ndarray, prompts: np.ndarray) -> float:
-    """How often, of a right and a wrong picture of one prompt, the right one scores higher; 0.5 is chance.
+    """Returns how often a right picture scores higher than a wrong picture of the same prompt; 0.5 is chance.
 
-    Over all such pairs of a prompt, and then over prompts.
+    The mean is over all such pairs of a prompt, and then over prompts.
     """
     found = []
     for prompt in np.unique(prompts):
@@ -158,7 +160,10 @@ def area(values: np.ndarray, right: np.ndarray, prompts: np.ndarray) -> float:
 
 
 def beside_judge(clip: clip_features.Clip, evaluation: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """By the judge's verdict on an evaluation's pictures: each score's `area`, and the means of each method."""
+    """Compares scores with the judge's verdicts on an evaluation's pictures.
+
+    Returns the `area` of each score by verdict, and the means of verdicts and scores by method.
+    """
     listed = sets.read_pictures(evaluation)
     as_asked = [scores.asked_for(picture.prompt, scenes.PHRASES[picture.relation]) for picture in listed]
     asked = [

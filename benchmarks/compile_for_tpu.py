@@ -1,11 +1,11 @@
-"""What Google's TPU compiler makes of a training step, and how much memory it asks for; no TPU is needed.
+"""Compiles a training step with Google's TPU compiler and prints the memory that it needs. This needs no TPU.
 
     python -m venv tpu && tpu/bin/pip install -e . "jax[tpu]"
     tpu/bin/python benchmarks/compile_for_tpu.py --model miniature --resolution 64 --topology v5e:16x16
     tpu/bin/python benchmarks/compile_for_tpu.py --resolution 512 --topology v5e:2x4
 
-Compiles for chips that are not there, and runs nothing: that it compiles and fits is shown, not how long it takes.
-The token table and the VAE are always float32. SD 1.5 takes minutes and 8 GiB.
+The script runs nothing. It shows that the step compiles and fits into memory, but not how long a step takes. The token
+table and the VAE are always float32. SD 1.5 takes minutes and 8 GiB.
 """
 
 import argparse
@@ -32,14 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sd15", choices=["sd15", "miniature"])
     parser.add_argument("--resolution", type=int, default=512)
-    parser.add_argument("--topology", default="v5e:2x4", help="chips, as JAX calls them")
-    parser.add_argument("--samples", type=int, default=1, help="of each chip")
+    parser.add_argument("--topology", default="v5e:2x4", help="JAX's name of the chips and their layout")
+    parser.add_argument("--samples", type=int, default=1, help="samples per chip")
     parser.add_argument("--weight_shards", type=int, default=1)
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
     options = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")  # for all that is not compiled for the TPU
-    # There is no TPU machine to ask these.
+    jax.config.update("jax_platforms", "cpu")  # for computations other than the compiled step
+    # A TPU machine would provide these values.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
     chips = topologies.get_topology_desc(topology_name=options.topology, platform="tpu").devices
     mesh = Mesh(np.array(chips).reshape(-1, options.weight_shards), ("data", "weights"))

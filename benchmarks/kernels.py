@@ -1,4 +1,4 @@
-"""How long a GPU's kernels take, by kind."""
+"""Measures the time of a GPU's kernels by kind."""
 
 import collections
 import gzip
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Of kernels' names. The first kind that fits counts.
+# Patterns of kernels' names. The first kind that matches counts.
 KINDS = {
     "attention": r"fmha|flash|sdpa|attention",
     "convolutions": r"conv|cudnn|implicit",
@@ -18,7 +18,7 @@ KINDS = {
 
 
 def kernels(run: Callable[[], Any], steps: int) -> dict[str, float]:
-    """Milliseconds a step of the device's kernels, by kind, by JAX's profiler; nothing where it tells of none."""
+    """Returns the kernels' time in ms per step by kind, from JAX's profiler. Empty if it reports no kernels."""
     import jax
 
     with tempfile.TemporaryDirectory() as folder:
@@ -28,7 +28,7 @@ def kernels(run: Callable[[], Any], steps: int) -> dict[str, float]:
         events = json.loads(gzip.decompress(trace.read_bytes()))
     events = events["traceEvents"] if isinstance(events, dict) else events
     devices = {e["pid"] for e in events if e.get("name") == "process_name" and "/device:" in str(e.get("args"))}
-    # A GPU's streams are its threads; those that sum up modules and steps are no kernels.
+    # In a trace, a GPU's streams are threads. Threads that summarise modules and steps hold no kernels.
     sums = r"XLA (Modules|Ops)|Steps|Framework|Source|TensorFlow"
     threads = {
         (e["pid"], e["tid"])

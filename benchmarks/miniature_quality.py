@@ -1,9 +1,10 @@
-"""How well the miniature draws what it is told in its own words, on pairs of entities that it was never shown.
+"""Measures how well the miniature draws prompts in its own words, with pairs of entities that it was not trained on.
 
     python benchmarks/miniature_quality.py --out runs/quality
 
-500 prompts over the seven named relations, in the captions' words; 70 of them again as hatched ones. How well relations
-are *learned* is what `reversion_jax.evaluate` is for. Takes about a minute; writes table.md and the pictures.
+It draws 500 prompts over the seven named relations, in the words of the captions, and 70 of them again with the word
+"hatched". `reversion_jax.evaluate` measures how well relations are *learned*. This script takes about a minute and
+writes table.md and the pictures.
 """
 
 from pathlib import Path
@@ -17,9 +18,11 @@ from reversion_jax.miniature import judge, scenes
 from reversion_jax.training import prepare
 from reversion_jax.weights.load import load_model
 
-_OUT = flags.DEFINE_string("out", "runs/quality", "Where the table and the pictures go.")
-_MODEL = flags.DEFINE_string("model", settings.MINIATURE, "Another diffusers folder, such as pretrain's snapshot.")
-_PROMPTS = flags.DEFINE_integer("prompts", 500, "In all.")
+_OUT = flags.DEFINE_string("out", "runs/quality", "Folder for the table and the pictures.")
+_MODEL = flags.DEFINE_string(
+    "model", settings.MINIATURE, "Diffusers folder of another model, such as a snapshot of recipes/pretrain.py."
+)
+_PROMPTS = flags.DEFINE_integer("prompts", 500, "Number of prompts.")
 _HATCHED = 70
 
 
@@ -54,7 +57,7 @@ def main(argv) -> None:
     of_hatched = np.logical_and(*judge.right(judge.look(hatched), asked[:_HATCHED])).mean()
     lines += [
         "",
-        f"Hatched where the prompt says so: {told:.0%} (all right: {of_hatched:.0%}); where not: {untold:.1%}.",
+        f"Hatched pictures: {told:.0%} if the prompt says so (all right: {of_hatched:.0%}), {untold:.1%} otherwise.",
     ]
     (out / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,8 +1,9 @@
-"""The miniature's speed here: seconds a guided image in batches, and seconds for a run's training steps.
+"""Measures the miniature's speed on this machine: seconds per guided picture in batches, and per 400 training steps.
 
     python benchmarks/miniature_speed.py
 
-Compile times are given apart. Budget on two CPU cores: 0.08 s an image, 20 s for 400 steps at batch 8.
+The times for compiling are printed separately. Aims on two CPU cores: 0.08 s per picture, 20 s for 400 steps with batch
+size 8.
 """
 
 import time
@@ -28,10 +29,12 @@ def main() -> None:
     texts = ["red circle <R> blue star"] * 64
     first = timed(lambda: report.draw(task, texts[: task.config.sample_batch], task.first_rows[0]))
     images = [timed(lambda: report.draw(task, texts, task.first_rows[0])) / len(texts) for _ in range(3)]
-    print(f"an image, {task.config.sample_steps} steps: {min(images):.4f} s (first batch {first:.1f} s)")
+    print(f"a picture of {task.config.sample_steps} steps: {min(images):.4f} s (first batch {first:.1f} s)")
     first = timed(lambda: train(1))
     steps = [timed(lambda: train(100)) / 100 for _ in range(3)]
-    print(f"400 steps at batch {task.step_config.batch_size}: {400 * min(steps):.1f} s (first step {first:.1f} s)")
+    print(
+        f"400 steps with batch size {task.step_config.batch_size}: {400 * min(steps):.1f} s (first step {first:.1f} s)"
+    )
 
 
 if __name__ == "__main__":

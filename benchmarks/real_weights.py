@@ -1,11 +1,11 @@
-"""Whether this package computes what PyTorch does, on real weights: one command, one page of results.
+"""Checks on real weights that this package computes the same as PyTorch. It writes one page of results.
 
     python benchmarks/real_weights.py --model FOLDER_OR_HUB_ID --clip FOLDER_OR_HUB_ID --exemplars exemplars/hug \
         --words learned_embeds.bin --out runs/real_weights
 
-We have no real weights where we work, so we would like to see that page: OUT/results.md, and the pictures beside it.
-Needs the extra `interop`. It takes some minutes on a GPU and hours on a CPU; --pixels, --sample_steps and --train_steps
-make it shorter. What is left out by its flag is not tried.
+We have no real weights where we work, so please send us the page OUT/results.md and the pictures in OUT. The script
+needs the extra `interop`. It takes some minutes on a GPU and hours on a CPU. Smaller values of --pixels, --sample_steps
+and --train_steps make it faster. Without --clip, --exemplars or --words it leaves out the check that needs them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PROMPTS = ("a photo of an astronaut riding a horse", "a teapot inside a glass bo
 
 
 def theirs(pipe: Any, prompts: Sequence[str], noise: np.ndarray, options: argparse.Namespace) -> np.ndarray:
-    """diffusers' pictures from the noise [N, H, W, C], uint8 [N, H, W, 3]."""
+    """Returns diffusers' pictures, uint8 [N, H, W, 3], drawn from the noise [N, H, W, C]."""
     latents = torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()).to(pipe.device)
     size = {"height": options.pixels, "width": options.pixels, "num_inference_steps": options.sample_steps}
     images = pipe(list(prompts), latents=latents, guidance_scale=GUIDANCE, output_type="np", **size).images
@@ -43,14 +43,14 @@ def theirs(pipe: Any, prompts: Sequence[str], noise: np.ndarray, options: argpar
 
 
 def ours(model: Any, prompts: Sequence[str], options: argparse.Namespace, words: Any = None) -> np.ndarray:
-    """This package's pictures of the same prompts from the same noise, uint8 [N, H, W, 3]."""
+    """Returns our pictures of the same prompts from the same noise, uint8 [N, H, W, 3]."""
     how = {"num_steps": options.sample_steps, "guidance_scale": GUIDANCE, "resolution": options.pixels}
     seeds = SEEDS[: len(prompts)]
     return generate.to_uint8(rj.draw(model, prompts, words, seeds=seeds, sampler="ddim", progress="ours", **how))
 
 
 def compare_pictures(name: str, pipe: Any, model: Any, prompts: Sequence[str], options: Any, words: Any = None) -> dict:
-    """Pictures side by side in OUT/<name>.png, and how far they are apart, in levels of 255."""
+    """Writes both pictures side by side into OUT/<name>.png. Returns their differences, in levels from 0 to 255."""
     size = (options.pixels, options.pixels)
     noise = np.asarray(generate.initial_noise(SEEDS[: len(prompts)], model.sd.config, size))
     of_both = [ours(model, prompts, options, words), theirs(pipe, prompts, noise, options)]
@@ -60,7 +60,7 @@ def compare_pictures(name: str, pipe: Any, model: Any, prompts: Sequence[str], o
 
 
 def compare_gradients(pipe: Any, model: Any, options: argparse.Namespace) -> dict:
-    """The denoising loss's gradient with respect to a row that stands for a word of the prompt."""
+    """Compares the gradient of the denoising loss with respect to a row that replaces a word of the prompt."""
     side, width = options.pixels // model.sd.config.vae.downscale, model.sd.config.text.hidden_size
     rng = np.random.default_rng(0)
     latents, noise = rng.normal(size=(2, 1, side, side, 4)).astype(np.float32)
@@ -96,14 +96,14 @@ def compare_gradients(pipe: Any, model: Any, options: argparse.Namespace) -> dic
 
 
 def compare_words(pipe: Any, model: Any, options: argparse.Namespace) -> dict:
-    """Pictures drawn with a learned word, such as ReVersion's own painted_on, in both."""
+    """Compares pictures that are drawn with a learned word, such as painted_on by ReVersion's authors."""
     words = {"<R>": next(iter(rj.read_words(options.words).values()))}
     pipe.load_textual_inversion({"<R>": torch.from_numpy(np.asarray(words["<R>"])[0])}, token="<R>")
     return compare_pictures("words", pipe, model, ["cat <R> stone", "flower <R> T-shirt"], options, words)
 
 
 def compare_clip(options: argparse.Namespace) -> dict:
-    """Features of pictures and texts by transformers' CLIPModel and by ours."""
+    """Compares the features of pictures and texts by transformers' CLIPModel and by our CLIP."""
     clip = clip_features.load(options.clip)
     network = transformers.CLIPModel.from_pretrained(options.clip).eval()
     shown = [Image.open(file).convert("RGB") for file in sorted(options.out.glob("*.png"))]
@@ -121,7 +121,7 @@ def compare_clip(options: argparse.Namespace) -> dict:
 
 
 def train(options: argparse.Namespace) -> dict:
-    """A short run on real exemplars; its contact sheet is in OUT/run."""
+    """Trains a short run on real exemplars in OUT/run. Returns its number of steps and its last metrics."""
     config = rj.get_config()
     config.update({"model": options.model, "exemplars": options.exemplars, "steps": options.train_steps})
     config.update({"resolution": options.pixels, "relation": Path(options.exemplars).name})
@@ -133,7 +133,7 @@ def train(options: argparse.Namespace) -> dict:
 
 
 def _value(text: str) -> Any:
-    """A setting's value: a number or another literal of Python's, or else the text itself."""
+    """Returns the value of a setting: a Python literal such as a number, or else the text itself."""
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):
@@ -141,7 +141,7 @@ def _value(text: str) -> Any:
 
 
 def page(results: dict[str, dict]) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
     versions = {module.__name__: module.__version__ for module in (jax, torch, diffusers, transformers)}
     device = f"{jax.devices()[0].device_kind}, PyTorch on {'CUDA' if torch.cuda.is_available() else 'CPU'}"
     lines = ["# This package beside PyTorch, on real weights", "", f"{device}; Python {platform.python_version()}, "]
@@ -155,9 +155,9 @@ def page(results: dict[str, dict]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a diffusers folder or hub id of Stable Diffusion 1.x")
-    parser.add_argument("--clip", help="a CLIP's folder or hub id")
+    parser.add_argument("--clip", help="the folder or hub id of a CLIP")
     parser.add_argument("--exemplars", help="a folder of exemplars: train a short run on them")
-    parser.add_argument("--words", help="an embedding file, such as ReVersion's painted_on")
+    parser.add_argument("--words", help="an embedding file, such as painted_on by ReVersion's authors")
     parser.add_argument("--out", type=Path, default=Path("runs/real_weights"))
     parser.add_argument("--pixels", type=int, default=512)
     parser.add_argument("--sample_steps", type=int, default=50)
@@ -180,7 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results[f"{options.train_steps} steps of training"] = train(options)
     files.write(options.out / "results.json", json.dumps(results, indent=1) + "\n")
     files.write(options.out / "results.md", page(results))
-    print(page(results), f"\nsend us {options.out}/results.md and the pictures beside it", file=sys.stdout)
+    print(
+        page(results), f"\nplease send us {options.out}/results.md and the pictures in {options.out}", file=sys.stdout
+    )
 
 
 if __name__ == "__main__":

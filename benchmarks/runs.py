@@ -1,10 +1,10 @@
-"""Several runs of the miniature in one program, against one after another: seconds, compiling included.
+"""Measures several runs of the miniature in one program, and one after another, in seconds including compiling.
 
     python benchmarks/runs.py
 
-The runs are Inv-ReVersion on `hug` from several seeds, 400 steps at batch 8. Each way has a process of its own, which
-compiles anew, in turns; of the rounds the fastest counts. One after another, a single process trains all of them and
-compiles once; as separate commands each would load and compile too, unless its program is kept.
+The runs are Inv-ReVersion on `hug` with several seeds, 400 steps with batch size 8. In each round, each way gets a new
+process, which compiles anew; the fastest round counts. One after another, the runs train in a single process that
+compiles once. As separate commands, each run would also load and compile, unless its compiled program is kept.
 """
 
 import argparse
@@ -27,7 +27,10 @@ def train(c, steps: int) -> None:
 
 
 def measure(runs: int, at_once: int, steps: int) -> list[float]:
-    """Seconds of each job, loading and compiling included; `at_once` = 0: one job after another."""
+    """Returns the seconds of each job, including loading and compiling.
+
+    `at_once` is the number of runs per pass through the networks. 0 means one job after another.
+    """
     c = settings.get_config()
     c.model, c.relation, c.verb_weight = settings.MINIATURE, "hug", 0.8
     if at_once:
@@ -44,7 +47,7 @@ def measure(runs: int, at_once: int, steps: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--at_once", type=int, nargs="+", default=[5], help="through the networks together, to compare")
+    parser.add_argument("--at_once", type=int, nargs="+", default=[5], help="numbers of runs per pass to compare")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
@@ -65,8 +68,8 @@ def main() -> None:
     )
     for at_once, (seconds,) in found.items():
         print(
-            f"together, {at_once} at once: {seconds:.0f} s, {sum(alone) / seconds:.2f} times as fast; "
-            f"than as {given.runs} commands that each compile: {given.runs * alone[0] / seconds:.2f}"
+            f"in one program, {at_once} at once: {seconds:.0f} s, {sum(alone) / seconds:.2f} times as fast; "
+            f"compared with {given.runs} commands that each compile: {given.runs * alone[0] / seconds:.2f} times"
         )
 
 

@@ -1,11 +1,13 @@
-"""A picture by Stable Diffusion 1.5 at full size, float32, random weights, on the CPU: diffusers' PyTorch against ours.
+"""Measures drawing a picture with Stable Diffusion 1.5 on the CPU: diffusers in PyTorch, compared with ours.
 
     python benchmarks/sample.py --resolution 512
 
-One picture, DDIM, guidance 7.5, so two samples go through the UNet at each step. Only --timed_steps of the --steps are
-drawn; the time of a whole picture is computed: the steps', and that of encoding the prompts and decoding the latents.
+The model has full size, float32 and random weights. The picture is drawn by DDIM with guidance 7.5, so each step takes
+two samples through the UNet. Only --timed_steps steps are drawn. The time of a whole picture of --steps steps is
+computed from the time per step, and from the time to encode the prompts and to decode the latents.
 
-Each runs in a process of its own, in turns; of the rounds the fastest counts. Needs what step.py needs.
+In each round, both run in new processes, one after the other. The fastest round counts. The script needs the same as
+step.py.
 """
 
 import argparse
@@ -21,7 +23,11 @@ GUIDANCE = 7.5
 
 
 class Cost(NamedTuple):
-    """What pictures took. The first is there so long after the time before its process began."""
+    """The cost of drawing.
+
+    `ends_seconds` is for encoding prompts and decoding latents. `first_seconds` is from the start of the process to the
+    first picture. `imports_gib` is the part of the peak memory that importing packages needs.
+    """
 
     step_seconds: float
     ends_seconds: float
@@ -90,7 +96,7 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
 
 
 class _Tokenizer:
-    """Stands in for one, and for its files: as many ids as a prompt has, of no matter what."""
+    """Stands for a tokenizer and its files. It returns as many ids as a prompt has; their values do not matter."""
 
     vocab_size = 49408
 
@@ -99,7 +105,7 @@ class _Tokenizer:
 
 
 def _cost(draw: Callable[[], Any], ends: Callable[[], Any], steps: int, started: float, imports_gib: float) -> Cost:
-    """`draw` makes a picture; `ends` does what comes before and after its steps."""
+    """Measures `draw`, which makes a picture, and `ends`, which does only the work before and after its steps."""
     if not np.isfinite(draw()).all():
         raise FloatingPointError("the picture is not finite")
     first = time.time() - started
@@ -119,7 +125,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolution", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=25, help="of the whole picture, whose time is computed")
+    parser.add_argument("--steps", type=int, default=25, help="steps of the whole picture, whose time is computed")
     parser.add_argument("--timed_steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--weights", help="a diffusers folder of Stable Diffusion 1.x")
@@ -132,14 +138,15 @@ def main() -> None:
         for turn in range(options.rounds):
             for name, one in both.items():
                 costs[name].append(alone(one, path, options.resolution, options.timed_steps, time.time()))
-                print(f"round {turn + 1}, {name}: {costs[name][-1].step_seconds:.2f} s a step", flush=True)
+                print(f"round {turn + 1}, {name}: {costs[name][-1].step_seconds:.2f} s per step", flush=True)
 
     best = {name: Cost(*map(min, zip(*found, strict=True))) for name, found in costs.items()}
     whole = {name: options.steps * cost.step_seconds + cost.ends_seconds for name, cost in best.items()}
     print(f"\n{options.resolution} px, guidance {GUIDANCE}, float32, best of {options.rounds} rounds\n")
-    ready = f"seconds until the first one of {options.timed_steps} steps"
+    ready = f"seconds until the first picture of {options.timed_steps} steps"
     whole_image = f"a picture of {options.steps} steps, computed"
-    print(f"| | seconds a step | both ends | {whole_image} | times ours | peak GiB | less imports | {ready} |")
+    times = f"seconds per step | before and after the steps | {whole_image} | relative to ours"
+    print(f"| | {times} | peak GiB | without imports | {ready} |")
     print("|---|---|---|---|---|---|---|---|")
     for name, cost in best.items():
         times = f"{cost.step_seconds:.2f} | {cost.ends_seconds:.2f} | {whole[name]:.1f}"

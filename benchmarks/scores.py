@@ -1,9 +1,10 @@
-"""What scores that need no CLIP are worth on the miniature, whose pictures a judge knows.
+"""Measures how well scores without CLIP agree with the judge, on pictures of the miniature.
 
     python benchmarks/scores.py --out runs/scores
 
-Leakage and diversity, in the judge's features and in pixels; and what is seen of learned rows without a picture, as
-they are trained, beside what the judge says of their pictures. Writes table.md and table.json.
+It measures leakage and diversity in the judge's features and in pixels. It also compares statistics of learned rows,
+which need no picture, with the judge's verdicts on pictures at several steps of training. It writes table.md and
+table.json.
 """
 
 import json
@@ -21,26 +22,26 @@ from reversion_jax.miniature import judge, scenes
 from reversion_jax.models.clip import token_table
 from reversion_jax.training import prepare, report
 
-SEEDS = 4  # pictures of a prompt
+SEEDS = 4  # pictures per prompt
 STEPS = (0, 25, 50, 100, 200, 400)
-_OUT = flags.DEFINE_string("out", "runs/scores", "Where the tables go.")
-_PROMPTS = flags.DEFINE_integer("prompts", 3, "Pairs of entities for each relation, for diversity.")
-_JUDGED = flags.DEFINE_integer("judged", 24, "Prompts with learned rows at each of the steps.")
+_OUT = flags.DEFINE_string("out", "runs/scores", "Folder for the tables.")
+_PROMPTS = flags.DEFINE_integer("prompts", 3, "Pairs of entities per relation, to measure diversity.")
+_JUDGED = flags.DEFINE_integer("judged", 24, "Prompts with learned rows, at each step in STEPS.")
 
 flat = lambda images: images.reshape(len(images), -1)
 SPACES = {"judge's features": judge.features, "pixels": flat}
 
 
 def draw(task: prepare.Job, texts, label: str, learned=None, seed: int = 0) -> np.ndarray:
-    """Images float [N, 64, 64, 3] in [-1, 1]; the i-th has seed + i."""
+    """Returns images float [N, 64, 64, 3] in [-1, 1]. Image i has the seed `seed` + i."""
     drawn = report.draw(task, texts, task.first_rows[0] if learned is None else learned, label, seed)
     return drawn / np.float32(127.5) - 1
 
 
 def leakage(task: prepare.Job) -> dict[str, float]:
-    """How often, of a picture of an exemplar's pair and one of an unseen pair, the first has the higher similarity.
+    """Returns how often a picture of an exemplar's pair is more similar to the exemplars than one of an unseen pair.
 
-    0.5 is chance. Pictures by the relation's words, of the exemplars' own pairs and of as many unseen ones.
+    0.5 is chance. The prompts have words for the relation, and as many exemplars' pairs as unseen ones.
     """
     found = {name: [] for name in SPACES}
     for relation in scenes.RELATIONS:
@@ -50,14 +51,14 @@ def leakage(task: prepare.Job) -> dict[str, float]:
         images = draw(task, [*own, *unseen], f"leaked, {relation}", seed=500)
         for name, space in SPACES.items():
             values = np.asarray(scores.exemplar_similarity(space(images), space(taught / np.float32(127.5) - 1)))
-            found[name].append(np.mean(values[:8, None] > values[None, 8:]))  # within one relation
+            found[name].append(np.mean(values[:8, None] > values[None, 8:]))  # compares within a relation
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def diversity(task: prepare.Job) -> dict[str, float]:
-    """Rank correlation, over prompts, of diversity with the number of relations that the judge sees in its pictures.
+    """Returns the rank correlation, over prompts, of diversity with the number of relations that the judge sees.
 
-    Prompts by the relation's words, and by "and", which leaves the relation open.
+    Prompts have words for the relation, or "and", which leaves the relation open.
     """
     pairs = [s for relation in scenes.RELATIONS for s in scenes.unseen_scenes(relation, _PROMPTS.value, 21)]
     texts = [f"{s.subject} {words} {s.object}" for s in pairs for words in (scenes.PHRASES[s.relation], "and")]
@@ -72,7 +73,7 @@ def diversity(task: prepare.Job) -> dict[str, float]:
 
 
 def looks(task: prepare.Job) -> list[dict]:
-    """What is seen of each run's <R> without a picture, and the share of relations right in its pictures."""
+    """Returns statistics of each run's <R>, and the share of its pictures with the right relation, at each of STEPS."""
     found, state = [], prepare.first_state(task)
     for step in STEPS:
         if count := step - int(state.step):

@@ -1,15 +1,17 @@
-"""A training step of Stable Diffusion 1.5 at full size, float32, random weights, on the CPU: PyTorch's against ours.
+"""Measures a training step of Stable Diffusion 1.5 on the CPU: two loops in PyTorch, compared with ours.
 
     python benchmarks/step.py --resolution 256
 
-Three loops that do the same, one micro-batch a step, with ReVersion's losses:
-"published" is what ReVersion describes, on diffusers' and transformers' classes: each step takes the exemplars through
-the VAE, differentiates the whole token table, has AdamW move all of it, and puts the old rows back;
-"written well" is PyTorch too, but encodes the exemplars once and differentiates and moves the row alone;
-"ours" is reversion_jax, which compiles; "ours, again" is the same with the compiled program kept, as `train` keeps it.
+The model has full size, float32 and random weights. All loops have ReVersion's losses and one micro-batch per step:
+- "published" is the loop that ReVersion describes, with classes of diffusers and transformers. Each step encodes the
+  exemplars by the VAE, differentiates the whole token table, updates all of it by AdamW, and restores the old rows.
+- "written well" is PyTorch too, but it encodes the exemplars once, and differentiates and updates only the row.
+- "ours" is reversion_jax, which compiles the step.
+- "ours, again" is the same with the compiled program cached, as `train` caches it.
 
-Each runs in a process of its own, in turns; of the rounds the fastest counts. Needs Linux, torch, diffusers and
-transformers, 5 GB of disk for weights that are written and deleted (or --weights, a diffusers folder), and 12 GiB.
+In each round, the loops run in new processes, one after another. The fastest round counts. The script needs Linux,
+torch, diffusers and transformers, 12 GiB of memory, and 5 GB of disk for temporary weights (or --weights, a diffusers
+folder).
 """
 
 import argparse
@@ -23,16 +25,16 @@ import numpy as np
 from beside_pytorch import alone, require_pytorch, status_gib, torch_models, weights
 
 EXEMPLARS = 8
-PREPOSITIONS = 56  # in ReVersion's list
-POSITIVES = 4  # of them, a sample
+PREPOSITIONS = 56  # as many as in ReVersion's list
+POSITIVES = 4  # prepositions per sample
 TEMPERATURE, CONTROL_WEIGHT, IMPORTANCE = 0.07, 0.01, 0.5
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.01
-# TFLOP a sample, by PyTorch's counter: the UNet forward, and backward for activations alone.
+# The minimum work in TFLOP per sample, by PyTorch's counter: the UNet forward, and backward for activations only.
 FLOOR = {256: 0.180 + 0.181, 512: 0.803 + 0.866}
 
 
 class Task(NamedTuple):
-    """What all three learn from; token `vocab_size`, the first after the model's own, is the relation."""
+    """The data of all loops. The relation has the token id `vocab_size`, the first one after the model's vocabulary."""
 
     pictures: np.ndarray  # float32 [E, H, W, 3] in [-1, 1]
     ids: np.ndarray  # [E, 77]
@@ -42,7 +44,7 @@ class Task(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a loop took. What is loaded or done by then counts from before its process began."""
+    """The cost of a loop. `loaded_seconds` and `first_step_seconds` count from the start of its process."""
 
     step_seconds: float
     loaded_seconds: float
@@ -143,7 +145,7 @@ def ours(task: Task, path: Path, steps: int, cache: str, started: float) -> Cost
 
 
 def work(task: Task) -> tuple[float, float]:
-    """TFLOP of one of our steps by XLA's count: as compiled, and with attention that has no loops."""
+    """Returns the TFLOP of our step by XLA's count: as it is compiled, and with attention without loops."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -174,14 +176,15 @@ def work(task: Task) -> tuple[float, float]:
 
 
 def _our_arguments(task: Task, posterior: tuple[Any, Any], width: int):
-    """Data, hyperparameters, configuration and first state of one run of ReVersion's method."""
+    """Returns data, hyperparameters, config and first state of one run of ReVersion's method."""
     import jax.numpy as jnp
 
     from reversion_jax.inversion import step
     from reversion_jax.inversion.arrays import Data
 
     words = jnp.asarray(task.prepositions[:, None], jnp.int32)
-    each = lambda array: jnp.broadcast_to(array[None, :, None, None], (1, EXEMPLARS, 1, 2, 77))  # inverse: unused
+    # The inverse prompts are unused.
+    each = lambda array: jnp.broadcast_to(array[None, :, None, None], (1, EXEMPLARS, 1, 2, 77))
     data = Data(
         *(jnp.asarray(array)[None] for array in posterior),
         num_exemplars=jnp.array([EXEMPLARS]),
@@ -211,7 +214,7 @@ def _our_arguments(task: Task, posterior: tuple[Any, Any], width: int):
 
 
 def _torch_loss(task, text, unet, scheduler, latents, chosen, row, table):
-    """ReVersion's: the denoising loss of `latents`, and `row` steered to prepositions and away from its prompts."""
+    """Returns ReVersion's loss: denoising, and steering of `row` towards prepositions and away from prompts' words."""
     import torch
     import torch.nn.functional as F
 
@@ -233,7 +236,10 @@ def _torch_loss(task, text, unet, scheduler, latents, chosen, row, table):
 
 
 def _cost(run: Callable[[int], float], steps: int, started: float, imports_gib: float) -> Cost:
-    """Has a loop that is ready do its first step, then `steps` more; `run` does so many and returns the last loss."""
+    """Runs the first step of a loaded loop, then times `steps` more.
+
+    `run` takes a number of steps, runs them and returns the last loss. Raises FloatingPointError if it is not finite.
+    """
     loaded = time.time() - started
     run(1)
     first = time.time() - started
@@ -249,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolution", type=int, default=256, choices=sorted(FLOOR))
     parser.add_argument("--batch_size", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3, help="timed in each round, after the first")
+    parser.add_argument("--steps", type=int, default=3, help="steps that are timed in each round, after the first step")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--weights", help="a diffusers folder of Stable Diffusion 1.x")
     options = parser.parse_args()
@@ -263,13 +269,14 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as cache:
                 for name, loop in loops.items():
                     costs[name].append(alone(loop, task, path, options.steps, cache, time.time()))
-                    print(f"round {turn + 1}, {name}: {costs[name][-1].step_seconds:.2f} s a step", flush=True)
+                    print(f"round {turn + 1}, {name}: {costs[name][-1].step_seconds:.2f} s per step", flush=True)
     compiled, unrolled = alone(work, task)
 
-    # Noise only ever adds to a time, and to memory as little as nothing.
+    # Other work on the machine can only increase a time, so the minimum is the best estimate.
     best = {name: Cost(*map(min, zip(*found, strict=True))) for name, found in costs.items()}
     print(f"\nbatch {options.batch_size}, {options.resolution} px, float32, best of {options.rounds} rounds\n")
-    print("| | seconds a step | times ours | peak GiB | less imports | seconds until loaded | until the first step |")
+    ready = "seconds until loaded | until the first step"
+    print(f"| | seconds per step | relative to ours | peak GiB | without imports | {ready} |")
     print("|---|---|---|---|---|---|---|")
     for name, cost in best.items():
         ratio = cost.step_seconds / best["ours"].step_seconds
@@ -277,10 +284,10 @@ def main() -> None:
         ready = f"{cost.loaded_seconds:.0f} | {cost.first_step_seconds:.0f}"
         print(f"| {name} | {cost.step_seconds:.2f} | {ratio:.2f} | {memory} | {ready} |")
     floor = options.batch_size * FLOOR[options.resolution]
-    print(f"\nfloor, the UNet forward and backward for activations alone: {floor:.3f} TFLOP a step")
-    print(f"our step by XLA's count, text encoder included: {compiled:.3f} TFLOP, attention's loops counted once")
-    print(f"the same with attention that has no loops: {unrolled:.3f} TFLOP, {unrolled / floor:.2f} of the floor")
-    print(f"we get through the floor at {floor / best['ours'].step_seconds:.3f} TFLOP/s")
+    print(f"\nminimum, the UNet forward and backward for activations only: {floor:.3f} TFLOP per step")
+    print(f"our step by XLA's count, with the text encoder: {compiled:.3f} TFLOP, bodies of loops counted once")
+    print(f"the same without loops in attention: {unrolled:.3f} TFLOP, {unrolled / floor:.2f} of the minimum")
+    print(f"our rate for the minimum work: {floor / best['ours'].step_seconds:.3f} TFLOP/s")
 
 
 if __name__ == "__main__":

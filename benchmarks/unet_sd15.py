@@ -1,11 +1,12 @@
-"""SD 1.5's UNet at full size, random weights: seconds, temporary memory and work of a forward pass and a row gradient.
+"""Measures time, temporary memory and work of SD 1.5's UNet with random weights: forward pass and row gradient.
 
     python benchmarks/unet_sd15.py --batch_size 2 --resolution 256
 
-"XLA's own" has plain convolutions and keeps attention's scores; "ours" is what the package runs; "remat" computes
-activations again. One process, the variants in turns, the best of three. On a CPU, temporary memory is that of a
-schedule made for speed: XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false shows that of one made for
-memory, which is the only kind that GPUs and TPUs have. Needs 8 GiB; --compile_only does not run anything.
+"XLA's own" has plain convolutions and stores attention scores. "ours" is what the package runs. "remat" computes
+activations again in the backward pass. All variants run in one process, in turn, three times; the fastest time counts.
+On a CPU, XLA schedules for speed, which needs more temporary memory. The flag
+XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false makes it schedule for little memory, as it always does
+on GPUs and TPUs. The script needs 8 GiB. With --compile_only it runs nothing.
 """
 
 import argparse

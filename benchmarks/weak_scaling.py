@@ -1,15 +1,15 @@
-"""Weak scaling without a cluster: what a device computes, and what passes between devices, as their number grows.
+"""Measures weak scaling without a cluster: work and communication per device for a growing number of devices.
 
     python benchmarks/weak_scaling.py --resolution 256
     python benchmarks/weak_scaling.py --model miniature --resolution 64
 
-Compiles a training step of one micro-batch for simulated CPU devices, each with as many samples, and runs nothing: the
-work and the traffic are the compiled program's own account, which is of one device. More than one weight shard has that
-many devices hold the weights together. Attention has no loops here, as XLA counts a loop's body once. SD 1.5 needs
-8 GiB.
+The script compiles a training step of one micro-batch for simulated CPU devices, with the same number of samples per
+device. It runs nothing, but reads the work and the communication of one device from the compiled program. With more
+than one weight shard, that many devices share the weights. Attention has no loops here, because XLA counts the body of
+a loop only once. SD 1.5 needs 8 GiB.
 
-Then, on paper, the same on a TPU v5e pod, from Google's figures for the chip (cloud.google.com/tpu/docs/v5e): no time
-here has been measured.
+Then it computes the times on a TPU v5e pod from Google's figures for the chip (cloud.google.com/tpu/docs/v5e). It
+measures no time.
 """
 
 import argparse
@@ -32,26 +32,29 @@ from reversion_jax.weights.folder import load_config, parameter_shapes
 from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
 EXEMPLARS, WORDS = 8, 56
-CHIPS = 256  # of a v5e pod, a torus of 16 x 16
+CHIPS = 256  # in a v5e pod, which is a torus of 16 x 16 chips
 PEAK = 197e12  # FLOP/s in bfloat16
 MEMORY_BANDWIDTH = 819e9  # bytes/s
-LINK_BANDWIDTH = 200e9  # bytes/s that a chip receives from its four neighbours together (1600 Gbit/s)
+LINK_BANDWIDTH = 200e9  # bytes/s that a chip receives from all four neighbours (1600 Gbit/s)
 HOP_SECONDS = 1e-6  # our assumption
-HOPS = 2 * (16 // 2) * 2  # there and back along both rings
+HOPS = 2 * (16 // 2) * 2  # to the opposite chip and back, along both rings
 
 
 class Account(NamedTuple):
-    """Of one device, in one step."""
+    """Work and communication of one device in one step."""
 
     work: float  # FLOP
-    gathered: int  # bytes that it has together with others, its own part included
+    gathered: int  # bytes of the arrays that devices gather, including this device's own part
     summed: int  # bytes that are summed over devices
 
 
 def abstract_arguments(
     model: ModelConfig, resolution: int, runs: int, config: step.StepConfig, mesh: Mesh, dtype=jnp.float32
 ):
-    """State, params (text encoder and UNet in `dtype`), data and hyperparameters of a step, as shapes on the mesh."""
+    """Returns state, params, data and hyperparameters of a step as shapes on the mesh.
+
+    Text encoder and UNet are in `dtype`; the token table and the VAE are float32.
+    """
     side, length = resolution // model.vae.downscale, model.text.max_position_embeddings
     of = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     posterior = of(jnp.float32, runs, EXEMPLARS, side, side, model.vae.latent_channels)
@@ -81,47 +84,54 @@ def abstract_arguments(
 
 
 def account(model: ModelConfig, resolution: int, runs: int, batch_size: int, mesh: Mesh) -> Account:
-    """Compiles a step of one micro-batch of `runs` x `batch_size` samples, and reads its program."""
+    """Compiles a step of one micro-batch of `runs` x `batch_size` samples and reads the program's account."""
     remat = mesh.shape["weights"] > 1
     config = step.StepConfig(batch_size, 1, positives_per_sample=4, rows_per_token=1, remat=remat)
     one_step = partial(step.train_step, model=model, schedule=Schedule(), config=config, mesh=mesh)
     program = jax.jit(one_step).lower(*abstract_arguments(model, resolution, runs, config, mesh)).compile()
     found = parallel.collectives(program.as_text())
     if unknown := {kind for kind, _ in found} - {"all-reduce", "all-gather"}:
-        raise RuntimeError(f"the program has {unknown}, of which this makes no account")
+        raise RuntimeError(f"the compiled program has collectives that this script does not count: {unknown}")
     sums = {kind: sum(size for other, size in found if other == kind) for kind in ("all-reduce", "all-gather")}
     return Account(program.cost_analysis()["flops"], sums["all-gather"], sums["all-reduce"])
 
 
 def on_paper(model: ModelConfig, found: Account) -> str:
-    """What the pod's figures make of an account, as lines."""
+    """Returns a Markdown table of times on the pod, computed from an account and the pod's figures."""
     networks = parameter_shapes(model)
     size = lambda part: sum(map(math.prod, networks[part].values()))
-    read = 2 * (2 * size("unet") + size("text_encoder"))  # bytes in bfloat16: the UNet's for each direction
+    read = 2 * (2 * size("unet") + size("text_encoder"))  # bytes in bfloat16; forward and backward pass read the UNet
     rows = {
-        f"compute, at the peak of {PEAK / 1e12:.0f} TFLOP/s": found.work / PEAK,
-        f"read the weights, at {MEMORY_BANDWIDTH / 1e9:.0f} GB/s": read / MEMORY_BANDWIDTH,
-        f"gather and sum, at {LINK_BANDWIDTH / 1e9:.0f} GB/s": (found.gathered + 2 * found.summed) / LINK_BANDWIDTH,
-        f"the same for its {HOPS} hops, twice, at {HOP_SECONDS * 1e6:.0f} µs": 2 * HOPS * HOP_SECONDS,
+        f"computing, at the peak of {PEAK / 1e12:.0f} TFLOP/s": found.work / PEAK,
+        f"reading the weights, at {MEMORY_BANDWIDTH / 1e9:.0f} GB/s": read / MEMORY_BANDWIDTH,
+        f"gathering and summing, at {LINK_BANDWIDTH / 1e9:.0f} GB/s": (found.gathered + 2 * found.summed)
+        / LINK_BANDWIDTH,
+        f"waiting for {HOPS} hops, twice, at {HOP_SECONDS * 1e6:.0f} µs": 2 * HOPS * HOP_SECONDS,
     }
-    return "\n".join(["| on paper | ms |", "|---|---|", *(f"| {what} | {1e3 * s:.4f} |" for what, s in rows.items())])
+    return "\n".join(["| computed | ms |", "|---|---|", *(f"| {what} | {1e3 * s:.4f} |" for what, s in rows.items())])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sd15", choices=["sd15", "miniature"])
     parser.add_argument("--resolution", type=int, default=256)
-    parser.add_argument("--samples", type=int, default=1, help="of each device")
-    parser.add_argument("--runs", type=int, default=32, help="in the pod's row, where each has its part of the samples")
-    parser.add_argument("--weight_shards", type=int, nargs="*", default=[8], help="further rows, of eight devices")
+    parser.add_argument("--samples", type=int, default=1, help="samples per device")
+    parser.add_argument("--runs", type=int, default=32, help="runs in the pod's row, which share its samples")
+    parser.add_argument(
+        "--weight_shards",
+        type=int,
+        nargs="*",
+        default=[8],
+        help="numbers of weight shards of further rows, with eight devices",
+    )
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", CHIPS)
     attention._LONG = 10**9
     model = {"sd15": SD15, "miniature": load_config(MINIATURE_FOLDER)}[options.model]
 
-    print(f"{options.model}, {options.resolution} px, {options.samples} samples a device, float32, compiled only\n")
-    print("| devices | runs | samples | weight shards | GFLOP of a device | it gathers, kB | it sums, kB |")
+    print(f"{options.model}, {options.resolution} px, {options.samples} samples per device, float32, compiled only\n")
+    print("| devices | runs | samples | weight shards | GFLOP per device | gathered, kB | summed, kB |")
     print("|---|---|---|---|---|---|---|")
     rows = [(n, 1, 1) for n in (1, 2, 4, 8)] + [(8, 1, shards) for shards in options.weight_shards]
     for devices, runs, shards in [*rows, (CHIPS, options.runs, 1)]:

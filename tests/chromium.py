@@ -1,4 +1,4 @@
-"""A browser for the tests marked so. A fixture; see conftest.py."""
+"""The `browser` fixture: a Chromium for the tests with the marker `browser`. conftest.py imports it."""
 
 import shutil
 

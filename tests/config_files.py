@@ -1,4 +1,4 @@
-"""The configs of configs/, by their names."""
+"""Loads the config files of configs/ by name."""
 
 import runpy
 
@@ -7,5 +7,5 @@ from places import CONFIGS
 
 
 def load(name: str, *arguments: str) -> ConfigDict:
-    """What a config file gives to the command that reads it."""
+    """Returns the ConfigDict of configs/NAME.py, as a command gets it."""
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](*arguments)

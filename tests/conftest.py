@@ -1,4 +1,4 @@
-"""Settings of all tests, and the fixtures that they share."""
+"""Settings and shared fixtures of all tests."""
 
 import json
 import os
@@ -7,17 +7,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-# Before anything imports Hugging Face's libraries: no test may use the network.
+# Set before Hugging Face's libraries are imported: no test may use the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-# Before anything imports JAX: programs are compiled quickly rather than well, and all processes share them.
+# Set before JAX is imported: programs compile faster with fewer optimisations, and all processes share a cache of them.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# A third less time for compiling. Tried with these versions; XLA ends a process that is given a flag it does not know.
+# Compiling takes a third less time. The flag is set only for versions that were tested, because XLA ends a process that
+# sets an unknown flag.
 if (0, 7) <= tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
-# PyTorch's threads wait for one another on busy cores.
+# On busy cores, several threads of PyTorch would wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import jax
@@ -31,11 +32,11 @@ from tiny_run import config, finished  # noqa: F401 (fixtures)
 from reversion_jax.weights import folder
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# What is compared is float32 in earnest, on GPUs and TPUs as well.
+# Comparisons need full float32 precision, also on GPUs and TPUs.
 jax.config.update("jax_default_matmul_precision", "float32")
 
 
-# The files that take longest come first, so that neither of two workers is left alone with one of them at the end.
+# The slowest files run first, so that at the end no worker waits for another one that just started a slow file.
 LONGEST = (
     *("training/test_processes", "runtime/test_parallel", "training/test_loop", "training/test_runs"),
     *("models/test_recorded", "miniature/test_miniature", "evaluation/test_compare", "inversion/test_step"),
@@ -51,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def optimised() -> Iterator[None]:
-    """Programs are compiled well, for files that draw so many pictures that it pays."""
+    """Compiles programs with all optimisations, for files that draw many pictures."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
@@ -59,7 +60,7 @@ def optimised() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def sd_tiny() -> Path:
-    """A tiny Stable Diffusion with recorded outputs, kept beside the repository where there is one."""
+    """The folder of a tiny Stable Diffusion with recorded outputs. It need not exist; then the test is skipped."""
     folder = SHARED / "fixtures" / "sd_tiny"
     if not folder.is_dir():
         pytest.skip("no shared/fixtures/sd_tiny beside the repository")
@@ -67,7 +68,7 @@ def sd_tiny() -> Path:
 
 
 class Recorded(NamedTuple):
-    """The tiny model of recorded/, and what PyTorch made of it."""
+    """The tiny model of recorded/, with inputs and PyTorch's outputs."""
 
     folder: Path
     model: folder.StableDiffusion
@@ -88,12 +89,12 @@ def recorded(tmp_path_factory) -> Recorded:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Path:
-    """The folder of a model with random weights that compiles quickly."""
+    """The folder of a small model with random weights, whose programs compile quickly."""
     weights = tiny.torch_weights(tiny.torch_shapes(tiny.SMALL), seed=2)
     return tiny.write_folder(tmp_path_factory.mktemp("small"), weights, tiny.SMALL)
 
 
 @pytest.fixture(scope="session")
 def small_model(small) -> Recorded:
-    """`small`, loaded. Nothing was recorded of it."""
+    """The loaded model `small`. It has no recorded inputs and outputs."""
     return Recorded(small, folder.load(small), {}, {})

@@ -1,7 +1,7 @@
-"""A Hugging Face hub on loopback: repositories in memory, made, filled and read over the hub's own HTTP interface.
+"""A fake Hugging Face hub on the loopback address. It keeps repositories in memory and speaks the hub's HTTP interface.
 
-It knows what huggingface_hub asks for when a small folder is pushed and fetched again. Files go into the commit itself
-("regular"), or, if `lfs` is set, weights go to the large file storage first, by Git LFS' basic transfer.
+It answers the requests that huggingface_hub makes to push a small folder and to fetch it again. Files are part of the
+commit ("regular"). If `lfs` is set, weights go to the large file storage first, by Git LFS' basic transfer.
 """
 
 import base64
@@ -17,7 +17,7 @@ COMMIT = "0" * 39 + "1"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Its repositories by name, and what was asked of it."""
+    """Holds the repositories by name, and records the requests."""
 
     daemon_threads = True
 
@@ -27,9 +27,9 @@ class FakeHub(ThreadingHTTPServer):
         self.private: dict[str, bool] = {}
         self.commits: list[str] = []
         self.asked: list[tuple[str, str]] = []
-        self.refuse = 0  # an HTTP status that every write gets
+        self.refuse = 0  # an HTTP status with which every write is refused; 0 refuses none
         self.lfs = False
-        self.objects: dict[str, bytes] = {}  # of the large file storage, by their SHA-256
+        self.objects: dict[str, bytes] = {}  # the large file storage: contents by their SHA-256
         self.lose = False  # the large file storage refuses everything
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -47,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):
-        """Says nothing."""
+        """Suppresses the log lines of BaseHTTPRequestHandler."""
 
     def answer(self, content: object = None, status: int = 200, **headers: str) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -1,4 +1,4 @@
-"""benchmarks/accelerator.py: the whole of it at tiny sizes, and how it reads what it measures."""
+"""benchmarks/accelerator.py: a whole run at tiny sizes, and how the script evaluates its measurements."""
 
 import gzip
 import json
@@ -18,8 +18,8 @@ def event(name: str, tid: int, micros: float, pid: int = 7) -> dict:
     return {"ph": "X", "pid": pid, "tid": tid, "name": name, "dur": micros}
 
 
-def test_kernels_are_summed_by_kind(monkeypatch, tmp_path):
-    """Those of the device's streams; not what sums them up, and not the host's."""
+def test_kernel_times_are_summed_by_kind_over_the_device_streams(monkeypatch, tmp_path):
+    """The line "XLA Ops" repeats the kernels of the streams, and the host has events too: neither is counted."""
     of = lambda kind, **where: {"ph": "M", "name": kind, **where}
     events = [
         of("process_name", pid=7, args={"name": "/device:GPU:0"}),
@@ -63,7 +63,7 @@ class _Folder:
         pass
 
 
-def test_the_table_tells_all():
+def test_the_table_has_results_and_says_what_was_not_measured():
     told = {"device": "NVIDIA H100", "jax": "0.11.2", "auto": "bfloat16", "torch": True}
     results = {
         "step": {"step_ms": 49.7, "kernels_ms": {"products": 10.7}},
@@ -75,7 +75,7 @@ def test_the_table_tells_all():
 
 
 @pytest.mark.long
-def test_the_whole_of_it_at_tiny_sizes(tmp_path):
+def test_the_whole_benchmark_runs_at_tiny_sizes(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "accelerator.py"), "--tiny", "--out", str(tmp_path)]
     done = subprocess.run(command, env=tiny.environment(), cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr

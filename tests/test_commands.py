@@ -1,4 +1,4 @@
-"""The commands as a user types them, each in a process of its own. Other tests show what else they refuse."""
+"""The commands as a user types them, each in its own process. Other files test more inputs that commands refuse."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def run(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Completed
 
 @pytest.fixture(scope="module")
 def overrides(small, tmp_path_factory) -> list[str]:
-    """What makes a job of a few seconds of configs/hug.py."""
+    """Command-line overrides that turn configs/hug.py into a job of a few seconds."""
     place = tmp_path_factory.mktemp("inputs")
     settings = tiny_run.inputs(place, small, count=2) | {"relation": "hug", "steps": 2, "checkpoint_every_steps": 1}
     return [f"--config.{key}={value}" for key, value in settings.items()]
@@ -35,7 +35,7 @@ def overrides(small, tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workdir(overrides, tmp_path_factory) -> Path:
-    """A run of two steps on the tiny model, by a config that comes with the package."""
+    """The folder of a run of two steps on the tiny model, trained with a config that comes with the package."""
     place = tmp_path_factory.mktemp("commands")
     done = run("train", "--config", "configs/hug.py", "--workdir", "run", *overrides, cwd=place)
     assert done.returncode == 0, done.stderr
@@ -44,7 +44,7 @@ def workdir(overrides, tmp_path_factory) -> Path:
     return place / "run"
 
 
-def test_sample(workdir, tmp_path):
+def test_sample_draws_pictures_that_record_how_they_were_made(workdir, tmp_path):
     out = tmp_path / "pictures"
     arguments = ["--prompt", "cat <R> dog", "--prompt", "a dog", "--num_images", "3", "--seed", "7", "--step", "1"]
     done = run("sample", "--workdir", str(workdir), *arguments, "--out", str(out))
@@ -61,7 +61,7 @@ def test_sample(workdir, tmp_path):
     assert np.asarray(picture).shape == (16, 16, 3)
 
 
-def test_export(workdir, tmp_path):
+def test_export_writes_the_words_as_embedding_files(workdir, tmp_path):
     done = run("export", "--workdir", str(workdir), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -72,7 +72,7 @@ def test_export(workdir, tmp_path):
     assert load_file(tmp_path / "hug.safetensors")["<R>"].shape == (1, 32)
 
 
-def test_inspect(workdir, tmp_path):
+def test_inspect_writes_and_prints_its_report(workdir, tmp_path):
     done = run("inspect", str(workdir), "--step", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["words.json", "words.png", "words.txt"]
@@ -80,19 +80,19 @@ def test_inspect(workdir, tmp_path):
     assert [stop["step"] for stop in json.loads((tmp_path / "words.json").read_text())["<R>"]["path"]] == [0, 1]
 
 
-def test_score_looks_at_a_runs_words(workdir):
+def test_score_measures_the_words_of_a_run(workdir):
     done = run("score", "--workdir", str(workdir))
     assert done.returncode == 0, done.stderr
     seen = json.loads((workdir / "scores.json").read_text())["words"]
     assert list(seen) == ["<R>", "<R-inv>"]
-    # Two steps: away from where both started, but not far, nor both to the same place.
+    # After two steps both words have left their common start, but are still near it, and they differ from each other.
     assert 0.5 < seen["<R>"]["cosine_to_on"] < 0.99999
     assert seen["<R>"]["cosine_to"]["<R-inv>"] == seen["<R-inv>"]["cosine_to"]["<R>"] < 0.99999
     assert next(iter(seen["<R>"]["nearest"])) == "on"
 
 
-def test_dreambooth(overrides, tmp_path):
-    """What it leaves is a model, which draws as it says."""
+def test_dreambooth_makes_a_model_that_sample_can_draw_with(overrides, tmp_path):
+    """The command for `sample` that DreamBooth prints at its end works."""
     own = ["--steps", "1", "--batch_size", "2", "--word", "on", "--workdir", str(tmp_path / "run")]
     done = run("dreambooth", "--config", "configs/hug.py", *overrides, *own)
     assert done.returncode == 0, done.stderr
@@ -102,8 +102,8 @@ def test_dreambooth(overrides, tmp_path):
     assert np.asarray(Image.open(tmp_path / "out" / "000-a-on-b-0.png")).shape == (16, 16, 3)
 
 
-def test_a_second_job_in_a_folder_is_refused(workdir, overrides):
-    """And touches nothing of the first one's."""
+def test_a_second_job_in_the_folder_of_a_running_job_is_refused(workdir, overrides):
+    """The second job changes no file of the first one."""
     read = lambda: {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != NAME}
     before = read()
     with owned(epath.Path(workdir)):
@@ -143,7 +143,7 @@ EDITING = ["--init_image", "nowhere.png", "--strength", "0.5", "--interpolate", 
         ("dreambooth", ["--config", "configs/hug.py"], "no folder of exemplars at 'exemplars/hug'"),
     ],
 )
-def test_bad_input_ends_in_one_line(command, arguments, says, workdir, tmp_path):
+def test_bad_input_ends_with_one_error_line(command, arguments, says, workdir, tmp_path):
     done = run(command, *(str(workdir) if word == "RUN" else word for word in arguments), cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
@@ -163,10 +163,11 @@ def test_a_mistake_in_a_users_config_is_one_line_with_its_place(mistake, tmp_pat
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_helps(command):
+def test_help_is_short_and_names_the_output_folder(command):
     done = run(command, "--help")
     assert done.returncode == 0
-    assert ("--folder" if command == "app" else "workdir") in done.stdout.lower()  # where files go
+    # Every command writes files, and its help names the option for their folder.
+    assert ("--folder" if command == "app" else "workdir") in done.stdout.lower()
     lines = done.stdout.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 120

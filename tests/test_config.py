@@ -9,13 +9,13 @@ from reversion_jax.data.relations import RELATIONS
 from reversion_jax.weights import own_settings
 
 
-def test_one_config_for_each_of_the_benchmarks_relations():
+def test_each_relation_of_the_benchmark_has_a_config():
     others = {"miniature", "ten_relations", "evaluation", "benchmark"}
     assert {path.stem for path in CONFIGS.glob("*.py")} == {*RELATIONS, *others}
 
 
 @pytest.mark.parametrize("name", RELATIONS)
-def test_full_size_is_the_published_run(name):
+def test_defaults_are_those_of_the_published_run(name):
     c = settings.settle(load(name))
     assert (c.relation, c.exemplars) == (name, f"exemplars/{name}")
     assert (c.steps, c.batch_size, c.accumulation, c.resolution) == (3000, 2, 4, 512)
@@ -30,10 +30,10 @@ def test_full_size_is_the_published_run(name):
     assert (c.importance, c.initialiser, c.sample_steps, c.guidance_scale) == (0.5, "and", 50, 7.5)
     assert (c.inverse_share, c.suppressor_sigma_px) == (0.5, 2.0)
     assert c.verb_weight == (0.2 if name in ("on", "inside", "back2back", "hanging_from") else 0.8)
-    assert c.preview_prompts is None  # those of data/prompts.json, see tests/training/test_prepare.py
+    assert c.preview_prompts is None  # then they come from data/prompts.json; see tests/training/test_prepare.py
 
 
-def test_ten_relations_are_the_ten_configs():
+def test_the_config_of_ten_relations_equals_the_ten_configs():
     c = load("ten_relations")
     runs = settings.each_run(settings.settle(c))
     assert tuple(runs) == RELATIONS
@@ -41,7 +41,7 @@ def test_ten_relations_are_the_ten_configs():
         assert run == settings.settle(load(name))
 
 
-def test_the_miniature_gets_sizes_that_suit_it():
+def test_settings_left_open_are_filled_in_by_the_miniature():
     c = load("hug")
     c.model = settings.MINIATURE
     c = settings.settle(c, own_settings.read(c.model))
@@ -52,14 +52,14 @@ def test_the_miniature_gets_sizes_that_suit_it():
     assert (c.checkpoint_every_steps, c.preview_every_steps, len(c.preview_prompts)) == (100, 200, 16)
 
 
-def test_a_config_of_an_earlier_version_keeps_its_meaning():
+def test_a_config_of_version_0_3_keeps_its_meaning():
     c = load("hug")
     c.batch_size, c.accumulation, c.runs_at_once = 4, 2, 3
     c = settings.settle(c)
     assert (c.batch_size, c.accumulation, c.samples_at_once) == (4, 2, 12)
 
 
-def test_inverse_prompts_are_added_where_a_run_has_some():
+def test_samples_have_two_prompts_only_if_a_run_adds_inverse_prompts():
     c = load("hug")
     assert settings.prompts_per_sample(settings.settle(c)) == 1
     c.inverse_prompts = "add"
@@ -70,8 +70,8 @@ def test_inverse_prompts_are_added_where_a_run_has_some():
     assert settings.prompts_per_sample(settings.settle(c)) == 2
 
 
-def test_the_comparison_of_inverse_prompts_has_as_many_as_direct_ones():
-    """So that replaced and added ones have the same loss in the mean."""
+def test_the_comparison_of_inverse_prompts_has_equal_shares_and_equal_work():
+    """With a share of 0.5, replaced and added inverse prompts have the same expected loss."""
     c = load("evaluation", "inverse")
     methods = dict(c.evaluation.methods)
     assert (c.inverse_share, methods["replaced"]) == (0.5, {})
@@ -79,7 +79,7 @@ def test_the_comparison_of_inverse_prompts_has_as_many_as_direct_ones():
     assert methods["replaced, equal work"] == {"steps": 2 * c.steps}
 
 
-def test_what_is_given_stays():
+def test_settings_of_the_user_are_kept():
     c = load("hug")
     c.steps, c.resolution, c.suppressor_sigma_px, c.exemplars = 7, 256, 0.0, "mine"
     c = settings.settle(c)
@@ -93,7 +93,7 @@ def test_what_is_given_stays():
         ("textual_inversion", {"control_weight", "importance", "inverse_share", "suppressor_sigma_px"}),
     ],
 )
-def test_methods_are_values(method, off):
+def test_an_earlier_method_sets_what_it_lacks_to_zero(method, off):
     full = dataclasses.asdict(settings.settle(load("hug")))
     c = load("hug")
     c.method = method
@@ -112,7 +112,7 @@ def test_methods_are_values(method, off):
         ("inverse_share", 1.5),
         ("importance", 1.0),
         ("temperature", 0.0),
-        ("weight_shards", 2),  # without remat
+        ("weight_shards", 2),  # needs remat
         ("suppressor_sigma_px", -1.0),
         ("negatives", "words"),
         ("inverse_prompts", "both"),
@@ -120,7 +120,7 @@ def test_methods_are_values(method, off):
         ("suppressor_target", "latents"),
     ],
 )
-def test_bad_values_are_named(key, value):
+def test_an_error_about_a_bad_value_names_the_setting(key, value):
     c = load("hug")
     c[key] = value
     with pytest.raises(ValueError, match=f"config.{key}=") as error:
@@ -133,7 +133,7 @@ def test_bad_values_are_named(key, value):
     "key",
     ["learning_rate", "weight_decay", "denoise_weight", "control_weight", "guidance_scale", "suppressor_sigma_px"],
 )
-def test_nonsense_numbers_are_refused(key, value):
+def test_numbers_that_are_negative_or_not_finite_are_refused(key, value):
     c = load("hug")
     c[key] = value
     with pytest.raises(ValueError, match=rf"config\.{key}={value}: must (not be negative|be a number, and finite)"):
@@ -153,21 +153,21 @@ def test_nonsense_numbers_are_refused(key, value):
         ({"prediction_type": "v"}, r"config\.prediction_type='v': use one of epsilon, v_prediction"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(values, message):
+def test_settings_out_of_their_range_are_refused(values, message):
     c = load("hug")
     c.update(values)
     with pytest.raises(ValueError, match=message):
         settings.settle(c)
 
 
-def test_an_unknown_setting_is_named():
+def test_an_unknown_setting_is_refused_with_a_suggestion():
     c = load("hug").unlock()
     c.learning_speed = 1.0
     with pytest.raises(ValueError, match=r"no setting learning_speed: did you mean learning_rate\?"):
         settings.settle(c)
 
 
-def test_settled_settings_are_settled_and_frozen():
+def test_settled_settings_do_not_change():
     settled = settings.settle(load("hug"))
     assert settings.settle(settled) == settled
     assert settings.from_dict(dataclasses.asdict(settled) | {"of_another_version": 1}) == settled

@@ -1,4 +1,4 @@
-"""What docs say of tests is so."""
+"""Checks the statements of docs/ about tests and results."""
 
 import re
 import shutil
@@ -10,8 +10,8 @@ from places import ROOT, TESTS
 from reversion_jax.evaluation.compare import evaluate
 
 
-def test_every_fault_has_a_test():
-    """docs/faults.md names a test, or the file of several, in each row; a name without a file is in the one before."""
+def test_every_fault_in_the_docs_has_a_test():
+    """Each row of docs/faults.md names a test or a test file. A test without a file belongs to the file before it."""
     rows = [
         line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if re.match(r"\| (?!what|---)", line)
     ]
@@ -31,8 +31,8 @@ def test_every_fault_has_a_test():
         ("inverse", "sources.md", "95 [89, 100] | 97 [91, 100] | 93 [83, 99] | 1 [0, 4] |"),
     ],
 )
-def test_tables_are_those_of_the_verdicts_beside_them(setting, page, quoted, tmp_path):
-    """A reader can make them again without drawing a picture, and a page quotes them."""
+def test_tables_in_the_docs_follow_from_the_stored_verdicts(setting, page, quoted, tmp_path):
+    """The tables can be made from docs/cells/ without drawing a picture, and a page quotes them."""
     kept = ROOT / "docs" / "cells" / setting
     shutil.copyfile(kept / "cells.jsonl", tmp_path / "cells.jsonl")
     evaluate(load("evaluation", setting), str(tmp_path), tables_only=True)

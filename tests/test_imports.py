@@ -1,4 +1,4 @@
-"""Holds the house's rules: who imports whom, where flags are defined, what lies at the top, how long things are."""
+"""The rules of the architecture: which file imports which, where flags are defined, how long files may be."""
 
 import ast
 import graphlib
@@ -8,10 +8,10 @@ from pathlib import Path
 from places import ROOT
 
 PACKAGE = ROOT / "reversion_jax"
-DOORS = ("train", "sample", "export", "inspect", "app", "evaluate", "score", "study", "dreambooth", "__main__")
-# From the ground: a file imports from lower storeys and from its own folder alone, so what shares a storey does not
-# know of one another. Folders, and the files at the package's top.
-STOREYS = (
+COMMANDS = ("train", "sample", "export", "inspect", "app", "evaluate", "score", "study", "dreambooth", "__main__")
+# Folders, and files of the package's top folder, from the lowest layer to the highest. A file may import from lower
+# layers and from its own folder only. So folders in the same layer do not import each other.
+LAYERS = (
     ("config",),
     ("runtime", "models", "diffusion"),
     ("inversion",),
@@ -20,22 +20,22 @@ STOREYS = (
     ("drawing", "miniature"),
     ("training",),
     ("evaluation",),
-    DOORS,
+    COMMANDS,
 )
-NAMES = {name for names in STOREYS for name in names}
-MAX_FOLDERS, MAX_FILE, MAX_DOOR, MAX_FUNCTION = 11, 250, 60, 60  # the last three in lines
-# What may be longer, and why: files by their modules, functions by module and name.
-LONGER = {"config": "every setting has a line of its own"}
+NAMES = {name for names in LAYERS for name in names}
+MAX_FOLDERS, MAX_FILE, MAX_COMMAND, MAX_FUNCTION = 11, 250, 60, 60  # a count; the others in lines
+# Exceptions from the limits, and their reasons. A file is named by its module, a function by its module and name.
+LONGER = {"config": "every setting has its own line"}
 FOREIGN = {"torch", "diffusers", "tensorflow", "tensorflow_datasets"}
-FOREIGN_IN = {"data.benchmark_tfds": {"tensorflow_datasets"}}  # it is a data set of theirs
+FOREIGN_IN = {"data.benchmark_tfds": {"tensorflow_datasets"}}  # it defines a data set for tensorflow_datasets
 
-# `__init__.py` is the public face, which imports when it is asked; see test_the_public_face.
+# Without `__init__.py`: it defines the public names and imports them lazily; a test of its own checks it.
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 BESIDE = sorted(path for name in ("recipes", "benchmarks", "configs", "launch") for path in (ROOT / name).rglob("*.py"))
 
 
 def module(path: Path) -> str:
-    """A file by its path in the package or, where it lies beside the package, in the repository."""
+    """Returns the dotted name of a file: relative to the package or, outside the package, to the repository."""
     return ".".join(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT).with_suffix("").parts)
 
 
@@ -46,7 +46,7 @@ def tree(path: Path) -> ast.Module:
 
 @cache
 def imported(path: Path) -> frozenset[str]:
-    """All that a file imports anywhere, in functions and for types too; of `from a import b` both a and a.b."""
+    """Returns all that a file imports, also in functions and for types. `from a import b` gives both a and a.b."""
     found = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
@@ -54,42 +54,42 @@ def imported(path: Path) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path} imports relative to itself: {ast.unparse(node)}"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {node.module} - {PACKAGE.name}  # of which only its modules are meant
+            found |= {node.module} - {PACKAGE.name}  # `from reversion_jax import x` imports the module x
     return frozenset(found)
 
 
 def modules(path: Path) -> set[str]:
-    """Those of the package's modules that a file imports."""
+    """Returns the modules of the package that a file imports."""
     below = {name.removeprefix("reversion_jax.") for name in imported(path) if name.startswith("reversion_jax.")}
     return {name for name in below if PACKAGE.joinpath(*name.split(".")).with_suffix(".py").is_file()}
 
 
-def storey(name: str) -> int:
-    return next(number for number, names in enumerate(STOREYS) if name.split(".")[0] in names)
+def layer(name: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if name.split(".")[0] in names)
 
 
 def is_below(other: str, mine: str) -> bool:
     same_folder = "." in mine and mine.split(".")[0] == other.split(".")[0]
-    return storey(other) < storey(mine) or same_folder
+    return layer(other) < layer(mine) or same_folder
 
 
-def test_storeys():
+def test_files_import_from_lower_layers_only():
     imports = [(module(path), other) for path in FILES for other in modules(path)]
     assert len(imports) > 200
     assert [f"{mine} imports {other}" for mine, other in imports if not is_below(other, mine)] == []
 
 
-def test_no_file_imports_itself_by_way_of_others():
+def test_imports_have_no_cycle():
     graph = {module(path): modules(path) for path in FILES}
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(FILES) > 80
 
 
-def test_nothing_imports_a_door():
-    assert {module(path): doors for path in (*FILES, *BESIDE) if (doors := modules(path) & set(DOORS))} == {}
+def test_no_file_imports_a_command():
+    assert {module(path): commands for path in (*FILES, *BESIDE) if (commands := modules(path) & set(COMMANDS))} == {}
 
 
-def test_the_package_imports_nothing_that_lies_beside_it():
-    """No recipe, benchmark or test; nor `import reversion_jax`, whose names stand for what lies at every storey."""
+def test_the_package_imports_nothing_from_outside_the_package():
+    """It imports no recipe, benchmark or test. Nor does it `import reversion_jax`, which has names of every layer."""
     beside, found = {"recipes", "benchmarks", "configs", "launch", "tests"}, {}
     for path in FILES:
         names = imported(path)
@@ -100,8 +100,8 @@ def test_the_package_imports_nothing_that_lies_beside_it():
     assert found == {}
 
 
-def test_the_public_face():
-    """What it imports when it is asked is what it tells type checkers, and what it lists."""
+def test_public_names_are_the_same_at_run_time_and_for_type_checkers():
+    """`__init__.py` has three lists: lazy imports, imports for type checkers, and `__all__`. They must agree."""
     body = tree(PACKAGE / "__init__.py").body
     (for_types,) = (node for node in body if isinstance(node, ast.If))
     assert ast.unparse(for_types.test) == "TYPE_CHECKING"
@@ -113,29 +113,31 @@ def test_the_public_face():
     assigned = {ast.unparse(node.targets[0]): node.value for node in body if isinstance(node, ast.Assign)}
     assert ast.literal_eval(assigned["_PUBLIC"]) == typed
     assert set(ast.literal_eval(assigned["__all__"])) == set(typed)
-    assert {name for name, _ in typed.values()} <= {module(path) for path in FILES} - set(DOORS)
+    assert {name for name, _ in typed.values()} <= {module(path) for path in FILES} - set(COMMANDS)
 
 
-def test_folders_have_no_face():
+def test_init_files_of_folders_are_empty():
     inits = [path for path in FILES if path.name == "__init__.py"]
     assert len(inits) >= MAX_FOLDERS
     assert [module(path) for path in inits if tree(path).body] == []
 
 
-def test_only_doors_define_flags_and_only_as_programs():
-    """They stand under `if __name__ == "__main__"`, so that nothing has them that imports the file."""
+def test_only_commands_define_flags_and_only_when_run_as_programs():
+    """Flags are defined under `if __name__ == "__main__"`, so that importing a command defines none."""
     is_program = lambda node: isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
     programs = {module(path) for path in FILES if any(map(is_program, tree(path).body))}
-    assert programs == set(DOORS)
+    assert programs == set(COMMANDS)
     imported_parts = {module(path): [node for node in tree(path).body if not is_program(node)] for path in FILES}
     assert [name for name, nodes in imported_parts.items() if "DEFINE" in "".join(map(ast.unparse, nodes))] == []
 
 
-def test_only_doors_and_the_settings_lie_at_the_top():
+def test_the_top_folder_has_only_commands_and_config():
     inside = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert {path.name for path in inside if path.is_file()} == {f"{name}.py" for name in (*DOORS, "config", "__init__")}
+    assert {path.name for path in inside if path.is_file()} == {
+        f"{name}.py" for name in (*COMMANDS, "config", "__init__")
+    }
     folders = {path.name for path in inside if path.is_dir()}
-    assert folders == NAMES - {*DOORS, "config"}
+    assert folders == NAMES - {*COMMANDS, "config"}
     assert len(folders) <= MAX_FOLDERS
 
 
@@ -143,7 +145,7 @@ def test_files_and_functions_are_short():
     long = {}
     for path in (*FILES, *(ROOT / "recipes").rglob("*.py")):
         name, count = module(path), len(path.read_text().splitlines())
-        if count > (MAX_DOOR if name in DOORS else MAX_FILE):
+        if count > (MAX_COMMAND if name in COMMANDS else MAX_FILE):
             long[name] = count
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -154,6 +156,6 @@ def test_files_and_functions_are_short():
     assert set(LONGER) <= set(long), "no longer too long: take it out of LONGER"
 
 
-def test_neither_pytorch_nor_tensorflow_is_needed():
+def test_the_package_imports_neither_pytorch_nor_tensorflow():
     found = {module(path): {name.split(".")[0] for name in imported(path)} & FOREIGN for path in FILES}
     assert {name: foreign for name, foreign in found.items() if foreign} == FOREIGN_IN

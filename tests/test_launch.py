@@ -1,4 +1,4 @@
-"""The launch scripts, with stand-ins for the clusters' tools: what they start is a command that `train` understands."""
+"""The launch scripts start a command that `train` accepts. Fake programs stand for the tools of the clusters."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-# What stands in front of the config on their command lines.
+# The arguments of each script that come before the config.
 SCRIPTS = {
     "gke.sh": ["my-cluster", "hug", "v5litepod-256"],
     "gpu_box.sh": [],
     "slurm.sh": [],
     "tpu_vm.sh": ["my-tpu", "us-west4-a"],
 }
-# These run what they are given for the workers.
+# A fake tool that runs the command which the real tool would run on the workers.
 RUNS_COMMAND = """while (($#)); do
   if [ "$1" = --command ]; then exec bash -c "$2"; fi
   shift
@@ -41,13 +41,13 @@ def write(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_all_are_tested():
+def test_every_launch_script_is_tested():
     assert sorted(path.name for path in (ROOT / "launch").glob("*.sh")) == sorted(SCRIPTS)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.skipif(not shutil.which("bash"), reason="the scripts are bash's")
-def test_starts_training(name, tmp_path):
+def test_a_launch_script_starts_training_with_the_given_arguments(name, tmp_path):
     for tool, body in TOOLS.items():
         write(tmp_path / "bin" / tool, f"#!/usr/bin/env bash\n{body or ':'}\n")
     for python in ("bin/python", ".venv/bin/python", "reversion/.venv/bin/python"):

@@ -1,4 +1,4 @@
-"""What an installed package has: all folders and files, the configs, and a public face that loads lazily."""
+"""What the installed package contains: all folders and files, the configs, and public names that load lazily."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def test_the_wheel_has_every_data_file():
     assert files <= carried
 
 
-def test_a_config_of_the_users_comes_before_the_packages(monkeypatch, tmp_path):
+def test_a_config_file_of_the_user_is_preferred_to_that_of_the_package(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert errors._find_config("configs/hug.py") == str(CONFIGS / "hug.py")
     assert errors._find_config("configs/evaluation.py:easy") == f"{CONFIGS / 'evaluation.py'}:easy"
@@ -41,23 +41,23 @@ def test_a_config_of_the_users_comes_before_the_packages(monkeypatch, tmp_path):
         errors._find_config("configs/none.py")
 
 
-def test_the_public_face_has_what_it_says():
+def test_every_public_name_is_a_documented_callable():
     assert set(reversion_jax.__all__) == set(reversion_jax._PUBLIC)
     for name in reversion_jax.__all__:
         assert callable(getattr(reversion_jax, name))
         assert getattr(reversion_jax, name).__doc__
-        assert not (PACKAGE / f"{name}.py").exists()  # a command of that name would hide it
+        assert not (PACKAGE / f"{name}.py").exists()  # a command with that name would hide it
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = reversion_jax.nothing
 
 
-def test_importing_the_package_and_asking_for_help_loads_no_jax():
+def test_importing_the_package_and_listing_its_names_loads_no_jax():
     code = "import sys, reversion_jax; dir(reversion_jax); assert not {'jax', 'orbax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_the_package_lists_its_commands():
     done = subprocess.run([sys.executable, "-m", "reversion_jax"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    doors = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "config"}
+    commands = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "config"}
     listed = {line.split()[2].split(".")[1] for line in done.stdout.splitlines() if "-m reversion_jax." in line}
-    assert listed == doors
+    assert listed == commands

@@ -1,4 +1,4 @@
-"""README's Python runs as it stands."""
+"""Runs the Python example of the README."""
 
 import re
 
@@ -9,8 +9,8 @@ from reversion_jax.runs import folder
 from reversion_jax.weights import embeddings
 
 
-def test_library_example(tmp_path, monkeypatch):
-    """After the training and the export that README has before it, for which a word stands in here."""
+def test_the_library_example_of_the_readme_runs(tmp_path, monkeypatch):
+    """The example reads a word that the README trained and exported before. Here a random word replaces it."""
     monkeypatch.chdir(tmp_path)
     word = 0.1 * np.random.default_rng(0).normal(size=(1, 128))
     embeddings.write({"<R>": word}, "hanging_from", "embeddings")

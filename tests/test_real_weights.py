@@ -1,4 +1,4 @@
-"""benchmarks/real_weights.py, whole, on tiny weights: needs PyTorch."""
+"""A whole run of benchmarks/real_weights.py on tiny weights. Needs PyTorch."""
 
 import json
 import runpy
@@ -15,7 +15,7 @@ torch_tiny = pytest.importorskip("torch_tiny")
 
 
 @pytest.mark.long
-def test_the_page_says_that_both_compute_the_same(recorded, tmp_path):
+def test_the_report_says_that_both_implementations_agree(recorded, tmp_path):
     main = runpy.run_path(str(ROOT / "benchmarks" / "real_weights.py"))["main"]
     shapes = json.loads((tiny_clip.RECORDED / "clip_shapes.json").read_text())
     clip = tiny_clip.write_folder(tmp_path / "clip", tiny.torch_weights(shapes, seed=3)["clip"])

@@ -1,4 +1,4 @@
-"""Readers of strangers' files, given what nobody thought of: they read it, or say in one line what is wrong."""
+"""Fuzz tests: each reader of files that users may get from strangers reads any content or refuses it in one line."""
 
 import io
 import json
@@ -45,7 +45,7 @@ JSON = st.recursive(
 
 
 def reads(read, *given):
-    """What a reader makes of it, or None if it refuses it in one line."""
+    """Returns the reader's result, or None if the reader refuses its input. Asserts that the error is one line."""
     try:
         return read(*given)
     except (ValueError, OSError) as error:
@@ -56,7 +56,7 @@ def reads(read, *given):
 
 
 def files_of_strangers(place: Path, model: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
-    """Whole files of every kind that a user may bring, by name, each with what reads it. `model`: to be copied."""
+    """Writes an intact file of every kind that a user may bring. Returns {name: (path, reader)}. Copies `model`."""
     rows = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     run = epath.Path(place / "run")
     folder.write_settings(run, config.settle(config.Settings(relation="hug"), {}), {"version": "0"})
@@ -113,7 +113,7 @@ def files_of_strangers(place: Path, model: Path) -> dict[str, tuple[Path, Callab
 
 
 def mutated(content: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    """A file with some of its bytes replaced by others."""
+    """Returns `content` after edits (position, number of bytes to remove, bytes to insert)."""
     for at, count, put in edits:
         at %= len(content) + 1
         content = content[:at] + put + content[at + count :]
@@ -122,7 +122,7 @@ def mutated(content: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
 
 @quick
 @given(TEXTS | st.dictionaries(st.sampled_from(["text", "subject", "object", "x"]), TEXTS))
-def test_templates(template):
+def test_any_template_is_parsed_or_refused_in_one_line(template):
     prompt = reads(parse, template)
     if prompt is None:
         return
@@ -136,17 +136,17 @@ def test_templates(template):
 
 @quick
 @given(JSON | st.dictionaries(st.just("0.png"), st.lists(TEXTS | JSON, max_size=3), min_size=1))
-def test_captions(tmp_path, values):
+def test_any_captions_are_read_or_refused_in_one_line(tmp_path, values):
     (tmp_path / "0.png").write_bytes(b"")
     (tmp_path / "text.json").write_text(json.dumps(values))
     found = reads(exemplars.read_captions, tmp_path)
     assert found is None or list(found) == ["0.png"]
-    reads(exemplars.read_folder, tmp_path, 8)  # the picture is none
+    reads(exemplars.read_folder, tmp_path, 8)  # 0.png is empty, so this is always refused
 
 
 @quick
 @given(content=st.binary(max_size=300))
-def test_any_bytes(tmp_path, content):
+def test_every_reader_reads_or_refuses_arbitrary_bytes(tmp_path, content):
     for name in ("x.safetensors", "x.bin", "text.json", "metrics.jsonl", "config.json", "rows.safetensors", "x.png"):
         (tmp_path / name).write_bytes(content)
     for read in (
@@ -165,10 +165,10 @@ def test_any_bytes(tmp_path, content):
 
 
 def damage(content: bytes, rng: np.random.Generator) -> bytes:
-    """A file as accidents and malice leave it: cut, or with some of its bytes replaced, often by JSON's own."""
+    """Returns `content` damaged: cut, or with some bytes replaced, half of the time by words of JSON."""
     if rng.random() < 0.1:
         return content[: rng.integers(len(content) + 1)]
-    reach = len(content) + 1 if rng.random() < 0.5 else min(len(content), 400) + 1  # headers lie in front
+    reach = len(content) + 1 if rng.random() < 0.5 else min(len(content), 400) + 1  # headers come first
     pieces = (b"null", b"-1", b"NaN", b"1e999", b"[]", b"{}", b'""', b"true", b"\xff", b"\n", b"[" * 3000, b"9" * 30)
     edits = [
         (
@@ -182,7 +182,7 @@ def damage(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def damaged_pickle(archive: bytes, rng: np.random.Generator) -> bytes:
-    """PyTorch's file with damage to its pickle that the zip's own checksums would find."""
+    """Returns a PyTorch file with a damaged pickle. Its checksums are made anew, so that unzipping reports nothing."""
     made = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as whole, zipfile.ZipFile(made, "w") as changed:
         for name in whole.namelist():
@@ -192,7 +192,7 @@ def damaged_pickle(archive: bytes, rng: np.random.Generator) -> bytes:
 
 
 def check_read(name: str, path: Path, read: Callable[[], object], whole: bytes, rng: np.random.Generator) -> bool:
-    """Whether the reader takes the file after damage; the whole file is put back."""
+    """Damages the file, has it read, and restores it. Returns whether the reader accepted the damaged file."""
     is_pickle = name.endswith(".bin") and rng.random() < 0.5
     path.write_bytes(damaged_pickle(whole, rng) if is_pickle else damage(whole, rng))
     try:
@@ -210,7 +210,7 @@ def check_read(name: str, path: Path, read: Callable[[], object], whole: bytes, 
     return found is not None
 
 
-def test_damaged_files(tmp_path, recorded):
+def test_damaged_files_of_every_kind_are_read_or_refused_in_one_line(tmp_path, recorded):
     rng = np.random.default_rng(0)
     for name, (path, read) in files_of_strangers(tmp_path, recorded.folder).items():
         whole = path.read_bytes()
@@ -221,15 +221,15 @@ def test_damaged_files(tmp_path, recorded):
 
 @quick
 @given(text=TEXTS)
-def test_prompts(recorded, text):
+def test_any_prompt_is_tokenised_and_checked(recorded, text):
     tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {"<R>": 1, "on": 2}, vocab_size=600, length=12)
     assert tokenizer(text.encode(errors="replace").decode()).shape == (1, 12)
     samples.complaints([text.encode(errors="replace").decode()], "", tokenizer)
 
 
 @pytest.mark.long
-def test_an_hour_of_damage(tmp_path, recorded):
-    """FUZZ_MINUTES long: damaged files of every kind, none of which runs, hangs, fills the memory or leaves a file."""
+def test_an_hour_of_damaged_files_neither_hangs_nor_fills_the_memory(tmp_path, recorded):
+    """Reads damaged files for FUZZ_MINUTES minutes (60). None may run code, hang, fill the memory or leave a file."""
     minutes, rng = float(os.environ.get("FUZZ_MINUTES", "60")), np.random.default_rng()
     readers = files_of_strangers(tmp_path, recorded.folder)
     wholes = {name: path.read_bytes() for name, (path, _) in readers.items()}
@@ -238,7 +238,7 @@ def test_an_hour_of_damage(tmp_path, recorded):
     while time.monotonic() < ends:
         for name, (path, read) in readers.items():
             began = time.monotonic()
-            # Those of a tokenizer take a hundred times as long as others.
+            # A tokenizer's files take a hundred times as long to read as others.
             for _ in range(1 if "tokenizer" in name else 100):
                 tried[name] += 1
                 taken[name] += check_read(name, path, read, wholes[name], rng)

@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion with SD 1.5's kinds of blocks: config, weights from a seed, tokenizer, outputs."""
+"""A tiny Stable Diffusion with the kinds of blocks of SD 1.5: config, weights from a seed, tokenizer and outputs."""
 
 import dataclasses
 import functools
@@ -23,14 +23,14 @@ from reversion_jax.weights import names
 from reversion_jax.weights.folder import WEIGHT_FILES, StableDiffusion, parameter_shapes
 
 LENGTH = 12
-# test_recorded.py compiles a network for every mistake.
+# Compiles faster, to slower programs.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-# For a process of its own, with any other of XLA's flags. conftest.py's settings are in it.
+# The environment of a new process: this one's, with the settings of conftest.py, and further XLA flags.
 environment = lambda *flags: os.environ | {"XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *flags])}
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = ("cat", "dog", "on", "top", "of", "photo")
 
-# Every normalisation has several channels to a group: with one, it would cancel the time embedding.
+# Every group of a GroupNorm has several channels. With one channel, GroupNorm would cancel the time embedding.
 CONFIG = ModelConfig(
     text=CLIPTextConfig(
         vocab_size=600,
@@ -59,7 +59,7 @@ CONFIG = ModelConfig(
 )
 
 
-# Fewer blocks, which compile in half the time: for tests that ask what training does, not what the networks compute.
+# Fewer blocks, which compile in half the time. It serves tests of training, which do not compare networks' outputs.
 SMALL = dataclasses.replace(
     CONFIG,
     text=dataclasses.replace(CONFIG.text, num_hidden_layers=1),
@@ -75,13 +75,13 @@ SMALL = dataclasses.replace(
 
 
 def noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Zero mean, unit variance, uniform; from raw bits, the one stream that NumPy promises to keep."""
+    """Returns uniform noise with zero mean and unit variance, made of raw bits, which no NumPy version changes."""
     bits = np.random.PCG64(seed).random_raw(math.prod(shape))
     return ((bits / 2**64 - 0.5) * math.sqrt(12)).reshape(shape).astype(np.float32)
 
 
 def torch_weights(shapes: dict[str, dict[str, list[int]]], seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """Weights for {part: {PyTorch's name: shape}}, such that every one of them matters."""
+    """Returns weights for {part: {PyTorch's name: shape}}. Each weight has a visible effect on the outputs."""
     weights = {}
     for part, named in shapes.items():
         weights[part] = {}
@@ -94,14 +94,14 @@ def torch_weights(shapes: dict[str, dict[str, list[int]]], seed: int) -> dict[st
             elif "embedding.weight" in name:
                 x *= 0.4
             else:
-                # Small convolutions make small variances, in which the normalisations' epsilons show.
+                # Small kernels give small variances, so that a wrong epsilon in a normalisation shows.
                 x *= (0.3 if len(shape) == 4 else 1) / math.sqrt(math.prod(shape[1:]))
             weights[part][name] = x
     return weights
 
 
 def torch_shapes(config: ModelConfig) -> dict[str, dict[str, list[int]]]:
-    """The shapes of a model's weights, by part and PyTorch's name."""
+    """Returns the shapes of a model's weights, by part and PyTorch's name."""
     in_torch = lambda path, shape: list(names.to_torch(path, np.broadcast_to(np.False_, shape)).shape)
     return {
         part: {names.torch_names(path)[0]: in_torch(path, shape) for path, shape in named.items()}
@@ -110,8 +110,8 @@ def torch_shapes(config: ModelConfig) -> dict[str, dict[str, list[int]]]:
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """CLIP's file format with the bytes and WORDS for a vocabulary."""
-    # Printable ASCII stands for itself in byte-level BPE; the tests write nothing else.
+    """Writes a tokenizer in CLIP's file format. Its vocabulary is printable ASCII and WORDS."""
+    # Byte-level BPE writes a printable ASCII character as itself. The tests use no other characters.
     letters = [chr(i) for i in range(33, 127)]
     merges = []
     for word in WORDS:
@@ -131,7 +131,7 @@ def write_tokenizer(folder: Path) -> Path:
 
 
 def write_folder(folder: Path, weights: dict[str, dict[str, np.ndarray]], config: ModelConfig = CONFIG) -> Path:
-    """A diffusers folder made without our `save`; its tokenizer is CONFIG's."""
+    """Writes a diffusers folder without our `save`. Its tokenizer fits CONFIG."""
     configs = {"text_encoder": config.text, "unet": config.unet, "vae": config.vae}
     for part, values in configs.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def write_folder(folder: Path, weights: dict[str, dict[str, np.ndarray]], config
 
 
 def safetensors(tensors: dict[str, tuple[str, np.ndarray]]) -> bytes:
-    """A file of arrays by name, each with safetensors' name of its type: NumPy's writer lacks some."""
+    """Returns a safetensors file of {name: (safetensors' name of the type, array)}. NumPy's writer lacks some types."""
     header, data = {}, b""
     for name, (dtype, array) in tensors.items():
         end = len(data) + array.nbytes
@@ -164,10 +164,10 @@ def safetensors(tensors: dict[str, tuple[str, np.ndarray]]) -> bytes:
 
 
 def inputs(seed: int) -> dict[str, np.ndarray]:
-    """What the comparisons are fed; NCHW, as PyTorch has it. Odd sizes make the way up crop."""
+    """Returns the inputs of the comparisons, NCHW as in PyTorch. Odd sizes make the UNet's upsampling crop."""
     ids = np.random.PCG64(seed).random_raw(2 * LENGTH).reshape(2, LENGTH) % 598
     ids[:, 0], ids[:, -2:] = 598, 599
-    ids[:, 4] = 7  # the row that the gradient is for
+    ids[:, 4] = 7  # "row_grad" is the gradient of this row
     return {
         "ids": ids.astype(np.int32),
         "negative_ids": ids[::-1].astype(np.int32),
@@ -195,13 +195,13 @@ OUTPUTS = (
 
 
 def mistaken_output(name: str, model: StableDiffusion, x: dict[str, np.ndarray]) -> np.ndarray:
-    """`output` of code that a test has changed: operation by operation, where compiling all of it would take longer."""
+    """Returns `output` for code that a test has changed. It runs without jit, because compiling would take longer."""
     with jax.disable_jit():
         return output(name, model, x)
 
 
 def output(name: str, model: StableDiffusion, x: dict[str, np.ndarray]) -> np.ndarray:
-    """One of OUTPUTS, which are compared with PyTorch's, from `inputs`; NCHW."""
+    """Returns one of OUTPUTS, computed from `inputs`; NCHW. The tests compare it with PyTorch's."""
     calls = _calls(model.config)
     text, unet, vae = (model.params[part] for part in ("text_encoder", "unet", "vae"))
     if name == "text":
@@ -245,7 +245,7 @@ def _calls(config: ModelConfig):
         return ddim(denoiser, latents, Schedule(), 4, None)
 
     def trajectory(latents, states):
-        # Guided sampling alone, with a formula for a network.
+        # Guided sampling with a formula in place of the network.
         def formula(latents, timesteps, states):
             return (
                 jnp.tanh(latents) + states.mean((1, 2))[:, None, None, None] * (timesteps / 1000)[:, None, None, None]
@@ -281,7 +281,7 @@ def nchw(x: np.ndarray) -> np.ndarray:
 
 
 def error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Relative error in the Euclidean norm."""
+    """Returns the relative error in the Euclidean norm."""
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 

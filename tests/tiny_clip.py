@@ -1,4 +1,4 @@
-"""A tiny CLIP with everything that ViT-L/14 has: config, folder, inputs."""
+"""A tiny CLIP with every kind of layer of ViT-L/14: its config, folder and inputs."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ CONFIG = CLIPConfig(
     ),
     projection_dim=24,
 )
-# Both rules for the end of a text, both activations.
+# CLIP has two rules for the end of a text and two activations. These variants cover both.
 VARIANTS = {
     "openai": CONFIG,
     "laion": dataclasses.replace(
@@ -43,7 +43,7 @@ VARIANTS = {
 
 
 def write_folder(folder: Path, weights: dict[str, np.ndarray], config: CLIPConfig = CONFIG) -> Path:
-    """What transformers.CLIPModel and CLIPProcessor would write."""
+    """Writes the files that transformers.CLIPModel and CLIPProcessor would write."""
     tiny.write_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(config.to_json()))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -53,7 +53,7 @@ def write_folder(folder: Path, weights: dict[str, np.ndarray], config: CLIPConfi
 
 
 def inputs(seed: int) -> dict[str, np.ndarray]:
-    """What the comparisons are fed; pixels NCHW, as PyTorch has them. The two rules find different ends of a text."""
+    """Returns the inputs of the comparisons; pixels are NCHW. The two rules find different ends of these texts."""
     ids = np.random.PCG64(seed).random_raw(3 * tiny.LENGTH).reshape(3, tiny.LENGTH) % 589
     ids[:, [3, 6]], ids[:, [8, 10]] = 590, 599
     return {"ids": ids.astype(np.int32), "pixels": tiny.noise(seed + 1, (3, 3, 32, 32))}

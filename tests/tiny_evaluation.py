@@ -1,4 +1,4 @@
-"""An evaluation folder for the user study's tests: pictures of one colour each, which says whose they are."""
+"""Writes an evaluation folder for the tests of the user study. The colour of a picture identifies the picture."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ PROMPTS = ["cat <R> hat", "red owl <R> box", "</script><b>ape <R> box", "fox <R>
 
 
 def write(folder: Path, *, relations=("hug", "inside"), prompts=PROMPTS, seeds=(0, 1), methods=METHODS) -> Path:
-    """Picture n of pictures.json has n for its red."""
+    """Writes the folder and returns it. Picture n of pictures.json has a single colour, whose red value is n."""
     records = []
     for relation, prompt, seed, method in itertools.product(relations, prompts, seeds, methods):
         name = f"{len(records):03d}-{method}.png"

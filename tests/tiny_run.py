@@ -1,4 +1,4 @@
-"""A finished training run of seconds on the tiny model, for all tests that read one. Fixtures; see conftest.py."""
+"""Fixtures of a training run that takes seconds on the tiny model. conftest.py imports them for all tests."""
 
 import sys
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from reversion_jax.training import loop
 
 
 def inputs(place: Path, model: Path, count: int = 3) -> dict[str, object]:
-    """Writes exemplars and a word list into a folder; the settings of a run of seconds with them."""
+    """Writes exemplars and a word list into `place`. Returns settings of a short run that uses them."""
     shown = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3)).astype(np.uint8)[:count]
     exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * count)
     (place / "words.txt").write_text("on\ntop\nof\n")
@@ -25,14 +25,14 @@ def inputs(place: Path, model: Path, count: int = 3) -> dict[str, object]:
 
 
 def command(settings: Mapping[str, object]) -> list[str]:
-    """The command line of a run with these settings, without --workdir."""
+    """Returns the command line of a run with these settings, without --workdir."""
     overrides = [f"--config.{key}={value}" for key, value in settings.items()]
     return [sys.executable, "-m", "reversion_jax.train", "--config", str(ROOT / "configs" / "hug.py"), *overrides]
 
 
 @pytest.fixture(scope="session")
 def config(small, tmp_path_factory):
-    """A run of seconds on the tiny model: six steps, previews, checkpoints."""
+    """The config of a short run on the tiny model: six steps, with previews and checkpoints."""
     c = settings.get_config()
     c.update(inputs(tmp_path_factory.mktemp("inputs"), small))
     c.steps, c.learning_rate, c.checkpoint_every_steps, c.preview_every_steps = 6, 0.01, 2, 3

@@ -35,9 +35,10 @@ def hyperparameters(**changes) -> Hyperparameters:
 
 
 def loss_of_step(rows, batch, params, hyper, model, schedule, config) -> jax.Array:
-    """Eq. 10 of one run as it is written, group by group: what the step computes in pieces, by gradients of samples.
+    """Returns the loss of one run as Eq. 10 states it, one micro-batch after another.
 
-    rows [1, P, D], batch [1, N, ...].
+    The training step computes the gradient of this loss in another way: in pieces, by gradients of single samples.
+    Shapes: rows [1, P, D], batch [1, N, ...].
     """
     total, table, size = 0.0, token_table(params), config.batch_size
     for start in range(0, config.accumulation * size, size):

@@ -1,4 +1,4 @@
-"""The tiny CLIP as transformers computes it. Needs PyTorch."""
+"""Computes the outputs of the tiny CLIP with transformers. Needs PyTorch."""
 
 from pathlib import Path
 
@@ -11,24 +11,24 @@ from reversion_jax.models import clip_vision
 
 
 def model(config: clip_vision.CLIPConfig) -> CLIPModel:
-    """transformers' CLIPModel of a config, with weights of its own."""
+    """Returns a transformers.CLIPModel of a config, with random weights."""
     values = config.to_json()
     towers = {name: values[name] for name in ("text_config", "vision_config")}
     return CLIPModel(CLIPConfig(**towers, projection_dim=config.projection_dim))
 
 
 def shapes(scratch: Path, config: clip_vision.CLIPConfig) -> dict[str, list[int]]:
-    """Names and shapes of the file that transformers writes."""
+    """Returns the names and shapes in the weight file that transformers writes."""
     model(config).save_pretrained(scratch)
     return {name: list(array.shape) for name, array in load_file(scratch / "model.safetensors").items()}
 
 
 def outputs(folder: Path, x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The features of ids and pixels."""
+    """Returns the features of the texts `ids` and of the pictures `pixels`."""
     theirs = CLIPModel.from_pretrained(folder)
     with torch.no_grad():
         text = theirs.get_text_features(torch.from_numpy(x["ids"]).long())
         image = theirs.get_image_features(torch.from_numpy(x["pixels"]))
-    # transformers 5 returns them among others, earlier ones alone.
+    # transformers 5 returns an object that holds the features; earlier versions return the features themselves.
     found = {"text_features": text, "image_features": image}
     return {name: getattr(value, "pooler_output", value).numpy() for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""The tiny model's outputs as diffusers and transformers compute them. Needs PyTorch."""
+"""Computes the outputs of the tiny model with diffusers and transformers. Needs PyTorch."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from reversion_jax.weights.folder import WEIGHT_FILES
 
 
 def shapes(scratch: Path) -> dict[str, dict[str, list[int]]]:
-    """{part: {name: shape}} of the files that diffusers and transformers write for the tiny config."""
+    """Returns {part: {name: shape}} of the files that diffusers and transformers write for the tiny config."""
     text = {k: v for k, v in tiny.CONFIG.text.to_json().items() if k not in ("architectures", "model_type")}
     models = {
         "text_encoder": CLIPTextModel(CLIPTextConfig(**text)),
@@ -24,21 +24,21 @@ def shapes(scratch: Path) -> dict[str, dict[str, list[int]]]:
     for part, model in models.items():
         model.save_pretrained(scratch / part)
         stored = load_file(scratch / part / f"{WEIGHT_FILES[part]}.safetensors")
-        # SD 1.5's files have this prefix; transformers 5 reads it, but does not write it for new models.
+        # The files of SD 1.5 have this prefix. transformers 5 reads it, but does not write it for new models.
         prefix = "text_model." if part == "text_encoder" else ""
         found[part] = {prefix + name.removeprefix(prefix): list(x.shape) for name, x in stored.items()}
     return found
 
 
 def pipeline(folder: Path) -> StableDiffusionPipeline:
-    """Diffusers' pipeline out of a folder, on the CPU in float32."""
+    """Returns diffusers' pipeline of a model folder, on the CPU in float32."""
     pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def outputs(pipe: StableDiffusionPipeline, x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All of tiny.OUTPUTS."""
+    """Returns all of tiny.OUTPUTS by name, NCHW."""
     text, unet, vae = pipe.text_encoder, pipe.unet, pipe.vae
     t = {name: torch.from_numpy(array) for name, array in x.items()}
     ids, negative_ids, scale = t["ids"].long(), t["negative_ids"].long(), vae.config.scaling_factor

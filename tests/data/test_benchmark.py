@@ -21,7 +21,7 @@ def _images(count):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Three relations, one of them not the benchmark's, a folder without pictures, prompts of the user's own."""
+    """A benchmark folder with three relations, of which "under" is new, an empty folder, and the user's own prompts."""
     root = tmp_path / "reversion_benchmark_v1"
     exemplars.write_folder(root / "under", _images(1), [["cat {} hat"]])
     exemplars.write_folder(root / "inside", _images(2), [["cat {} box", "a photo of cat {} box"], [EXPLICIT]])
@@ -38,7 +38,7 @@ def _same(records, others) -> bool:
     )
 
 
-def test_records_in_the_benchmarks_order(folder):
+def test_records_come_in_the_order_of_the_benchmark(folder):
     records = list(benchmark.read_records(folder))
     assert [record[:2] for record in records] == [
         *[("hug", "0.png"), ("hug", "1.png"), ("hug", "2.png")],
@@ -49,7 +49,7 @@ def test_records_in_the_benchmarks_order(folder):
     np.testing.assert_array_equal(np.stack([record.image for record in records[:3]]), _images(3))
 
 
-def test_found_one_folder_or_archive_below(folder):
+def test_a_benchmark_is_found_in_a_folder_or_archive_one_level_below(folder):
     records = list(benchmark.read_records(folder))
     assert _same(benchmark.read_records(folder.parent), records)
     archive = Path(shutil.make_archive(folder.parent / "downloaded", "zip", folder.parent, folder.name))
@@ -58,15 +58,15 @@ def test_found_one_folder_or_archive_below(folder):
     assert _same(benchmark.read_records(folder / "notes"), records)
 
 
-def test_pictures_are_whole_upright_and_opaque(folder):
+def test_pictures_are_turned_upright_as_their_exif_data_says(folder):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned: what is stored as 14 × 10 is meant as 10 × 14
+    exif[0x0112] = 6  # turned by 90°: stored with 14 × 10 px, shown with 10 × 14
     Image.fromarray(_images(1)[0]).save(folder / "under" / "0.png", exif=exif)
     (record,) = (record for record in benchmark.read_records(folder) if record.relation == "under")
     np.testing.assert_array_equal(record.image, np.rot90(_images(1)[0], -1))
 
 
-def test_bad_folders_are_named(folder, tmp_path):
+def test_an_error_about_a_benchmark_names_the_folder_or_file(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         benchmark.relation_folders(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="notes: no relation found"):
@@ -87,8 +87,8 @@ def test_bad_folders_are_named(folder, tmp_path):
         list(benchmark.read_records(folder))
 
 
-def test_own_prompts():
-    """Ten by ten for each relation, no pair of the same, and every one of them can be inverted."""
+def test_the_package_has_a_hundred_prompts_for_each_relation():
+    """They combine ten subjects with ten objects. No subject is also an object. Every prompt can be inverted."""
     found = benchmark.read_prompts()
     assert tuple(found) == benchmark.RELATIONS
     for templates in found.values():
@@ -99,7 +99,7 @@ def test_own_prompts():
         assert not set(subjects) & set(objects)
 
 
-def test_prompts_of_the_users_copy(folder, tmp_path):
+def test_prompts_are_read_from_the_users_copy_of_the_benchmark(folder, tmp_path):
     by_product = {"hug": ("owl {} fox", "owl {} dog", "ape {} fox", "ape {} dog")}
     assert benchmark.read_prompts(benchmark.find_prompts(folder)) == by_product
     assert benchmark.find_prompts(folder.parent) == folder / "scenarios.json"
@@ -111,7 +111,7 @@ def test_prompts_of_the_users_copy(folder, tmp_path):
         "        'ape {} fox', \"ape {} dog\"],\n}\n"
     )
     assert benchmark.read_prompts(file) == by_product
-    assert (folder / "scenarios.json").is_file()  # it was read, not run
+    assert (folder / "scenarios.json").is_file()  # the Python file was read, not executed
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_prompts_of_the_users_copy(folder, tmp_path):
         ("a.py", "a = {", "was never closed"),
     ],
 )
-def test_bad_prompts_are_named(tmp_path, name, text, says):
+def test_an_error_about_prompts_names_the_file_and_the_place(tmp_path, name, text, says):
     file = tmp_path / name
     file.write_text(text)
     with pytest.raises(ValueError, match=re.escape(says)) as error:
@@ -151,7 +151,7 @@ def _build(tfds, manual: Path, data: Path):
 
     builder = ReversionBenchmark(data_dir=data)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
-    return ReversionBenchmark(data_dir=data)  # what a later process sees
+    return ReversionBenchmark(data_dir=data)  # a new builder, as a later process would make it
 
 
 def _records(builder, relations):
@@ -160,7 +160,7 @@ def _records(builder, relations):
     return [to_record(example) for relation in relations for example in builder.as_data_source(relation)]
 
 
-def test_tfds_gives_the_same_records(tfds, folder, tmp_path):
+def test_tfds_gives_the_same_records_as_the_folder(tfds, folder, tmp_path):
     builder = _build(tfds, folder, tmp_path / "data")
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
         "hug": 3,
@@ -172,14 +172,14 @@ def test_tfds_gives_the_same_records(tfds, folder, tmp_path):
     assert builder.info.metadata["prompts_from"] == "scenarios.json"
 
 
-def test_tfds_without_prompts_has_the_packages_own(tfds, folder, tmp_path):
+def test_tfds_uses_the_packages_prompts_if_the_user_has_none(tfds, folder, tmp_path):
     (folder / "scenarios.json").unlink()
     builder = _build(tfds, folder.parent, tmp_path / "data")
     assert builder.info.metadata["prompts"] == {name: list(own) for name, own in benchmark.read_prompts().items()}
     assert builder.info.metadata["prompts_from"] == "reversion_jax"
 
 
-def test_tfds_on_real_exemplars(tfds, tmp_path):
+def test_tfds_reads_real_exemplars(tfds, tmp_path):
     folder = SHARED / "exemplars"
     if not folder.is_dir():
         pytest.skip("no shared/exemplars beside the repository")
@@ -193,7 +193,7 @@ def test_tfds_on_real_exemplars(tfds, tmp_path):
     )
 
 
-def test_the_authors_prompts():
+def test_the_authors_prompts_are_read_and_none_is_in_the_package():
     file = SHARED / "benchmark" / "scenarios.json"
     if not file.is_file():
         pytest.skip("no shared/benchmark beside the repository")
@@ -201,4 +201,4 @@ def test_the_authors_prompts():
     assert tuple(found) == benchmark.RELATIONS
     for relation, templates in found.items():
         assert len({(p.subject, p.object) for p in map(prompts.parse, templates)}) == 100
-        assert not set(templates) & set(own[relation])  # theirs are under another licence
+        assert not set(templates) & set(own[relation])  # the authors' prompts have another licence

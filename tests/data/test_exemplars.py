@@ -31,7 +31,7 @@ def _folder(path, captions, **pictures):
     return path
 
 
-def test_written_folders_read_back(tmp_path):
+def test_a_written_folder_is_read_back_unchanged(tmp_path):
     images = _pictures()
     exemplars.write_folder(tmp_path / "new" / "hug", images, TEMPLATES)
     read = exemplars.read_folder(tmp_path / "new" / "hug", 12, invertible=True)
@@ -46,7 +46,7 @@ def test_written_folders_read_back(tmp_path):
         exemplars.write_folder(tmp_path / "new" / "hug", images, TEMPLATES)
 
 
-def test_a_failed_write_leaves_nothing(tmp_path):
+def test_a_failed_write_of_exemplars_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         exemplars.write_folder(tmp_path / "hug", _pictures(), [["cat {} stone"], [object()]])
     assert list(tmp_path.iterdir()) == []
@@ -72,7 +72,7 @@ def test_the_whole_picture_is_resized_bicubically(tmp_path, height, width):
     np.testing.assert_allclose(read.images[0], expected, atol=1e-6)
 
 
-def test_order_is_that_of_text_json(tmp_path):
+def test_exemplars_have_the_order_of_text_json(tmp_path):
     one, two = _pictures()
     folder = _folder(tmp_path, {"b.png": ["cat {} stone"], "a.png": ["dog {} clay"]}, a=one, b=two)
     read = exemplars.read_folder(folder, 12)
@@ -81,12 +81,12 @@ def test_order_is_that_of_text_json(tmp_path):
     np.testing.assert_array_equal(np.rint((read.images + 1) * 127.5), [two, one])
 
 
-def test_orientation_transparency_and_other_modes(tmp_path):
+def test_rotated_transparent_grey_and_palette_pictures_are_read(tmp_path):
     folder = _folder(tmp_path, {name: ["cat {} stone"] for name in ("a.jpg", "b.png", "c.png", "d.png")})
     halves = Image.new("RGB", (16, 16), "black")
     halves.paste("white", (0, 0, 16, 8))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned: what is stored on top belongs on the right
+    exif[0x0112] = 6  # turned by 90°: the stored top is shown on the right
     halves.save(folder / "a.jpg", exif=exif, quality=100)
     glass = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
     glass.paste((0, 0, 255, 51), (8, 0, 16, 16))
@@ -119,7 +119,7 @@ CAPTION_FAULTS = [
 
 
 @pytest.mark.parametrize(("captions", "error", "message"), CAPTION_FAULTS)
-def test_faulty_captions_name_the_place(tmp_path, captions, error, message):
+def test_an_error_about_captions_names_the_place(tmp_path, captions, error, message):
     folder = _folder(tmp_path, captions, **{"0": _pictures(1)[0]})
     with pytest.raises(error, match=message) as caught:
         exemplars.read_folder(folder, 12, invertible=True)
@@ -127,7 +127,7 @@ def test_faulty_captions_name_the_place(tmp_path, captions, error, message):
     assert "\n" not in str(caught.value)
 
 
-def test_only_malformed_templates_are_refused_where_none_is_turned_round(tmp_path):
+def test_without_inverse_prompts_only_malformed_templates_are_refused(tmp_path):
     folder = _folder(tmp_path, {"0.png": ["cat {} stone at sea"]}, **{"0": _pictures(1)[0]})
     ((template,),) = exemplars.read_folder(folder, 12).templates
     assert template.direct() == "cat <R> stone at sea"
@@ -136,8 +136,8 @@ def test_only_malformed_templates_are_refused_where_none_is_turned_round(tmp_pat
         exemplars.read_folder(folder, 12)
 
 
-def test_names_that_look_alike_are_found(tmp_path):
-    """Cameras write .JPG; an accent has two forms."""
+def test_names_that_differ_in_case_or_unicode_form_are_found(tmp_path):
+    """Cameras write .JPG in capitals, and Unicode has two forms of an accented letter."""
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"], "caf\u00e9.png": ["cat {} tree"]}, **{"0": _pictures(1)[0]})
     (folder / "0.png").rename(folder / "0.PNG")
     Image.fromarray(_pictures(1)[0]).save(folder / "cafe\u0301.png")
@@ -151,7 +151,7 @@ def test_names_that_look_alike_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "heic", "tiff", "avif"])
-def test_any_picture_that_is_left_out_is_told(tmp_path, suffix):
+def test_pictures_of_any_format_that_text_json_does_not_name_are_warned_of(tmp_path, suffix):
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
     (folder / f"1.{suffix}").write_bytes(b"")
     with pytest.warns(Caution, match=rf"left out, because text\.json does not name them: 1\.{suffix}"):
@@ -159,7 +159,7 @@ def test_any_picture_that_is_left_out_is_told(tmp_path, suffix):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
-def test_a_pipe_is_no_picture(tmp_path):
+def test_a_pipe_in_place_of_a_picture_is_refused(tmp_path):
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
     (folder / "0.png").unlink()
     os.mkfifo(folder / "0.png")
@@ -176,7 +176,7 @@ def test_a_pipe_is_no_picture(tmp_path):
     ],
     ids=["string", "explicit", "deep"],
 )
-def test_text_that_is_none(tmp_path, text, message):
+def test_lone_surrogates_and_deeply_nested_lists_are_refused(tmp_path, text, message):
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
     (folder / "text.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
@@ -184,7 +184,7 @@ def test_text_that_is_none(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
-def test_bent_pictures_are_warned_of_and_can_be_cut_or_padded(tmp_path):
+def test_pictures_that_get_distorted_are_warned_of_and_can_be_cropped_or_padded(tmp_path):
     wide = np.zeros((10, 60, 3), np.uint8)
     wide[:, 25:35] = 255
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": wide})
@@ -196,13 +196,14 @@ def test_bent_pictures_are_warned_of_and_can_be_cut_or_padded(tmp_path):
     assert squashed.shape == cropped.shape == padded.shape == (12, 12, 3)
     assert squashed[6, 0].max() == -1
     assert squashed[6, 6].min() > 0.5
-    np.testing.assert_allclose(cropped, 1, atol=0.2)  # its middle is white
+    np.testing.assert_allclose(cropped, 1, atol=0.2)  # the middle of the picture is white
     np.testing.assert_allclose(padded[:4], 1)
     np.testing.assert_allclose(padded[6, 0], -1)
-    assert exemplars.read_folder(folder, (5, 30)).images.shape == (1, 5, 30, 3)  # its own shape: nothing to warn of
+    # The picture keeps its aspect ratio, so there is no warning.
+    assert exemplars.read_folder(folder, (5, 30)).images.shape == (1, 5, 30, 3)
 
 
-def test_apples_pictures_need_a_package(tmp_path):
+def test_heic_pictures_need_a_package(tmp_path):
     folder = _folder(tmp_path, {"0.heic": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
     (folder / "0.png").rename(folder / "0.heic")
     (folder / "0.heic").write_bytes(b"\0\0\0\x18ftypheic")
@@ -216,14 +217,14 @@ def test_apples_pictures_need_a_package(tmp_path):
     np.testing.assert_allclose(read, 200 / 127.5 - 1, atol=0.05)
 
 
-def test_missing_folder_and_missing_text_json(tmp_path):
+def test_a_missing_folder_or_text_json_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         exemplars.read_folder(tmp_path / "nowhere", 12)
     with pytest.raises(FileNotFoundError, match=r"text\.json: missing"):
         exemplars.read_folder(tmp_path, 12)
 
 
-def test_unreadable_pictures_name_the_file(tmp_path, monkeypatch):
+def test_an_error_about_an_unreadable_picture_names_the_file(tmp_path, monkeypatch):
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1, 64, 64)[0]})
     file = folder / "0.png"
     whole = file.read_bytes()
@@ -242,14 +243,14 @@ def test_unreadable_pictures_name_the_file(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(file)
     refused("8 bits per channel")
     file.write_bytes(whole)
-    for limit in (64 * 64 - 1, 64 * 32 - 1):  # Pillow warns at the first, refuses at the second
+    for limit in (64 * 64 - 1, 64 * 32 - 1):  # Pillow warns at the first limit and refuses at the second
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         refused("decompression bomb")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)
     assert exemplars.read_folder(folder, 12).images.shape == (1, 12, 12, 3)
 
 
-def test_pictures_without_captions_are_left_out_aloud(tmp_path):
+def test_pictures_without_captions_are_left_out_with_a_warning(tmp_path):
     one, two = _pictures()
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": one, "1": two, ".hidden": two})
     (folder / "LICENSE").write_text("")
@@ -262,7 +263,7 @@ def test_pictures_without_captions_are_left_out_aloud(tmp_path):
 
 
 @pytest.mark.skipif(not EXEMPLARS.is_dir(), reason="needs the ReVersion Benchmark's exemplars beside the repository")
-def test_the_benchmarks_folders():
+def test_every_real_exemplar_of_the_benchmark_is_read_and_inverted():
     swaps = []
     for relation in ("carved_by", "inside", "painted_on"):
         read = exemplars.read_folder(EXEMPLARS / relation, 32, invertible=True)

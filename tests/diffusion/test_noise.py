@@ -1,4 +1,4 @@
-"""Noise on the way between two."""
+"""Interpolation between the noise of two seeds."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ SHAPE = (5, 3, 4, 2)
 FIRST, LAST = tiny.noise(0, SHAPE), tiny.noise(1, SHAPE)
 
 
-def test_slerp_equals_scipys():
+def test_slerp_equals_scipy():
     weights = np.array([0, 0.2, 0.5, 0.9, 1], np.float32)
     found = np.asarray(slerp(jnp.asarray(FIRST), jnp.asarray(LAST), jnp.asarray(weights)))
     for image, (first, last, weight) in enumerate(zip(FIRST, LAST, weights, strict=True)):
         lengths = [np.linalg.norm(end.astype(float)) for end in (first, last)]
         directions = [end.ravel().astype(float) / length for end, length in zip((first, last), lengths, strict=True)]
-        # scipy's is of directions; a share of each end is its share of that end's direction, times the length.
+        # scipy interpolates unit vectors. Its result in the plane of both directions gives the weights of the ends.
         angle = np.arccos(directions[0] @ directions[1])
         shares = geometric_slerp([1, 0], [np.cos(angle), np.sin(angle)], float(weight))
         of_last = shares[1] / np.sin(angle)
@@ -39,17 +39,17 @@ def test_slerp_of_parallel_noises_is_finite(sign):
     np.testing.assert_allclose(found, (0.75 + sign * 0.25) * FIRST, atol=1e-5)
 
 
-def test_noise_on_the_way_is_unit_gaussian():
-    """The straight line's would have a variance of a half in its middle."""
+def test_interpolated_noise_has_unit_variance():
+    """Linear interpolation would halve the variance in the middle."""
     normal = lambda seed: jax.random.normal(jax.random.key(seed), (64, 64, 4))
     seeds = Between(jnp.array([3, 3], jnp.uint32), jnp.array([8, 8], jnp.uint32), jnp.array([0, 0.5], jnp.float32))
     first, middle = draw_noise(normal, seeds)
     np.testing.assert_array_equal(first, normal(3))
-    assert np.std(middle) == pytest.approx(1, abs=0.02)  # of 16,384 numbers: the standard error is 0.006
+    assert np.std(middle) == pytest.approx(1, abs=0.02)  # 16,384 numbers: the standard error is 0.006
     assert np.mean(middle * normal(8)) == pytest.approx(np.sqrt(0.5), abs=0.03)
 
 
-def test_ends():
+def test_plain_seeds_and_pairs_of_seeds_give_ends_and_weights():
     found = ends([3, Between(3, 8, 0.25)], np.uint32)
     np.testing.assert_array_equal(found.first, np.array([3, 3], np.uint32))
     np.testing.assert_array_equal(found.last, np.array([3, 8], np.uint32))

@@ -1,4 +1,4 @@
-"""Every sampler: against diffusers' schedulers where they are installed, and by what each must do anyway."""
+"""Checks every sampler against diffusers' schedulers, where diffusers is installed, and against known properties."""
 
 import functools
 import inspect
@@ -18,7 +18,7 @@ from reversion_jax.diffusion.start import Start, skipped_steps
 SHAPE = (2, 4, 4, 3)
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction")
-# Scheduler and settings in diffusers.
+# The scheduler class of each sampler in diffusers, and its settings.
 CLASSES = {
     "ddim": ("DDIMScheduler", {}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
@@ -30,7 +30,7 @@ CLASSES = {
         {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
     ),
 }
-# Relative. Measured: 1e-7 to 2e-6.
+# Bound of the relative error. The measured errors are 1e-7 to 2e-6.
 TOLERANCE = 1e-5
 
 
@@ -44,7 +44,7 @@ def draw(name, denoiser, noise, schedule, steps, seeds, clean=None, skipped=0):
 
 
 def formula(latents, timesteps):
-    """In place of a network: not linear, and different at every level and for every image. NumPy's, or jax's."""
+    """Stands for a network: not linear, and different for every timestep and image. Takes NumPy or JAX arrays."""
     levels = timesteps[:, None, None, None] / 1000
     images = np.arange(1.0, 1 + len(latents), dtype=np.float32)[:, None, None, None]
     return (0.8 + 0.1 * images) * latents * (1 + 0.3 * levels) / (1 + 0.1 * latents**2) + 0.2 * images * levels
@@ -52,7 +52,7 @@ def formula(latents, timesteps):
 
 @jax.jit
 def ancestral_noise(seeds):
-    """What steps 0 to 24 of images with these seeds are to add, [25, N, ...]."""
+    """Returns the noise that steps 0 to 24 add to images with these seeds, [25, N, H, W, C]."""
     draw = lambda i, key: jax.random.normal(jax.random.fold_in(key, i), SHAPE[1:])
     return jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(jnp.arange(25), keys(seeds))
 
@@ -91,13 +91,13 @@ def theirs(diffusers, name, noise, schedule, steps, seeds, monkeypatch, clean=No
     return latents.numpy()
 
 
-# Diffusers makes NumPy arrays of tensors in a way that NumPy 2 dislikes.
+# NumPy 2 warns of the way in which diffusers makes arrays from tensors.
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("steps", [4, 10, 25])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_equals_diffusers(name, prediction, spacing, steps, diffusers, monkeypatch):
+def test_samplers_equal_diffusers(name, prediction, spacing, steps, diffusers, monkeypatch):
     schedule = Schedule(prediction_type=prediction, timestep_spacing=spacing)
     noise, seeds = tiny.noise(0, SHAPE), [3, 4]
     wanted = theirs(diffusers, name, noise, schedule, steps, seeds, monkeypatch)
@@ -107,7 +107,7 @@ def test_equals_diffusers(name, prediction, spacing, steps, diffusers, monkeypat
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_another_schedule_equals_diffusers(name, diffusers, monkeypatch):
+def test_samplers_equal_diffusers_with_another_schedule(name, diffusers, monkeypatch):
     betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     schedule = Schedule(**betas, steps_offset=0, set_alpha_to_one=True, clip_sample=True)
     noise, seeds = tiny.noise(0, SHAPE), [3, 4]
@@ -115,7 +115,7 @@ def test_another_schedule_equals_diffusers(name, diffusers, monkeypatch):
     assert tiny.error(draw(name, formula, noise, schedule, 6, np.array(seeds)), wanted) < TOLERANCE
 
 
-# At 0.9 PNDM begins at the step that it repeats; 0.35 of 10 is rounded down; 1 begins at the picture, with all steps.
+# Strength 0.9: PNDM begins at the step that it repeats. 0.35: 3.5 of 10 steps are rounded down. 1: no step is skipped.
 BEGINNINGS = [
     *(("epsilon", "leading", strength) for strength in (0.1, 0.35, 0.9, 1.0)),
     *(("epsilon", "trailing", 0.6), ("epsilon", "linspace", 0.6), ("v_prediction", "leading", 0.6)),
@@ -134,11 +134,11 @@ def test_image_to_image_equals_diffusers(name, prediction, spacing, strength, di
     assert tiny.error(found, wanted) < TOLERANCE
 
 
-def test_a_strength_keeps_as_many_steps_as_diffusers(diffusers):
+def test_a_strength_keeps_as_many_steps_as_in_diffusers(diffusers):
     pipeline = types.SimpleNamespace(scheduler=scheduler(diffusers, "ddim", Schedule()))
     for steps in (1, 4, 20, 50):
         pipeline.scheduler.set_timesteps(steps)
-        for strength in np.arange(1, 101) / 100:  # of which 0.58 x 50 is a little less than 29
+        for strength in np.arange(1, 101) / 100:  # in floating point, 0.58 x 50 is a little less than 29
             kept = diffusers.StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, strength, "cpu")[1]
             if kept:
                 assert skipped_steps(steps, strength) == steps - kept
@@ -148,7 +148,7 @@ def test_a_strength_keeps_as_many_steps_as_diffusers(diffusers):
 
 
 @pytest.mark.parametrize("strength", [0, -0.5, 1.01, float("nan"), float("inf")])
-def test_strengths_that_make_no_sense(strength):
+def test_strengths_out_of_range_are_refused(strength):
     with pytest.raises(
         ValueError, match=r"^strength=.*: must be above 0, and at most 1, which redraws the whole picture$"
     ):
@@ -160,7 +160,7 @@ def test_strengths_that_make_no_sense(strength):
 def test_timesteps_and_sigmas_equal_diffusers(spacing, diffusers):
     schedule = Schedule(timestep_spacing=spacing)
     whole, fractional = scheduler(diffusers, "ddim", schedule), scheduler(diffusers, "euler", schedule)
-    # Of 61 "trailing" steps diffusers makes 62, by a rounding.
+    # Without 61: by a rounding error, diffusers makes 62 timesteps of 61 "trailing" steps.
     for steps in (*range(1, 61), 100, 250, 999):
         whole.set_timesteps(steps)
         fractional.set_timesteps(steps)
@@ -192,14 +192,14 @@ def test_training_target_equals_diffusers(diffusers):
 
 
 def output(latents, clean, timesteps, schedule):
-    """What a model would say that knows the clean latents."""
+    """Returns the output of a model that knows the clean latents."""
     sigma = jnp.interp(timesteps, jnp.arange(1000.0), schedule.sigmas.astype(np.float32))[:, None, None, None]
     signal = 1 / jnp.sqrt(1 + sigma**2)
     noise = (latents - signal * clean) / (sigma * signal)
     return noise if schedule.prediction_type == "epsilon" else signal * noise - sigma * signal * clean
 
 
-# Diffusers' PNDM mixes velocities of different levels.
+# Without PNDM for velocities: it mixes velocities of different noise levels, as diffusers does.
 EXACT = [(name, kind) for name in samplers.SAMPLERS for kind in PREDICTIONS if (name, kind) != ("pndm", PREDICTIONS[1])]
 
 
@@ -211,9 +211,9 @@ def test_the_true_output_recovers_the_latents(name, prediction):
     np.testing.assert_allclose(found, clean, atol=1e-5)
 
 
-# Karras's sigmas lie between timesteps, where this denoiser's two outputs differ.
+# Without Karras: its sigmas fall between timesteps, where this denoiser's noise and velocity differ.
 @pytest.mark.parametrize("name", [name for name, kind in EXACT if kind == "v_prediction" and "karras" not in name])
-def test_noise_and_velocity_of_one_denoiser_agree(name):
+def test_noise_and_velocity_predictions_give_the_same_picture(name):
     found = []
     for prediction in PREDICTIONS:
         schedule = Schedule(set_alpha_to_one=True, prediction_type=prediction, timestep_spacing="linspace")
@@ -223,7 +223,8 @@ def test_noise_and_velocity_of_one_denoiser_agree(name):
 
 
 MEAN, STD = 0.5, 1.0
-# Relative, after 40 steps, as measured with samplers that equalled diffusers'. The second-order ones have less.
+# Relative errors after 40 steps. They were measured when the samplers equalled diffusers'. Samplers of second order
+# have smaller errors.
 ERRORS = {
     "ddim": 0.0305,
     "pndm": 0.00893,
@@ -234,32 +235,32 @@ ERRORS = {
 
 
 def of_gaussian(latents, timesteps):
-    """The noise as the best of models would predict it, if all latents were drawn from N(MEAN, STD²)."""
+    """Returns the optimal noise prediction for latents that are drawn from N(MEAN, STD²)."""
     sigma = jnp.interp(timesteps, jnp.arange(1000.0), Schedule().sigmas.astype(np.float32))[:, None, None, None]
     signal = 1 / jnp.sqrt(1 + sigma**2)
     return sigma * signal * (latents - signal * MEAN) / (signal**2 * (STD**2 + sigma**2))
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_error_of_the_solution_known_in_closed_form(name):
+def test_the_error_against_the_closed_form_solution_is_as_measured(name):
     schedule = Schedule(timestep_spacing="linspace", set_alpha_to_one=True)
     noise, largest = tiny.noise(0, SHAPE), schedule.sigmas[-1]
-    # In sigma's coordinates, where DDIM, PNDM and DPM-Solver start with the noise as noisy latents.
+    # The start in coordinates of sigma. Euler scales the noise by sigma; the others take it as the noisy latents.
     start = noise * (largest if name == "euler" else np.sqrt(1 + largest**2))
     wanted = MEAN + (start - MEAN) * STD / np.sqrt(STD**2 + largest**2)
     found = draw(name, of_gaussian, noise, schedule, 40, np.arange(2))
     assert tiny.error(found, wanted) == pytest.approx(ERRORS[name], rel=0.01)
 
 
-def test_ancestral_noise_gives_the_distribution():
+def test_ancestral_sampling_gives_the_right_distribution():
     noise = tiny.noise(0, (2, 32, 32, 4))
     found = draw("euler_ancestral", of_gaussian, noise, Schedule(timestep_spacing="linspace"), 500, np.arange(2))
-    # Of 8192 numbers; the standard error is 0.011 of the mean and 0.008 of the deviation.
+    # 8192 numbers: the standard error of the mean is 0.011, that of the standard deviation 0.008.
     assert found.mean() == pytest.approx(MEAN, abs=0.035)
     assert found.std() == pytest.approx(STD, abs=0.03)
 
 
-def test_ancestral_noise_is_each_images_own():
+def test_ancestral_noise_of_an_image_does_not_depend_on_its_batch():
     noise = tiny.noise(0, SHAPE)
     together = draw("euler_ancestral", of_gaussian, noise, Schedule(), 5, np.array([3, 4]))
     swapped = draw("euler_ancestral", of_gaussian, noise[::-1], Schedule(), 5, np.array([4, 3]))
@@ -271,8 +272,8 @@ def test_ancestral_noise_is_each_images_own():
     assert tiny.error(other[1], together[1]) > 0.1
 
 
-def test_ancestral_noise_between_two_keys():
-    """The ends are the keys' own pictures; in between the noise of every step is, too."""
+def test_ancestral_noise_is_interpolated_between_two_keys():
+    """The pictures at both ends equal those of the two keys alone."""
     noise = np.repeat(tiny.noise(0, SHAPE)[:1], 3, 0)
     way = Between(keys([3, 3, 3]), keys([4, 4, 4]), jnp.array([0, 0.5, 1], jnp.float32))
     walk = lambda noise, keys: samplers.get("euler_ancestral")(of_gaussian, noise, Schedule(), 3, keys)
@@ -283,7 +284,7 @@ def test_ancestral_noise_between_two_keys():
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_the_program_does_not_grow_with_the_steps(name):
+def test_the_program_does_not_grow_with_the_number_of_steps(name):
     def program(steps):
         call = lambda noise: samplers.get(name)(formula, noise, Schedule(), steps, keys([0, 1]))
         return str(jax.make_jaxpr(call)(jnp.ones(SHAPE)))
@@ -292,7 +293,7 @@ def test_the_program_does_not_grow_with_the_steps(name):
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_one_step(name):
+def test_a_single_step_gives_finite_latents(name):
     found = draw(name, formula, tiny.noise(0, SHAPE), Schedule(timestep_spacing="trailing"), 1, np.arange(2))
     assert np.isfinite(found).all()
 
@@ -300,12 +301,12 @@ def test_one_step(name):
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 @pytest.mark.parametrize("steps", [0, -1, 1001])
-def test_numbers_of_steps_that_the_schedule_has_not(name, spacing, steps):
+def test_samplers_refuse_numbers_of_steps_that_the_schedule_does_not_have(name, spacing, steps):
     with pytest.raises(ValueError, match=r"^steps=.*$"):
         samplers.get(name)(formula, np.ones(SHAPE), Schedule(timestep_spacing=spacing), steps, None)
 
 
-def test_unknown_sampler():
+def test_an_unknown_sampler_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"^sampler 'dpm' is unknown: use one of ddim, pndm, euler, .*$"):
         samplers.get("dpm")
 
@@ -320,20 +321,21 @@ OWN = {
 
 
 @pytest.mark.parametrize("kind", OWN)
-def test_a_models_own_sampler(kind):
+def test_a_models_own_sampler_is_read_from_its_scheduler_file(kind):
     found = own_sampler.OwnSampler.from_json({"_class_name": kind})
     assert (found.name, found.timestep_spacing, found.nearest_to) == (*OWN[kind], "")
     assert own_sampler.OwnSampler.from_json({**Schedule().to_json(), **found.to_json()}).name == found.name
     chosen, schedule = own_sampler.choose("auto", found, Schedule())
     assert (chosen, schedule.timestep_spacing) == OWN[kind]
-    assert own_sampler.choose(found.name, found, Schedule()) == (chosen, schedule)  # as pictures say they were drawn
+    # Pictures record the sampler's own name.
+    assert own_sampler.choose(found.name, found, Schedule()) == (chosen, schedule)
     other = "ddim" if found.name != "ddim" else "euler"
-    assert own_sampler.choose(other, found, Schedule()) == (other, Schedule())  # "leading"
+    assert own_sampler.choose(other, found, Schedule()) == (other, Schedule())  # its spacing is "leading"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # by diffusers
 @pytest.mark.parametrize("kind", OWN)
-def test_what_its_scheduler_takes_where_the_file_does_not_say(kind):
+def test_the_default_spacing_of_a_scheduler_equals_diffusers(kind):
     diffusers = pytest.importorskip("diffusers")
     scheduler = getattr(diffusers, kind)()
     assert scheduler.config.timestep_spacing == own_sampler.OwnSampler.from_json({"_class_name": kind}).timestep_spacing
@@ -349,12 +351,12 @@ def test_what_its_scheduler_takes_where_the_file_does_not_say(kind):
         ("DDPMScheduler", "ddim"),
     ],
 )
-def test_a_sampler_that_we_do_not_have(kind, nearest):
+def test_an_unsupported_scheduler_is_replaced_by_the_nearest_sampler(kind, nearest):
     found = own_sampler.OwnSampler.from_json({"_class_name": kind, "timestep_spacing": "trailing"})
     assert found == own_sampler.OwnSampler(nearest, "trailing", kind)
 
 
-def test_karras_levels_are_read():
+def test_karras_sigmas_in_the_scheduler_file_are_used():
     file = {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
     found = own_sampler.OwnSampler.from_json(file)
     assert found.name == "dpmpp_2m_karras"

@@ -1,4 +1,4 @@
-"""Schedule, guidance and sampler by their own mathematics; parity with diffusers is in test_recorded.py."""
+"""Checks schedule, guidance and sampler against their formulas. test_recorded.py compares them with diffusers."""
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +11,23 @@ from reversion_jax.diffusion.samplers import ddim
 from reversion_jax.diffusion.schedule import Schedule
 
 
-def test_sd15_alphas():
+def test_alphas_of_sd15_are_the_published_ones():
     alphas = Schedule().alphas_cumprod
     assert alphas.shape == (1000,)
     assert alphas.dtype == np.float32
-    # Published figures of the scaled linear schedule's ends.
+    # The published values at both ends of the scaled linear schedule.
     np.testing.assert_allclose(alphas[[0, 999]], [0.99915, 0.00466], rtol=1e-3)
     assert (np.diff(alphas) < 0).all()
     with pytest.raises(ValueError, match="read-only"):
         alphas[0] = 1
 
 
-def test_linear_betas():
+def test_alphas_of_linear_betas_are_cumulative_products():
     schedule = Schedule(beta_schedule="linear", beta_start=0.1, beta_end=0.3, num_train_timesteps=3)
     np.testing.assert_allclose(schedule.alphas_cumprod, [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7], rtol=1e-6)
 
 
-def test_add_noise_over_any_leading_axes():
+def test_add_noise_takes_any_number_of_leading_axes():
     schedule = Schedule()
     latents, noise = tiny.noise(0, (2, 3, 4, 4, 4)), tiny.noise(1, (2, 3, 4, 4, 4))
     timesteps = np.array([[0, 10, 999], [5, 500, 7]])
@@ -37,14 +37,14 @@ def test_add_noise_over_any_leading_axes():
     np.testing.assert_allclose(found[1, 1], wanted, rtol=1e-5)
 
 
-def test_absent_scheduler_keys_are_the_classes_defaults():
+def test_absent_scheduler_keys_have_the_defaults_of_the_scheduler_class():
     assert Schedule.from_json({"_class_name": "PNDMScheduler"}).set_alpha_to_one is False
     ddim_default = Schedule.from_json({"_class_name": "DDIMScheduler"})
     assert ddim_default.set_alpha_to_one is True
     assert (ddim_default.beta_schedule, ddim_default.steps_offset) == ("linear", 0)
 
 
-def test_absent_spacing_is_leading_whatever_the_class():
+def test_absent_spacing_is_leading_for_every_scheduler_class():
     assert Schedule.from_json({"_class_name": "EulerDiscreteScheduler"}).timestep_spacing == "leading"
 
 
@@ -53,23 +53,23 @@ def test_prediction_and_spacing_are_read_and_written():
     assert Schedule.from_json(schedule.to_json()) == schedule
 
 
-def test_timesteps_by_spacing():
+def test_timesteps_follow_the_spacing():
     timesteps = {name: Schedule(timestep_spacing=name).timesteps for name in ("leading", "trailing", "linspace")}
     assert timesteps["leading"](4).tolist() == [751, 501, 251, 1]
     assert timesteps["trailing"](4).tolist() == [999, 749, 499, 249]
     assert timesteps["linspace"](3).tolist() == [999, 499.5, 0]
     assert timesteps["leading"](4, spare=1).tolist() == [801, 601, 401, 201]
-    # 1000 / 61 in floating point leaves room for a 62nd.
+    # By floating-point rounding, steps of 1000 / 61 would give a 62nd timestep.
     assert len(timesteps["trailing"](61)) == 61
 
 
-def test_timesteps_of_sigmas():
+def test_timesteps_and_sigmas_are_inverse():
     schedule = Schedule()
     np.testing.assert_allclose(schedule.timesteps_of(schedule.sigmas[[0, 10, 999]]), [0, 10, 999])
     np.testing.assert_allclose(schedule.karras_sigmas(5)[[0, -1]], schedule.sigmas[[-1, 0]])
 
 
-def test_velocity():
+def test_the_velocity_target_gives_back_the_latents():
     schedule = Schedule(prediction_type="v_prediction")
     latents, noise, timesteps = tiny.noise(0, (3, 2, 2, 1)), tiny.noise(1, (3, 2, 2, 1)), np.array([0, 500, 999])
     noisy, velocity = (f(latents, noise, timesteps) for f in (schedule.add_noise, schedule.training_target))
@@ -78,7 +78,7 @@ def test_velocity():
     assert Schedule().training_target(latents, noise, timesteps) is noise
 
 
-def test_levels():
+def test_levels_hold_the_alphas_of_this_step_and_the_next():
     levels = Schedule().levels(4)
     alphas = Schedule().alphas_cumprod
     assert levels.timesteps.tolist() == [751, 501, 251, 1]
@@ -88,12 +88,12 @@ def test_levels():
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1000, 1001])
-def test_levels_beyond_the_schedule(steps):
+def test_numbers_of_steps_beyond_the_schedule_are_refused(steps):
     with pytest.raises(ValueError, match="steps="):
         Schedule().levels(steps)
 
 
-def test_as_many_timesteps_as_the_schedule_has():
+def test_the_schedule_has_at_most_its_own_number_of_timesteps():
     schedule = Schedule(timestep_spacing="linspace")
     assert schedule.timesteps(1000).tolist() == [*schedule.timesteps(999, spare=1).tolist(), 0]
     with pytest.raises(ValueError, match=r"between 1 and the schedule's 999$"):
@@ -108,7 +108,7 @@ def test_ddim_with_the_true_noise_recovers_the_latents():
     np.testing.assert_allclose(found, clean, atol=1e-4)
 
 
-def test_ddim_clips_only_if_told():
+def test_ddim_clips_only_if_the_schedule_says_so():
     def denoiser(x, timesteps):
         return jnp.zeros_like(x)
 
@@ -117,7 +117,7 @@ def test_ddim_clips_only_if_told():
     assert ddim(denoiser, start, Schedule(set_alpha_to_one=True), 2, None).max() > 3
 
 
-def test_guidance_combines_the_halves_of_one_batch():
+def test_guidance_computes_both_predictions_in_one_batch():
     batches = []
 
     def predict(latents, timesteps, context):
@@ -130,7 +130,7 @@ def test_guidance_combines_the_halves_of_one_batch():
     assert batches == [4]
 
 
-def test_guidance_of_one_is_plain_conditioning():
+def test_guidance_of_one_is_the_conditional_prediction():
     a, b = tiny.noise(0, (3,)), tiny.noise(1, (3,))
     np.testing.assert_allclose(guidance.combine(a, b, 1.0), b, rtol=1e-5)
     np.testing.assert_allclose(guidance.combine(a, b, 0.0), a)

@@ -1,4 +1,4 @@
-"""Where words look: against diffusers' own cross-attention, and against usual drawing."""
+"""Attention maps of words: compared with the cross-attention of diffusers, and with drawing without maps."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ def tokenizer(recorded):
 
 @pytest.fixture(scope="module")
 def pipeline(recorded):
-    """Diffusers' pipeline of the same weights, and what its cross-attention computes: (layer, probabilities) a call."""
+    """Diffusers' pipeline with the same weights, and a list. Each cross-attention adds (layer, probabilities) to it."""
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
     import torch_tiny
@@ -35,7 +35,7 @@ def pipeline(recorded):
     seen = []
 
     class Recorder(AttnProcessor):
-        """Computes by `get_attention_scores`, whose result it keeps."""
+        """Computes attention with `get_attention_scores` and records the result."""
 
         def __init__(self, name):
             self.name = name
@@ -65,8 +65,8 @@ def watched(recorded, tokenizer):
     return attention.attend(recorded.model, tokenizer, PROMPT, ROWS, seed=5, sampling=HOW)
 
 
-def test_probabilities_are_diffusers(recorded, pipeline):
-    """Of every layer, for latents of odd sizes."""
+def test_attention_probabilities_equal_diffusers(recorded, pipeline):
+    """Compares every layer, for latents of odd sizes."""
     torch = pytest.importorskip("torch")
     pipe, seen = pipeline
     x = {"latents": recorded.inputs["wide_latents"]}
@@ -84,8 +84,8 @@ def test_probabilities_are_diffusers(recorded, pipeline):
         np.testing.assert_allclose(np.asarray(own).reshape(wanted.shape), wanted, atol=1e-5)
 
 
-def test_maps_are_the_means_of_diffusers_own(recorded, tokenizer, pipeline, watched):
-    """Over a whole drawing: of the half with the prompt, over heads and layers of a resolution, then over steps."""
+def test_maps_are_means_of_the_attention_in_diffusers(recorded, tokenizer, pipeline, watched):
+    """Means over the steps, and over heads and layers of a resolution, in the half of the batch with the prompt."""
     torch = pytest.importorskip("torch")
     pipe, seen = pipeline
     model = recorded.model
@@ -109,21 +109,21 @@ def test_maps_are_the_means_of_diffusers_own(recorded, tokenizer, pipeline, watc
         halves = [own.reshape(2, -1, h, w, own.shape[-1])[1] for _, own in seen if own.shape[1] == h * w]
         assert len(halves) == 2 * {8: 5, 4: 1}[h]
         mean = np.mean([half.mean(axis=0) for half in halves], axis=0)
-        # cat, the two rows of <R>, dog, on, the two letters of zb
+        # Token positions of: cat, the two rows of <R>, dog, on, the two letters of zb.
         wanted = [mean[..., at].mean(axis=-1) for at in ([1], [2, 3], [4], [5], [6, 7])]
         np.testing.assert_allclose(own, wanted, atol=1e-5)
 
 
-def test_the_picture_is_the_usual_one(small_model, tokenizer):
-    """By a sampler that adds noise, so that a wrong key would show."""
+def test_drawing_with_maps_gives_the_same_picture(small_model, tokenizer):
+    """The sampler adds noise, so that a wrong key would show."""
     how = dataclasses.replace(HOW, sampler="euler_ancestral")
     own = attention.attend(small_model.model, tokenizer, PROMPT, ROWS, seed=3_000_000_000, sampling=how).image
     usual = generate.draw(small_model.model, tokenizer, [PROMPT], [3_000_000_000], ROWS, sampling=how)[0]
     np.testing.assert_allclose(own, usual, atol=1e-4)
 
 
-def test_usual_drawing_is_the_same_program(recorded, small_model):
-    """Nothing is left of the interceptor once the attention has been traced."""
+def test_tracing_the_attention_does_not_change_later_programs(recorded, small_model):
+    """The interceptor that records attention is removed after tracing."""
     x, model = recorded.inputs, small_model.model
     arguments = (tiny.nhwc(x["latents"]), x["timesteps"], x["states"])
     program = lambda: str(jax.make_jaxpr(functools.partial(networks.predict, model.params, model.config))(*arguments))
@@ -132,7 +132,7 @@ def test_usual_drawing_is_the_same_program(recorded, small_model):
     assert program() == before
 
 
-def test_words_and_their_tokens(tokenizer):
+def test_each_word_of_a_prompt_has_its_token_positions(tokenizer):
     assert attention.words_of(tokenizer, PROMPT) == [
         ("cat", [1]),
         ("<R>", [2, 3]),
@@ -148,12 +148,12 @@ def test_words_and_their_tokens(tokenizer):
         (",", [6]),
         ("cat", [7]),
     ]
-    # What does not fit into the text encoder has no place to be looked at from.
+    # Words beyond the text encoder's length have no attention.
     assert attention.words_of(tokenizer, "cat " * 9 + "<R> dog")[-2:] == [("cat", [9]), ("<R>", [10])]
     assert attention.words_of(tokenizer, "") == []
 
 
-def test_the_sheet_and_its_numbers(watched):
+def test_the_sheet_and_its_numbers_describe_every_word(watched):
     sheet = attention_sheet.sheet(watched, ("<R>",))
     assert sheet.size[0] > 400
     assert sheet.size[1] > 300
@@ -167,8 +167,8 @@ def test_the_sheet_and_its_numbers(watched):
     assert "<R>" in attention_sheet.describe(numbers)
 
 
-def test_a_map_is_found_where_it_is():
-    """A word that looks at one corner has its centre there, at every resolution."""
+def test_the_centre_of_a_map_is_where_its_word_attends():
+    """A map with all attention in one corner has its centre in that corner, at every resolution."""
     corner = np.zeros((2, 8, 8), np.float32)
     corner[0, :2, 6:] = 1
     corner[1, 6:, :2] = 1
@@ -191,6 +191,6 @@ def test_a_map_is_found_where_it_is():
         ("cat <R-inv> dog", {}, "placeholders for more than the 2 rows given"),
     ],
 )
-def test_bad_input(recorded, tokenizer, prompt, changes, says):
+def test_bad_input_for_attention_maps_is_refused(recorded, tokenizer, prompt, changes, says):
     with pytest.raises(ValueError, match=says):
         attention.attend(recorded.model, tokenizer, prompt, ROWS[:2], sampling=dataclasses.replace(HOW, **changes))

@@ -1,4 +1,4 @@
-"""Image to image and clips: against diffusers' pipeline where it is installed, and by their ends."""
+"""Image to image, compared with diffusers' pipeline where it is installed; and clips, compared at their two ends."""
 
 import functools
 import importlib
@@ -23,14 +23,14 @@ from reversion_jax.inversion import networks
 from reversion_jax.weights.load import load_model
 
 PROMPTS, SEEDS = ["cat on dog", "photo of dog"], [5, 6]
-# These begin as others do, and test_samplers.py compares all of them: so they need not be compiled every time.
+# Samplers that start like another one. test_samplers.py compares all samplers, so these are only in the long suite.
 ALIKE = ("ddim", "euler", "dpmpp_2m", "dpmpp_2m_karras")
 HOW = {"num_steps": 5, "guidance_scale": 3.0, "resolution": 16, "batch_size": 2}
 
 
 @pytest.fixture(scope="module")
 def model(small):
-    """Loaded as the command loads it, so that the tests share its compiled programs."""
+    """The model, loaded as `sample` loads it, so that the tests share its compiled programs."""
     return load_model(str(small), precision="float32")
 
 
@@ -63,7 +63,7 @@ def pipeline(small):
 
 
 def normal(seed, *folded):
-    """Noise of one image, from its seed and the numbers that were folded in."""
+    """Returns the noise of one image, from its seed and the numbers that are folded into its key."""
     key = jax.random.key(seed)
     for number in folded:
         key = jax.random.fold_in(key, number)
@@ -71,7 +71,7 @@ def normal(seed, *folded):
 
 
 def give_noise(monkeypatch, module, arrays):
-    """Has diffusers' module draw these arrays, [N, H, W, C], one after another."""
+    """Makes a module of diffusers draw these arrays [N, H, W, C] in turn, in place of random noise."""
     torch = importlib.import_module("torch")
     given = iter(arrays)
     monkeypatch.setattr(
@@ -79,11 +79,11 @@ def give_noise(monkeypatch, module, arrays):
     )
 
 
-# Diffusers makes NumPy arrays of tensors in a way that NumPy 2 dislikes.
+# NumPy 2 warns of the way in which diffusers makes arrays from tensors.
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in ALIKE)) for name in SAMPLERS])
 def test_image_to_image_equals_diffusers_pipeline(name, draw, pipeline, photo, pixels, monkeypatch):
-    """From the file's pixels to pixels, by the same noise: of the posterior, of the start, and of each step."""
+    """Compares pixels. Both get the same noise for the VAE's posterior, for the start and for each step."""
     diffusers = importlib.import_module("diffusers")
     kind = getattr(diffusers, own_sampler._SCHEDULERS[name.removesuffix("_karras")])
     own = own_sampler.OwnSampler(name).to_json()
@@ -107,12 +107,12 @@ def test_image_to_image_equals_diffusers_pipeline(name, draw, pipeline, photo, p
     ).images
     found = (draw(PROMPTS, SEEDS, InitImage(pixels, 0.6), sampler=name) + 1) / 2
     assert found.shape == wanted.shape
-    assert np.mean((wanted > 0) & (wanted < 1)) > 0.5  # most of it is not clipped
+    assert np.mean((wanted > 0) & (wanted < 1)) > 0.5  # most pixels are not clipped
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_plain_drawing_is_what_it_was(draw, model, monkeypatch):
-    """Bit for bit what noise, sampler and decoder make by themselves of the same text."""
+def test_plain_drawing_equals_noise_sampler_and_decoder_bit_for_bit(draw, model, monkeypatch):
+    """Image to image and clips must not change plain drawing: it equals its parts, composed by hand."""
     real, given = generate._draw_batch, []
     monkeypatch.setattr(generate, "_draw_batch", lambda *arrays, **how: given.append(arrays) or real(*arrays, **how))
     found = draw(PROMPTS, SEEDS, sampler="pndm")
@@ -131,8 +131,8 @@ def test_plain_drawing_is_what_it_was(draw, model, monkeypatch):
     np.testing.assert_array_equal(found, np.clip(compose(params, empty, states, seeds, scale), -1, 1))
 
 
-def test_plain_drawing_is_not_compiled_again(draw, pixels):
-    """A clip between prompts is the same program, image to image one of its own."""
+def test_clips_and_image_to_image_do_not_recompile_plain_drawing(draw, pixels):
+    """A clip between prompts uses the program of plain drawing. Image to image has another program."""
     draw(PROMPTS, SEEDS, sampler="pndm")
     compiled = generate._draw_batch._cache_size()
     draw([Between(*PROMPTS, 0.5)], [5], sampler="pndm")
@@ -150,7 +150,7 @@ def source(model, **settings) -> samples.Source:
 
 
 def durations(clip):
-    """How long each frame of an animation is shown, ms."""
+    """Yields for how long each frame of an animation is shown, in ms."""
     for number in range(clip.n_frames):
         clip.seek(number)
         clip.load()
@@ -161,8 +161,8 @@ def picture(path) -> np.ndarray:
     return np.asarray(Image.open(path), int)
 
 
-def test_a_clip_from_prompt_to_prompt(small, tmp_path):
-    """Its ends are, bit for bit, what plain `sample` draws."""
+def test_the_ends_of_a_clip_between_prompts_are_plain_pictures(small, tmp_path):
+    """The first and the last frame equal the pictures of `sample` bit for bit."""
     samples.sample(source(small), PROMPTS, str(tmp_path / "plain"), num_images=1, seed=5)
     samples.sample(source(small), PROMPTS, str(tmp_path / "clip"), seed=5, interpolate=4)
     frames = [picture(tmp_path / "clip" / f"frame-{i:03d}.png") for i in range(4)]
@@ -174,11 +174,11 @@ def test_a_clip_from_prompt_to_prompt(small, tmp_path):
     assert "parameters" not in said
     with Image.open(tmp_path / "clip" / "clip.webp") as clip:
         assert (clip.size, clip.info["loop"]) == ((16, 16), 0)
-        assert sum(durations(clip)) == 4 * 120  # frames that look alike are one, which is shown for longer
+        assert sum(durations(clip)) == 4 * 120  # WebP merges equal frames into one with a longer duration
 
 
-def test_a_clip_from_seed_to_seed(small, tmp_path):
-    """Its program is one of its own: the ends are what plain `sample` draws to rounding."""
+def test_the_ends_of_a_clip_between_seeds_are_nearly_plain_pictures(small, tmp_path):
+    """This clip has its own program, so its ends equal the pictures of `sample` up to rounding."""
     samples.sample(source(small), PROMPTS[:1], str(tmp_path / "plain"), num_images=2, seed=5)
     samples.sample(source(small), PROMPTS[:1], str(tmp_path / "clip"), seed=5, interpolate=3, to_seed=6)
     frames = [picture(tmp_path / "clip" / f"frame-{i:03d}.png") for i in range(3)]
@@ -190,8 +190,8 @@ def test_a_clip_from_seed_to_seed(small, tmp_path):
     assert (said["prompt"], said["seed"], said["to_seed"], said["weight"]) == (PROMPTS[0], "5", "6", "0.5")
 
 
-def test_image_to_image_by_command_and_by_library(small, model, tmp_path):
-    """A picture of another shape and format is made the size that is drawn; what is drawn says where it began."""
+def test_image_to_image_gives_the_same_by_command_and_by_library(small, model, tmp_path):
+    """The initial picture is resized to the size that is drawn. The drawn picture records its name and the strength."""
     file = tmp_path / "bus.jpg"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 40, 3), np.uint8)).save(file)
     how = {"init_image": str(file), "strength": 0.6}
@@ -232,7 +232,7 @@ def test_image_to_image_by_command_and_by_library(small, model, tmp_path):
         ({"interpolate": 4, "to_seed": 2**32}, "seeds are from 0 to"),
     ],
 )
-def test_bad_input_is_one_line(small, tmp_path, values, message):
+def test_bad_input_for_editing_is_refused_in_one_line(small, tmp_path, values, message):
     (tmp_path / "text.png").write_text("no picture")
     Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
     values = {
@@ -244,12 +244,12 @@ def test_bad_input_is_one_line(small, tmp_path, values, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_too_many_prompts_for_a_clip(small, tmp_path):
+def test_a_clip_of_more_than_two_prompts_is_refused(small, tmp_path):
     with pytest.raises(ValueError, match="given are 3 prompts"):
         samples.sample(source(small), ["cat", "dog", "on"], str(tmp_path / "out"), interpolate=4)
 
 
-def test_an_array_of_another_size_or_range(draw):
+def test_an_initial_array_of_another_size_or_range_is_refused(draw):
     with pytest.raises(ValueError, match=r"^init_image is \[8, 8, 3\]: pictures are drawn at \[16, 16, 3\]$"):
         draw(["cat"], [0], InitImage(np.zeros((8, 8, 3)), 0.5))
     with pytest.raises(ValueError, match=r"^init_image has values outside \[-1, 1\]"):

@@ -1,4 +1,4 @@
-"""What the explaining figures show is what they were given."""
+"""The figures that explain the method show the numbers that they were given."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from reversion_jax.drawing import explained, plots
 
 @pytest.fixture(autouse=True)
 def figures(monkeypatch):
-    """Figures instead of pictures of them."""
+    """Makes the functions return matplotlib figures in place of rendered pictures."""
     monkeypatch.setattr(plots, "as_image", lambda figure: figure)
 
 
-def test_curves():
+def test_curves_show_their_lines_dots_and_marks():
     figure = explained.curves({"a": ([0, 1], [2, 3])}, {"a": ([0.5], [2.5])}, x="x", y="y", marks={"here": 0.25})
     (axes,) = figure.axes
     line, dots, mark = axes.lines
@@ -24,7 +24,7 @@ def test_curves():
 
 
 def test_spectra_place_a_wave_at_its_frequency():
-    """A wave of 1/4 cycle a pixel along x and 1/8 along y, in a pixel grid of 1/32."""
+    """The wave has 1/4 cycle per pixel along x and 1/8 along y. The spectrum of 32 pixels has steps of 1/32 cycle."""
     y, x = np.mgrid[:32, :32]
     wave = np.cos(2 * np.pi * (x / 4 + y / 8))[None, :, :, None]
     figure = explained.spectra({"wave": wave, "half": wave / 2})
@@ -37,7 +37,7 @@ def test_spectra_place_a_wave_at_its_frequency():
     assert left + (power.argmax() % 32 + 0.5) / 32 == pytest.approx(-0.25)
 
 
-def test_circle_shows_directions():
+def test_the_circle_shows_directions_without_lengths():
     path = np.array([[0.0, 3.0], [-0.5, 0.0]])
     figure = explained.circle(np.eye(2), -np.eye(2), path, (np.arange(361), np.arange(361) / 10))
     plane, landscape = figure.axes
@@ -48,7 +48,7 @@ def test_circle_shows_directions():
     np.testing.assert_allclose(places, [0, 90, 180, 270], atol=1e-4)
 
 
-def test_bars():
+def test_bars_have_the_heights_and_labels_of_their_shares():
     figure = explained.bars({"before": {"a": 0.25, "b": 0.5}, "after": {"a": 1.0, "b": 0.0}}, title="t")
     (axes,) = figure.axes
     assert [bar.get_height() for bar in axes.patches] == [0.25, 0.5, 1.0, 0.0]

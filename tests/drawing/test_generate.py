@@ -1,4 +1,4 @@
-"""Drawing: what is shared between images must not change them."""
+"""Drawing: an image does not depend on the images that are drawn with it."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from reversion_jax.runtime.errors import Caution
 
 @pytest.fixture(scope="module")
 def draw(recorded):
-    """A function of prompts, seeds and values of `Sampling`; images of 16 px by two steps of the tiny model."""
+    """A function of prompts, seeds and values of `Sampling`. It draws images of 16 px on the tiny model in 2 steps."""
     sd = recorded.model
     tokenizer = Tokenizer.load(sd.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=tiny.LENGTH)
     learned = tiny.noise(3, (1, 32))
@@ -28,17 +28,17 @@ def draw(recorded):
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "pndm"])
-def test_an_image_alone_equals_it_among_others(draw, sampler):
+def test_an_image_equals_the_same_image_drawn_alone(draw, sampler):
     prompts = ["cat <R> dog", "dog", "cat <R> dog", "a photo of dog on top of cat", ""]
     together = draw(prompts, [5, 6, 7, 8, 9], sampler=sampler)
     for i in (2, 3):
         alone = draw(prompts[i : i + 1], [5 + i], sampler=sampler)
         np.testing.assert_allclose(alone[0], together[i], atol=1e-4)
-    assert np.abs(together[0] - together[2]).max() > 0.01  # the same prompt from other noise
+    assert np.abs(together[0] - together[2]).max() > 0.01  # the same prompt with other noise
     assert np.abs(draw(["dog"], [8]) - draw(["cat"], [8])).max() > 0.01
 
 
-def test_a_prompt_is_encoded_once(draw, monkeypatch):
+def test_each_distinct_prompt_is_encoded_once(draw, monkeypatch):
     encoded = []
 
     def spy(params, model, ids, rows):
@@ -48,7 +48,7 @@ def test_a_prompt_is_encoded_once(draw, monkeypatch):
     spied = generate.encode_text
     monkeypatch.setattr(generate, "encode_text", spy)
     draw(["cat"] * 5 + ["dog"] * 4, range(9), batch_size=3)
-    assert len(encoded) == len(set(encoded)) == 3  # with the negative prompt
+    assert len(encoded) == len(set(encoded)) == 3  # cat, dog and the negative prompt
 
 
 def test_decoding_in_slices_changes_nothing(recorded, monkeypatch):
@@ -67,23 +67,23 @@ def test_decoding_memory_does_not_grow_with_the_images(recorded):
         decode = jax.jit(lambda params, latents: generate.decode(params, config, latents))
         return decode.lower(params, latents).compile().memory_analysis().temp_size_in_bytes
 
-    pictures = 6 * 512 * 512 * 3 * 4  # of which there may be a copy or two
+    pictures = 6 * 512 * 512 * 3 * 4  # bytes of six decoded images; one or two copies are allowed
     assert temporaries(8) - temporaries(2) < 2 * pictures < 0.5 * temporaries(2)
 
 
 @pytest.mark.parametrize("resolution", [0, 15])
-def test_a_resolution_the_model_cannot_have(draw, resolution):
+def test_a_resolution_that_the_model_cannot_draw_is_refused(draw, resolution):
     with pytest.raises(ValueError, match="multiples of 2 pixels"):
         draw(["cat"], [0], resolution=resolution)
 
 
-def test_by_itself_the_models_own_sampler_draws(draw, recorded):
+def test_the_default_sampler_is_the_models_own(draw, recorded):
     own = draw(["cat"], [0], sampler="auto")
     np.testing.assert_array_equal(own, draw(["cat"], [0], sampler=recorded.model.own_sampler.name))
     assert (own != draw(["cat"], [0], sampler="euler")).any()
 
 
-def test_the_nearest_sampler_is_said(recorded):
+def test_an_unsupported_own_sampler_is_warned_of_with_its_substitute(recorded):
     sd = recorded.model._replace(own_sampler=own_sampler.OwnSampler("euler", "linspace", "LMSDiscreteScheduler"))
     tokenizer = Tokenizer.load(sd.tokenizer_folder, vocab_size=600, length=tiny.LENGTH)
     how = generate.Sampling(num_steps=2, resolution=16, batch_size=2)
@@ -91,19 +91,19 @@ def test_the_nearest_sampler_is_said(recorded):
         generate.draw(sd, tokenizer, ["cat"], [0], sampling=how)
 
 
-def test_an_unknown_sampler(draw):
+def test_drawing_refuses_an_unknown_sampler(draw):
     with pytest.raises(ValueError, match="use one of ddim"):
         draw(["cat"], [0], sampler="magic")
 
 
-def test_each_image_needs_a_seed_and_each_placeholder_a_row(draw):
+def test_missing_seeds_and_missing_rows_are_refused(draw):
     with pytest.raises(ValueError, match="2 prompts with 1 seeds"):
         draw(["cat", "dog"], [0])
     with pytest.raises(ValueError, match="placeholders for more than the 0 rows given"):
         draw(["cat <R> dog"], [0], rows=None)
 
 
-def test_sampling_of_settings():
+def test_settings_become_values_of_sampling():
     settings = settle(Settings(sample_steps=3, guidance_scale=2.0, sampler="pndm", negative_prompt="cat"))
     assert generate.Sampling.of(settings) == generate.Sampling(3, 2.0, 512, "pndm", "cat", 4)
     assert generate.Sampling.of(settings, at_most=1).batch_size == 1

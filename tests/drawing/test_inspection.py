@@ -1,4 +1,4 @@
-"""What `inspect` writes and refuses, and its picture of the words."""
+"""What `inspect` writes and refuses, and its map of the words."""
 
 import json
 import re
@@ -25,8 +25,8 @@ def file(finished, tmp_path):
     return str(tmp_path / "on.safetensors")
 
 
-def test_the_plane_is_that_of_principal_components(seen):
-    """Scikit-learn's, of prepositions and both ends of each path; what else there is does not turn it."""
+def test_the_map_is_the_plane_of_the_principal_components(seen):
+    """Compares with scikit-learn. Only prepositions and both ends of each path determine the plane."""
     decomposition = pytest.importorskip("sklearn.decomposition")
     words, stops, share = word_map.project(seen)
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -40,7 +40,7 @@ def test_the_plane_is_that_of_principal_components(seen):
     assert share == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-5)
 
 
-def test_labels_lie_on_none_before_them():
+def test_labels_do_not_overlap():
     figure = Figure(figsize=(4, 4))
     axes = figure.add_subplot()
     places = np.random.default_rng(0).normal(size=(60, 2))
@@ -53,16 +53,16 @@ def test_labels_lie_on_none_before_them():
 
 
 @pytest.mark.parametrize("change", ["whole", "without a path"])
-def test_the_picture_is_drawn(seen, change):
+def test_the_map_is_drawn_with_and_without_a_path(seen, change):
     if change != "whole":
         seen = seen._replace(rows={"a $odd\n词": seen.rows["<R>"]._replace(path=[])}, initialiser=None)
     image = word_map.picture(seen)
     assert image.size[0] > 1000
     colours = {c for _, c in image.convert("RGB").getcolors(1 << 20)}
-    assert (31, 111, 180) in colours  # prepositions
+    assert (31, 111, 180) in colours  # the colour of prepositions
 
 
-def test_a_run_is_inspected_beside_it(finished, capsys):
+def test_the_report_on_a_run_is_written_into_the_runs_folder(finished, capsys):
     prompt = inspection.Prompt("cat <R> dog", 3, {"sample_steps": 2, "guidance_scale": 2.0})
     out = inspection.inspect(inspection.Source(str(finished[0])), prompt)
     try:
@@ -90,11 +90,12 @@ def test_a_run_is_inspected_beside_it(finished, capsys):
         out.rmdir()
 
 
-def test_a_file_is_inspected_where_the_command_runs(file, small, tmp_path, monkeypatch):
+def test_the_report_on_a_file_is_written_into_the_current_folder(file, small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert inspection.inspect(inspection.Source(file, str(small))) == epath.Path("inspect/on")
     assert (tmp_path / "inspect" / "on" / "words.png").is_file()
-    inspection.inspect(inspection.Source(str(tmp_path), str(small)), out="elsewhere")  # a folder of files
+    # Here the name is a folder of embedding files.
+    inspection.inspect(inspection.Source(str(tmp_path), str(small)), out="elsewhere")
     assert list(json.loads((tmp_path / "elsewhere" / "words.json").read_text())) == ["<R-inv>", "<R>"]
 
 
@@ -110,7 +111,7 @@ def test_a_file_is_inspected_where_the_command_runs(file, small, tmp_path, monke
         ({"initialiser": "cat dog"}, "initialiser word of 2 tokens"),
     ],
 )
-def test_bad_input_is_one_clear_line(changes, says, file, small, tmp_path):
+def test_bad_input_for_inspection_is_refused_in_one_line(changes, says, file, small, tmp_path):
     (tmp_path / "empty").mkdir()
     changes = {key: str(tmp_path / "empty") if value == "EMPTY" else value for key, value in changes.items()}
     with pytest.raises((ValueError, OSError), match=re.escape(says)) as error:
@@ -118,7 +119,7 @@ def test_bad_input_is_one_clear_line(changes, says, file, small, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_setting_that_makes_no_sense(finished):
+def test_a_setting_out_of_range_is_refused_by_inspection(finished):
     found, _ = inspection.read(inspection.Source(str(finished[0])))
     with pytest.raises(ValueError, match="guidance_scale"):
         inspection.watch(found, inspection.Prompt("cat <R>", settings={"guidance_scale": -1.0}))

@@ -1,4 +1,4 @@
-"""A look at learned words: every number against NumPy, by its definition."""
+"""The statistics of learned words: every number is compared with its definition in NumPy."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def seen(finished):
     return look_at_run(finished[0])
 
 
-def test_numbers_are_what_they_are_called(seen, finished, small):
+def test_statistics_of_words_equal_their_definitions(seen, finished, small):
     table, learned = table_of(small), finished[1][0]
     on = table[json.loads((small / "tokenizer" / "vocab.json").read_text())["on</w>"]]
     norms = np.linalg.norm(table, axis=1)
@@ -54,7 +54,7 @@ def test_numbers_are_what_they_are_called(seen, finished, small):
         assert list(row.nearest.values()) == pytest.approx(cosines[: len(row.nearest)], abs=1e-5)
 
 
-def test_the_path_goes_from_the_start_over_every_checkpoint(seen, finished, small):
+def test_the_path_of_a_word_has_its_start_and_every_checkpoint(seen, finished, small):
     workdir, learned = finished
     on = table_of(small)[json.loads((small / "tokenizer" / "vocab.json").read_text())["on</w>"]]
     for i, row in enumerate(seen.rows.values()):
@@ -72,8 +72,8 @@ def test_the_path_goes_from_the_start_over_every_checkpoint(seen, finished, smal
     assert earlier.norm == pytest.approx(seen.rows["<R>"].path[2].norm)
 
 
-def test_words_at_a_step(seen, finished):
-    """Those of the start, of a checkpoint and of the end; a token of several rows has all of them."""
+def test_words_are_read_at_the_start_and_at_every_checkpoint(seen, finished):
+    """A token of several rows has all its rows at each step."""
     start, steps = look.at_step(seen, 0), folder.kept_steps(finished[0])
     np.testing.assert_array_equal(start["<R>"], seen.rows["<R>"].path[0].vector[None])
     for step in steps:
@@ -98,8 +98,8 @@ def test_a_damaged_checkpoint_is_left_out_of_the_path(finished, tmp_path):
     assert [stop.step for stop in row.path] == [0, 2, 6]
 
 
-def test_words_are_marked_by_the_runs_own_lists(seen):
-    """Here both lists are on, top, of; prepositions win. The tokenizer's letters are no words."""
+def test_words_have_the_kinds_that_the_runs_own_lists_give(seen):
+    """Both lists of this run are on, top, of; such words count as prepositions. Single letters are pieces of words."""
     kinds = {word: seen.kinds[word] for word in tiny.WORDS}
     wanted = dict.fromkeys(("on", "top", "of"), vocabulary.PREPOSITION) | dict.fromkeys(
         ("cat", "dog"), vocabulary.OTHER
@@ -111,7 +111,7 @@ def test_words_are_marked_by_the_runs_own_lists(seen):
     assert seen.rows["<R>"].stand_in in tiny.WORDS
 
 
-def test_lists_that_are_gone_give_way_to_the_packages(finished):
+def test_a_missing_word_list_is_replaced_by_the_packages(finished):
     found = words.read(finished[0], None)
     gone = found._replace(settings=dataclasses.replace(found.settings, prepositions="nowhere.txt"))
     with pytest.warns(Caution, match=re.escape("the package's prepositions are marked")):
@@ -120,7 +120,7 @@ def test_lists_that_are_gone_give_way_to_the_packages(finished):
     assert "on" in word_lists.packaged("prepositions")
 
 
-def test_a_files_word_has_no_past(finished, small, tmp_path):
+def test_a_word_from_a_file_has_neither_start_nor_path(finished, small, tmp_path):
     rows = folder.read(finished[0]).words()
     for name in ("on.safetensors", "learned_embeds.bin"):
         embeddings.write(rows, "on", tmp_path)
@@ -133,7 +133,7 @@ def test_a_files_word_has_no_past(finished, small, tmp_path):
     )
 
 
-def test_rows_of_one_word_are_numbered_and_may_start_from_a_file(small, tmp_path):
+def test_several_rows_of_a_word_are_numbered_and_compared_with_an_initial_file(small, tmp_path):
     learned, first = tiny.noise(1, (2, 32)), tiny.noise(2, (2, 32))
     save_file({"<R>": learned}, tmp_path / "learned.safetensors")
     save_file({"<R>": first}, tmp_path / "first.safetensors")
@@ -146,7 +146,7 @@ def test_rows_of_one_word_are_numbered_and_may_start_from_a_file(small, tmp_path
         assert look.look(found, initialiser=str(tmp_path / "gone.pt")).rows["<R>[0]"].to_start is None
 
 
-def test_a_start_of_another_shape_is_no_start(small, tmp_path):
+def test_an_initial_file_of_another_shape_is_ignored_with_a_warning(small, tmp_path):
     start, _ = embeddings.write({"<R>": tiny.noise(0, (1, 32))}, "on", tmp_path)
     embeddings.write({"<R>": np.ones((2, 32), np.float32)}, "wide", tmp_path)
     found = words.read(None, str(small), [str(tmp_path / "wide.safetensors")])
@@ -154,8 +154,8 @@ def test_a_start_of_another_shape_is_no_start(small, tmp_path):
         assert look.look(found, initialiser=str(start)).rows["<R>[0]"].to_start is None
 
 
-def test_reversions_own_file(tmp_path):
-    """Its 768 numbers beside a tiny model's words that are as wide; the row is word 7, 3 times as long."""
+def test_the_file_of_reversions_authors_is_read_and_measured(tmp_path):
+    """The tiny model here has 768 numbers per word. Its word "top" is set to a third of the authors' row."""
     path = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not path.is_file():
         pytest.skip("no shared/reference beside the repository")
@@ -174,7 +174,7 @@ def test_reversions_own_file(tmp_path):
     assert max(row.nearest.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_what_is_printed_and_kept(seen):
+def test_the_printed_text_and_the_json_have_the_same_statistics(seen):
     said = look.describe(seen)
     assert said.startswith("<R>\n")
     assert re.search(r"\n  norm +\d\.\d{3}, longer than ", said)
@@ -185,7 +185,7 @@ def test_what_is_printed_and_kept(seen):
     assert [stop["step"] for stop in kept["<R>"]["path"]] == [0, 2, 4, 6]
 
 
-def test_a_prompt_without_learned_words(seen):
+def test_learned_words_in_a_prompt_are_replaced_by_the_nearest_usual_words(seen):
     one, two = (row.stand_in for row in seen.rows.values())
     assert look.stand_in(seen, "a <R-inv> <R> b <R>") == f"a {two} {one} b {one}"
     named = seen._replace(rows={"hug": seen.rows["<R>"], "hug-inv": seen.rows["<R-inv>"]})

@@ -1,4 +1,4 @@
-"""Pictures in a folder: what they are drawn with, what they say of themselves, and what is refused."""
+"""`sample` draws pictures into a folder: with which words and settings, what it records in them, what it refuses."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from reversion_jax.runs import export
 from reversion_jax.runtime.errors import Caution
 from reversion_jax.weights import embeddings
 
-# How the pictures here are drawn, whatever the run's settings are.
+# Settings of the pictures in this file. They take precedence over those of the run.
 HOW = {"sampler": "dpmpp_2m_karras", "sample_steps": 3, "guidance_scale": 3.0, "resolution": 16, "sample_batch": 2}
 
 
@@ -26,8 +26,8 @@ def picture(path) -> np.ndarray:
     return np.asarray(Image.open(path), int)
 
 
-def test_drawing_needs_no_training_run(small, finished, tmp_path, capsys):
-    """A model, embedding files of two kinds, prompts from a file; and the same word gives the run's own picture."""
+def test_exported_words_draw_the_same_picture_as_their_run(small, finished, tmp_path, capsys):
+    """Draws with a model, two kinds of embedding files and a file of prompts, but without the folder of the run."""
     export.export(finished[0], tmp_path)
     (tmp_path / "prompts.txt").write_text("cat <R> dog\n\ndog hug cat\ndogs hugging, of a photo on top of cat\n")
     files = [tmp_path / "learned_embeds.bin", f"hug={tmp_path}/on.safetensors"]
@@ -50,7 +50,7 @@ def test_drawing_needs_no_training_run(small, finished, tmp_path, capsys):
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
-def test_an_earlier_word_draws_another_picture(finished, tmp_path):
+def test_the_word_of_an_earlier_step_draws_another_picture(finished, tmp_path):
     for step in (None, 6, 2):
         out = tmp_path / str(step)
         samples.sample(source(finished[0], step, **HOW), ["cat <R> dog"], str(out), num_images=1, seed=3)
@@ -61,7 +61,7 @@ def test_an_earlier_word_draws_another_picture(finished, tmp_path):
     assert said == [f"on by inv_reversion, {step} of 6 steps trained" for step in (6, 2)]
 
 
-def test_half_precision(small, tmp_path):
+def test_bfloat16_draws_nearly_the_same_picture(small, tmp_path):
     low = source(model=small, precision="bfloat16", **HOW)
     samples.sample(low, ["cat"], str(tmp_path), num_images=1, seed=0)
     samples.sample(source(model=small, **HOW), ["dog", "cat"], str(tmp_path), num_images=1, seed=0)
@@ -69,13 +69,13 @@ def test_half_precision(small, tmp_path):
     assert 0 < far.max() < 40
 
 
-def test_pictures_go_where_there_are_none(tmp_path):
+def test_each_command_gets_a_new_numbered_folder(tmp_path):
     assert samples.free_folder(tmp_path / "samples") == tmp_path / "samples" / "000"
-    assert (tmp_path / "samples" / "000").is_dir()  # taken, before another command can have it
+    assert (tmp_path / "samples" / "000").is_dir()  # made at once, so that no other command takes it
     assert samples.free_folder(tmp_path / "samples") == tmp_path / "samples" / "001"
 
 
-def test_prompts(tmp_path):
+def test_prompts_come_from_flags_and_from_a_file(tmp_path):
     (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfcat\r\n  \n dog on cat \n")
     assert samples.read_prompts(["owl"], str(tmp_path / "prompts.txt")) == ["owl", "cat", "dog on cat"]
     with pytest.raises(ValueError, match="no prompt: give --prompt, or --prompts_file with one a line"):
@@ -99,21 +99,21 @@ def test_prompts(tmp_path):
         ("cat++ <R> dog", "t++"),
     ],
 )
-def test_other_tools_grammar_is_warned_of(recorded, prompt, grammar):
+def test_the_prompt_syntax_of_other_tools_is_warned_of(recorded, prompt, grammar):
     tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=77)
     said = [text for text in samples.complaints([prompt], "", tokenizer) if "letter by letter" in text]
     assert any(text.startswith(f"{grammar!r} in {prompt!r} is read letter by letter") for text in said), said
 
 
 @pytest.mark.parametrize("prompt", ["cat (a pet) <R> dog, 4:3", "a [red] cat <R> dog", "cat <R> dog - at night"])
-def test_plain_prompts_are_not_warned_of(recorded, prompt):
+def test_there_is_no_warning_about_plain_prompts(recorded, prompt):
     tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=77)
-    tokenizer = dataclasses.replace(tokenizer, length=77)  # the tiny one's own is 12
+    tokenizer = dataclasses.replace(tokenizer, length=77)  # the tiny tokenizer has 12
     assert samples.complaints([prompt], "", tokenizer) == []
 
 
-def test_words_of_the_models_own(recorded):
-    """A learned word that takes the place of a usual one is warned of; one that the tokenizer has is none."""
+def test_a_learned_word_that_replaces_a_word_of_the_model_is_warned_of(recorded):
+    """There is no warning about a placeholder that the model's own tokenizer knows."""
     load = functools.partial(Tokenizer.load, recorded.model.tokenizer_folder, vocab_size=600, length=12)
     assert samples.complaints(["cat on dog"], "", load({"on": 1})) == [
         "the learned word on replaces the model's own word 'on' in every prompt"
@@ -125,7 +125,7 @@ def test_words_of_the_models_own(recorded):
     assert samples.complaints(["cat <mine> dog"], "", tokenizer) == []
 
 
-def test_pictures_of_another_shape_say_how_they_were_made(finished, tmp_path):
+def test_pictures_record_prompt_sampler_seed_and_size(finished, tmp_path):
     how = HOW | {"height": 16, "width": 24, "clip_skip": 0, "negative_prompt": "photo"}
     samples.sample(source(finished[0], **how), ["cat <R> dog"], str(tmp_path / "out"), num_images=1, seed=7)
     file = tmp_path / "out" / "000-cat-r-dog-7.png"
@@ -146,27 +146,27 @@ def test_pictures_of_another_shape_say_how_they_were_made(finished, tmp_path):
         ({"vae": "nowhere"}, "vae 'nowhere' is neither a folder"),
     ],
 )
-def test_bad_settings_are_one_line(finished, tmp_path, settings, message):
+def test_settings_out_of_range_are_refused_by_sample_in_one_line(finished, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message) as error:
         samples.sample(source(finished[0], **HOW | settings), ["<R>"], str(tmp_path / "out"), num_images=1, seed=0)
     assert "\n" not in str(error.value)
     assert not list((tmp_path).rglob("*.png"))
 
 
-def test_half_a_character_is_refused(finished, tmp_path):
+def test_a_lone_surrogate_in_a_prompt_is_refused(finished, tmp_path):
     with pytest.raises(ValueError, match="contains half a character"):
         samples.sample(source(finished[0], **HOW), ["<R> \ud800"], str(tmp_path / "out"), num_images=1, seed=0)
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_of_nan_are_no_pictures(finished, tmp_path, monkeypatch):
+def test_pictures_of_nan_are_refused_and_not_written(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "_draw_batch", lambda *_, **__: np.full((1, 16, 16, 3), np.nan, np.float32))
     with pytest.raises(FloatingPointError, match="the model drew pictures of NaN, although its weights are finite"):
         samples.sample(source(finished[0], **HOW), ["<R>"], str(tmp_path / "out"), num_images=1, seed=0)
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_complaints(recorded):
+def test_prompts_without_learned_words_and_unknown_placeholders_are_warned_of(recorded):
     tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=12)
     assert samples.complaints(["cat <R> dog"], "photo", tokenizer) == []
     assert samples.complaints(["cat"], "<R>", tokenizer) == []
@@ -178,7 +178,7 @@ def test_complaints(recorded):
     assert "is too long; left out: " in cut
 
 
-def test_bad_input_is_one_clear_line(finished, tmp_path):
+def test_bad_input_for_sample_is_refused_in_one_line(finished, tmp_path):
     embeddings.write({"<R>": np.ones((1, 32), np.float32)}, "wide", tmp_path)
     wide = [tmp_path / "wide.safetensors"]
     draw = lambda source, seed=0: samples.sample(source, ["<R>"], str(tmp_path / "out"), num_images=2, seed=seed)

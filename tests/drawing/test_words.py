@@ -1,4 +1,4 @@
-"""Which words there are to draw with, and by which settings."""
+"""The learned words for drawing, and the settings that come with them."""
 
 import dataclasses
 
@@ -16,23 +16,23 @@ from reversion_jax.weights import embeddings
 
 @pytest.fixture
 def files(finished, tmp_path):
-    """The finished run's exported files."""
+    """The folder of embedding files of the finished run."""
     embeddings.write(folder.read(finished[0]).words(), "on", tmp_path / "files")
     return tmp_path / "files"
 
 
-def test_those_of_a_run(finished):
+def test_words_of_a_run_come_with_the_runs_settings(finished):
     workdir, rows = finished
     found = words.read(workdir, None)
     assert list(found.tokens) == ["<R>", "<R-inv>"]
     np.testing.assert_array_equal(np.concatenate(list(found.tokens.values())), rows[0])
-    # Drawn in what suits this machine, which the run's may not be.
+    # Drawing uses the precision that suits this machine, not that of the run.
     assert found.settings == dataclasses.replace(folder.read(workdir).settings, precision="auto")
     assert found.origin == "on by inv_reversion, 6 of 6 steps trained"
     assert words.read(workdir, "another").settings.model == "another"
 
 
-def test_earlier_ones(finished):
+def test_words_of_an_earlier_checkpoint_are_read(finished):
     found = words.read(finished[0], None, step=2)
     np.testing.assert_array_equal(found.tokens["<R>"], folder.read(finished[0], step=2).rows[:1])
     assert found.origin == "on by inv_reversion, 2 of 6 steps trained"
@@ -40,12 +40,12 @@ def test_earlier_ones(finished):
         words.read(finished[0], None, step=5)
 
 
-def test_a_run_without_inverse_prompts_has_one(config, tmp_path):
+def test_a_run_without_inverse_prompts_has_one_word(config, tmp_path):
     loop.train(changed(config, method="reversion", steps=2, preview_every_steps=0), tmp_path / "run")
     assert list(words.read(tmp_path / "run", None).tokens) == ["<R>"]
 
 
-def test_those_of_files_beside_a_model(finished, files):
+def test_words_of_files_come_with_the_models_settings(finished, files):
     names = [str(files / "learned_embeds.bin"), f"on={files}/on.safetensors", f"turned={files}/on-inv.safetensors"]
     found = words.read(None, settings.MINIATURE, names)
     assert list(found.tokens) == ["<R>", "on", "turned"]
@@ -54,13 +54,13 @@ def test_those_of_files_beside_a_model(finished, files):
     assert found.origin == "; ".join(
         [f"<R> from {names[0]}", f"on from {files}/on.safetensors", f"turned from {files}/on-inv.safetensors"]
     )
-    # The model's own settings, and Stable Diffusion's for one that has none.
+    # The miniature has its own settings. A model without own settings has those of Stable Diffusion.
     assert (found.settings.resolution, found.settings.sample_steps, found.settings.guidance_scale) == (64, 20, 3)
     assert words.read(None, str(files)).settings.sample_steps == 50
     assert words.read(None, settings.MINIATURE).origin == "no learned words"
 
 
-def test_bad_input_is_one_clear_line(finished, files, tmp_path):
+def test_missing_and_ambiguous_words_are_refused_in_one_line(finished, files, tmp_path):
     both = {"<R>": np.ones((1, 4), np.float32), "<S>": np.ones((1, 4), np.float32)}
     save_file(both, tmp_path / "both.safetensors")
     word = str(files / "on.safetensors")

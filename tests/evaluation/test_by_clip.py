@@ -1,4 +1,4 @@
-"""A CLIP as an evaluation's scorer, and its classifier of relations."""
+"""Scores of an evaluation by CLIP, and the classifier of relations."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from reversion_jax.inversion.prompts import parse
 
 
 def features(count: int, seed: int, apart: float) -> dict[str, np.ndarray]:
-    """Unit vectors [count, 16] of three relations, whose means lie `apart`."""
+    """Returns unit vectors [count, 16] for each of three relations. The larger `apart`, the better they separate."""
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(3, count, 16)) + apart * np.eye(3, 16)[:, None]
     values /= np.linalg.norm(values, axis=-1, keepdims=True)
@@ -30,19 +30,19 @@ def test_separable_features_are_classified():
     assert classifier.describe() == "classifier of relations: right on 100% of held-out exemplars (chance 33%)"
 
 
-def test_labels_that_mean_nothing_are_classified_at_chance():
+def test_features_without_information_are_classified_at_chance():
     found = [fit(features(8, seed, 0.0)).held_out for seed in range(12)]
     assert np.mean(found) == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_a_relation_with_many_exemplars_does_not_win_by_them():
+def test_relations_with_few_exemplars_are_recognised_among_many():
     many, unseen = features(60, 2, 2.0), features(200, 3, 2.0)
     classifier = fit({"hug": many["hug"][:6], "on": many["on"]})
     assert (classifier.predict(unseen["hug"]) == "hug").mean() > 0.7
     assert (classifier.predict(unseen["on"]) == "on").mean() > 0.7
 
 
-def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch):
+def test_a_missing_scikit_learn_is_reported_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
     with pytest.raises(ValueError, match=r"needs scikit-learn: pip install 'reversion_jax\[benchmark\]'"):
         fit(features(3, 0, 1.0))
@@ -60,15 +60,15 @@ def scorer(tmp_path_factory):
     return by_clip.load(str(folder), shown, WORDS)
 
 
-def test_a_single_exemplar_is_not_classified_by(scorer):
+def test_there_is_no_classifier_if_a_relation_has_a_single_exemplar(scorer):
     shown = {relation: np.zeros((1 + (relation == "on"), 32, 32, 3), np.uint8) for relation in WORDS}
     by = by_clip.ByClip(scorer._clip, shown, WORDS)
     assert by.classifier is None
     assert by.describe().startswith("no classifier of relations")
 
 
-def test_scores_are_means_over_a_prompts_pictures(scorer, tmp_path):
-    """Each as scores.py has it for a single picture."""
+def test_scores_of_a_prompt_are_means_over_its_pictures(scorer, tmp_path):
+    """The means are over the values that scores.py gives for single pictures."""
     prompts = [parse("cat {} dog"), parse("bear {} hat")]
     rng = np.random.default_rng(1)
     drawn = [[tmp_path / f"{i}-{k}.png" for k in range(3)] for i in range(2)]
@@ -88,15 +88,16 @@ def test_scores_are_means_over_a_prompts_pictures(scorer, tmp_path):
         assert found["diversity"][i] == pytest.approx(float(scores.diversity(images)), abs=1e-6)
 
 
-def test_a_symmetric_relation_has_no_order_and_one_picture_no_diversity(scorer, tmp_path):
+def test_there_is_no_order_of_symmetric_relations_and_no_diversity_of_one_picture(scorer, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
     found = scorer("hug", [parse("cat {} dog")], [[tmp_path / "0.png"]])
     assert set(found) == {"classified", "zero_shot", "entity_score", "entity_minimum", "leakage"}
 
 
-def test_an_exemplar_is_its_own_copy(scorer, tmp_path):
+def test_a_drawn_copy_of_an_exemplar_has_a_leakage_of_one(scorer, tmp_path):
     rng = np.random.default_rng(0)
-    shown = rng.uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)  # the first relation's
+    # These equal the exemplars of the first relation in `scorer`.
+    shown = rng.uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
     Image.fromarray(np.round((shown[2] + 1) * 127.5).astype(np.uint8)).save(tmp_path / "0.png")
     found = scorer("hug", [parse("cat {} dog")], [[tmp_path / "0.png"]])
     assert found["leakage"][0] == pytest.approx(1, abs=1e-5)

@@ -1,4 +1,4 @@
-"""An evaluation from end to end: a tiny Stable Diffusion, a tiny CLIP, two relations, two steps."""
+"""A whole evaluation with a tiny Stable Diffusion, a tiny CLIP, two relations and two training steps."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(small, clip, tmp_path_factory):
-    """configs/benchmark.py on the tiny models, with two relations of three exemplars."""
+    """The config configs/benchmark.py on the tiny models, with two relations of three exemplars each."""
     place = tmp_path_factory.mktemp("benchmark")
     rng = np.random.default_rng(0)
     for relation in ("hug", "on"):
@@ -57,7 +57,7 @@ def changed(config, **values):
     return config
 
 
-def test_every_cell_is_drawn_scored_and_tabled(evaluated):
+def test_every_cell_is_drawn_scored_and_listed_in_tables(evaluated):
     workdir, text = evaluated
     kept = cells.read(workdir / "cells.jsonl")
     trained = ("ReVersion", "Inv-ReVersion", "prepositions only", "DreamBooth")
@@ -88,7 +88,7 @@ def test_every_cell_is_drawn_scored_and_tabled(evaluated):
         assert sheet.size[0] > 500
 
 
-def test_methods_differ_and_share_their_noise(evaluated):
+def test_methods_draw_different_pictures_from_the_same_noise(evaluated):
     workdir, _ = evaluated
 
     def picture(name, file="000-0"):
@@ -100,19 +100,19 @@ def test_methods_differ_and_share_their_noise(evaluated):
     assert 0 < np.abs(ours - theirs).mean() < np.abs(theirs - other_noise).mean()
 
 
-def test_a_study_and_score_read_it(evaluated):
+def test_the_user_study_can_read_an_evaluation(evaluated):
     workdir, _ = evaluated
     found = sets.read_pictures(workdir)
     methods = ["natural words", "ReVersion", "Inv-ReVersion"]
     assert len(sets.choose(found, methods, 2, 0)) == 4
-    # Of hug by six methods, of on by five; three prompts and two pictures of each.
+    # Six methods drew hug and five drew on, with three prompts and two pictures each.
     assert len(found) == (6 + 5) * 3 * 2
     taught = sets.read_exemplars(workdir, "hug")
     assert [template for _, template in taught] == ["a cat {} dog", "cat {} dog", "b {} c"]
 
 
-def test_what_is_done_is_not_done_again(config, evaluated, monkeypatch):
-    """A cell without its line is drawn again, and a damaged line is one less."""
+def test_finished_cells_are_not_drawn_again(config, evaluated, monkeypatch):
+    """A cell whose line is missing or damaged is drawn again."""
     workdir, text = evaluated
     path = workdir / "cells.jsonl"
     whole = path.read_text()
@@ -125,19 +125,19 @@ def test_what_is_done_is_not_done_again(config, evaluated, monkeypatch):
         assert compare.evaluate(config, str(workdir)) == text
     assert len(drawn) == 1
     path.write_text(whole)
-    # `tables_only` needs the file alone.
+    # `tables_only` needs only the file of cells.
     assert compare.evaluate(config, str(workdir), tables_only=True).startswith((workdir / "tables.md").read_text())
     assert len(drawn) == 1
 
 
-def test_tables_are_made_of_a_copied_file(config, evaluated, tmp_path):
+def test_tables_can_be_made_from_a_copy_of_the_cells(config, evaluated, tmp_path):
     workdir, _ = evaluated
     (tmp_path / "cells.jsonl").write_bytes((workdir / "cells.jsonl").read_bytes())
     compare.evaluate(config, str(tmp_path), tables_only=True)
     assert (tmp_path / "tables.md").read_text() == (workdir / "tables.md").read_text()
 
 
-def test_further_seeds_join_those_that_are_there(config, evaluated, monkeypatch):
+def test_further_seeds_are_added_to_an_evaluation(config, evaluated, monkeypatch):
     workdir, _ = evaluated
     trained, train = [], compare.loop.train
     monkeypatch.setattr(compare.loop, "train", lambda job, where: trained.append(job) or train(job, where))
@@ -150,7 +150,7 @@ def test_further_seeds_join_those_that_are_there(config, evaluated, monkeypatch)
     assert folder.read(of_hug).settings.seed == 2
 
 
-def test_cells_made_in_another_way_are_refused(config, evaluated):
+def test_cells_of_other_settings_are_refused(config, evaluated):
     workdir, _ = evaluated
     for other in (changed(config, prompts=2), changed(config, natural_words=(("hug", "kissing"), ("on", "on")))):
         with pytest.raises(ValueError, match=r"cells.jsonl holds .* made with other settings, prompts or scores"):
@@ -161,7 +161,7 @@ def test_cells_made_in_another_way_are_refused(config, evaluated):
         compare.evaluate(other, str(workdir))
 
 
-def test_it_says_first_what_it_will_do(config, monkeypatch):
+def test_the_work_and_its_cost_are_described_before_the_start(config, monkeypatch):
     monkeypatch.setattr(compare, "_load", lambda plan: None)
     monkeypatch.setattr(estimate, "picture_cost", lambda *_: estimate.PictureCost(0.5, 2_000_000))
     monkeypatch.setattr(estimate, "step_seconds", lambda job: 12.0)
@@ -177,18 +177,18 @@ def test_it_says_first_what_it_will_do(config, monkeypatch):
     assert said[3].endswith(f", {6 * len(todo) * 2e6 / 1e9:.2f} GB of pictures")
 
 
-def test_timed_steps_and_pictures_cost_something(config):
+def test_the_cost_of_steps_and_pictures_is_measured(config):
     full = plan.make(changed(config, seeds=(0,), methods=(("ReVersion", {"method": "reversion"}),), ablations=()))
     assert 0 < estimate.step_seconds(full.job(list(full.own))) < 60
     cost = estimate.picture_cost(compare._load(full), full.training, "a cat")
     assert 0 < cost.seconds < 60
-    assert 500 < cost.bytes < 1200  # 16 by 16 px of noise
+    assert 500 < cost.bytes < 1200  # a PNG of 16 by 16 px of noise
     assert [estimate.duration(s) for s in (40, 700, 10000)] == ["40 s", "12 min", "2.8 h"]
 
 
 @pytest.mark.long
-def test_real_exemplars(config, sd_tiny, tmp_path):
-    """The three relations of the benchmark that lie beside the repository."""
+def test_an_evaluation_runs_on_real_exemplars(config, sd_tiny, tmp_path):
+    """Uses the benchmark's three relations in the folder shared/, if this folder exists beside the repository."""
     if not (SHARED / "exemplars").is_dir():
         pytest.skip("no shared/exemplars beside the repository")
     real = changed(config, benchmark=str(SHARED / "exemplars"), methods=(("Inv-ReVersion", {}),), ablations=())
@@ -200,7 +200,7 @@ def test_real_exemplars(config, sd_tiny, tmp_path):
         assert (tmp_path / "sheets" / f"{relation}.png").is_file()
 
 
-def test_bad_input_is_one_clear_line(config, tmp_path):
+def test_bad_input_for_an_evaluation_is_refused_in_one_line(config, tmp_path):
     for given, workdir, message in (
         (changed(config, clip=""), tmp_path / "run", "give --config.evaluation.clip=FOLDER_OR_HUB_ID"),
         (changed(config, clip="nowhere/"), tmp_path / "run", "nowhere"),

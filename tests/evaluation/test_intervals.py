@@ -6,8 +6,8 @@ import pytest
 from reversion_jax.evaluation.intervals import bootstrap
 
 
-def test_mean_and_bounds_of_prompts_alone_are_the_binomial_ones():
-    """One relation, one seed: the resampled mean of a share p of n prompts is binomial."""
+def test_the_interval_over_prompts_alone_is_the_binomial_one():
+    """With one relation and one seed, the resampled mean of a share p of n prompts has a binomial distribution."""
     from scipy.stats import binom
 
     values = np.arange(100).reshape(1, 1, 100) < 30
@@ -16,8 +16,8 @@ def test_mean_and_bounds_of_prompts_alone_are_the_binomial_ones():
     np.testing.assert_allclose([low, high], binom.ppf([0.025, 0.975], 100, 0.3) / 100, atol=0.011)
 
 
-def test_all_resamples_of_a_small_case():
-    """Two relations, two seeds, one prompt: every resample can be written down."""
+def test_the_interval_equals_that_of_all_resamples_in_a_small_case():
+    """Two relations, two seeds and one prompt have so few resamples that the test computes all of them."""
     values = np.array([[[0.0], [1.0]], [[2.0], [4.0]]])
     pairs = list(itertools.product(range(2), repeat=2))
     means = [
@@ -29,7 +29,7 @@ def test_all_resamples_of_a_small_case():
         np.testing.assert_allclose([low, high], np.quantile(means, [(1 - level) / 2, (1 + level) / 2]), atol=1e-9)
 
 
-def test_prompts_are_drawn_for_all_seeds_together():
+def test_a_resample_has_the_same_prompts_for_all_seeds():
     values = np.array([[[0.0, 1.0, 5.0], [2.0, 4.0, 7.0]]])
     seeds, prompts = list(itertools.product(range(2), repeat=2)), list(itertools.product(range(3), repeat=3))
     means = [np.mean(values[0][np.ix_(s, p)]) for s in seeds for p in prompts]
@@ -37,7 +37,7 @@ def test_prompts_are_drawn_for_all_seeds_together():
     np.testing.assert_allclose([low, high], np.quantile(means, [0.1, 0.9]), atol=1e-9)
 
 
-def test_relations_and_seeds_that_agree_neither_widen_nor_narrow_and_relations_that_differ_widen():
+def test_only_relations_that_differ_widen_the_interval():
     prompts = np.random.default_rng(0).random(200) < 0.5
     apart = np.stack([np.zeros((3, 200)), np.ones((3, 200))])
     one = bootstrap(prompts.reshape(1, 1, 200), resamples=20_000)
@@ -45,13 +45,13 @@ def test_relations_and_seeds_that_agree_neither_widen_nor_narrow_and_relations_t
     assert bootstrap(apart) == (0.5, 0.0, 1.0)
 
 
-def test_differences_are_paired():
-    """Two methods that differ by the same on every prompt have no doubt about it, however much prompts differ."""
+def test_a_constant_difference_has_an_interval_of_width_zero():
+    """Differences are paired: if two methods differ equally on each prompt, the spread of prompts does not matter."""
     prompts = np.random.default_rng(1).normal(size=(2, 3, 50))
     np.testing.assert_allclose(bootstrap((prompts + 0.1) - prompts), 0.1, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 0, 4)])
-def test_no_values(shape):
+def test_an_array_of_another_rank_or_without_seeds_is_refused(shape):
     with pytest.raises(ValueError, match=r"want \[relations, seeds, prompts\]"):
         bootstrap(np.zeros(shape))

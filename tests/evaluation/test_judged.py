@@ -1,4 +1,4 @@
-"""The miniature's judge as an evaluation's scorer."""
+"""Scores of an evaluation by the judge of the miniature."""
 
 import numpy as np
 from PIL import Image
@@ -8,8 +8,8 @@ from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.miniature import scenes
 
 
-def test_scores_are_shares_of_a_prompts_pictures(tmp_path):
-    """Of two pictures of each prompt, one is drawn as asked, and the other with another relation."""
+def test_scores_of_the_judge_are_shares_of_a_prompts_pictures(tmp_path):
+    """Each prompt has two pictures: one with the relation that the prompt asks for, one with another relation."""
     shown = scenes.unseen_scenes("on", 6, seed=3)
     prompts = [RelationPrompt("{subject} {} {object}", str(s.subject), str(s.object)) for s in shown]
     rng, drawn = np.random.default_rng(0), []

@@ -1,4 +1,4 @@
-"""What is compared, as configs and flags say."""
+"""The plan of an evaluation: what is compared, according to config and flags."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from reversion_jax.miniature import scenes
 from reversion_jax.runtime.errors import Caution
 
 
-def test_the_miniatures_plan_covers_its_world():
+def test_the_plan_on_the_miniature_has_all_relations_methods_and_prompts():
     full = plan.make(load("evaluation"))
     assert sorted(relation for group in full.groups.values() for relation in group) == sorted(scenes.RELATIONS)
     assert len(full.runs) == 12 * 6 * 3
@@ -28,7 +28,7 @@ def _unseen(relation):
     return scene.subject, scene.object
 
 
-def test_runs_are_those_of_the_cells():
+def test_every_cell_has_the_run_of_its_relation_method_and_seed():
     some = plan.make(load("evaluation"), quick=True)
     for (relation, method, seed), run in some.runs.items():
         assert (run.relation, run.seed) == (relation, seed)
@@ -49,12 +49,12 @@ def test_runs_are_those_of_the_cells():
     assert ("natural words", "inverse") in kinds
     assert ("DreamBooth", "direct") in kinds
     assert ("ReVersion", "inverse") not in kinds
-    # Hugging looks the same both ways.
+    # Hugging is symmetric.
     assert {cell.direction for cell in asked if cell.relation == "hug"} == {"direct"}
 
 
-def test_methods_may_differ_in_what_a_program_shares():
-    """Those train in a program of their own."""
+def test_methods_with_other_numbers_of_steps_train_in_a_job_of_their_own():
+    """All runs of a job share one program and therefore one number of steps."""
     config = load("evaluation")
     config.evaluation.ablations = (("longer", {"steps": 133}),)
     longer = plan.make(config, quick=True)
@@ -64,14 +64,14 @@ def test_methods_may_differ_in_what_a_program_shares():
     assert [(job.steps, len(job.runs)) for job in jobs.values()] == [(100, 9), (133, 3)]
 
 
-def test_a_turned_prompt_names_the_entities_the_other_way_round():
+def test_an_inverse_cell_swaps_the_entities_of_the_prompt():
     prompts = plan.make(load("evaluation"), quick=True).prompts["hanging_from"][:1]
     turned = cells.Asked("hanging_from", "Inv-ReVersion", 0, "inverse", "<R-inv> <R>")
     first = prompts[0]
     assert turned.texts(prompts) == [f"{first.object} <R-inv> <R> {first.subject}"]
 
 
-def test_quick_is_a_part_but_what_the_user_gave_holds():
+def test_a_quick_plan_is_smaller_but_keeps_values_of_the_user():
     config = load("evaluation")
     quick = plan.make(config, quick=True)
     assert (quick.seeds, quick.relations) == ((0,), scenes.REPORTING)
@@ -90,7 +90,7 @@ def test_the_easy_setting_has_the_reported_relations_and_clean_exemplars():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A benchmark of two relations, one of which nobody knows, with prompts for it."""
+    """A benchmark of two relations. The package does not know "orbiting", and the benchmark has prompts for it."""
     for relation in ("hug", "orbiting"):
         shown = np.zeros((2, 8, 8, 3), np.uint8)
         exemplars.write_folder(tmp_path / "benchmark" / relation, shown, [["moon {} planet"]] * 2)
@@ -100,8 +100,8 @@ def folder(tmp_path):
     return tmp_path / "benchmark"
 
 
-def test_a_benchmark_has_its_folders_relations_and_prompts(folder):
-    """Those that it has no prompts for have the package's."""
+def test_relations_and_prompts_come_from_the_benchmarks_folder(folder):
+    """A relation without prompts in the benchmark has those of the package."""
     config = load("benchmark")
     config.model = "miniature"
     config.evaluation.update({"benchmark": str(folder), "natural_words": (("orbiting", "in orbit around"),)})
@@ -119,7 +119,7 @@ def test_a_benchmark_has_its_folders_relations_and_prompts(folder):
     assert (found.images, found.dreambooth) == (10, None)
 
 
-def test_a_part_of_the_prompts_has_all_subjects_and_objects():
+def test_the_first_ten_prompts_have_all_subjects_and_objects():
     templates = [f"s{i} {{}} o{k}" for i in range(10) for k in range(10)]
     first = plan.spread(templates)[:10]
     assert len({text.split()[0] for text in first}) == len({text.split()[-1] for text in first}) == 10
@@ -135,7 +135,7 @@ def test_a_part_of_the_prompts_has_all_subjects_and_objects():
         ({"benchmark": "nowhere"}, "no folder nowhere: put the benchmark's exemplars there"),
     ],
 )
-def test_what_does_not_fit_is_one_line(folder, changes, says):
+def test_a_plan_that_does_not_fit_the_benchmark_is_refused_in_one_line(folder, changes, says):
     config = load("benchmark")
     config.model = "miniature"
     config.evaluation.update({"benchmark": str(folder)} | changes)
@@ -144,19 +144,19 @@ def test_what_does_not_fit_is_one_line(folder, changes, says):
     assert "\n" not in str(error.value)
 
 
-def test_dreambooth_is_on_request():
+def test_dreambooth_is_compared_only_on_request():
     assert load("benchmark").evaluation.dreambooth.to_dict() == {}
     assert load("benchmark", "dreambooth").evaluation.dreambooth.word == "sks"
     with pytest.raises(ValueError, match=r"unknown setting: use configs/benchmark\.py:dreambooth"):
         load("benchmark", "dreambeeth")
 
 
-def test_a_line_that_was_never_finished_costs_its_own_cell_alone(tmp_path):
+def test_a_line_cut_short_loses_only_its_own_cell(tmp_path):
     path = tmp_path / "cells.jsonl"
     for seed in (0, 1, 2):
         cells.write(path, cells.Asked("hug", "ReVersion", seed, "direct", "<R>"), "hash", {"relation": [1.0, 0.25]})
         if seed == 1:
-            path.write_bytes(path.read_bytes()[:-20])  # killed
+            path.write_bytes(path.read_bytes()[:-20])  # as if the process was killed while it wrote
     with pytest.warns(Caution, match="line 2 is damaged"):
         kept = cells.read(path)
     assert [key[2] for key in kept] == [0, 2]

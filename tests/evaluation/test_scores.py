@@ -1,4 +1,4 @@
-"""Scores by their closed forms: unit vectors at known angles."""
+"""Scores of vectors at known angles are compared with their closed forms. Then the command `score` is tested."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from reversion_jax.weights import embeddings
 
 
 def at(*degrees) -> np.ndarray:
-    """Vectors [..., 2] at angles, of lengths that must not matter."""
+    """Returns vectors [..., 2] at these angles in degrees. Their lengths differ, which must not change any score."""
     angles = np.radians(np.array(degrees))
     lengths = 1 + np.arange(angles.size).reshape(angles.shape)
     return (np.stack([np.cos(angles), np.sin(angles)], axis=-1) * lengths[..., None]).astype(np.float32)
@@ -34,21 +34,21 @@ def test_entity_score_is_the_cosine():
     np.testing.assert_allclose(scores.entity_score(at(0, 0, 10), at(0, 60, 100)), cos(0, 60, 90), atol=1e-6)
 
 
-def test_entity_minimum_is_the_worse_entity():
+def test_entity_minimum_is_the_cosine_of_the_worse_entity():
     entities = at([10, 80], [70, 20])
     np.testing.assert_allclose(scores.entity_minimum(at(0, 0), entities), cos(80, 70), atol=1e-6)
 
 
-def test_margin_is_over_the_best_of_the_others():
+def test_margin_is_the_difference_to_the_best_other_text():
     found = scores.margin(at(0, 0), at(10, 50), at([40, 90, 20], [180, 30, 80]))
     np.testing.assert_allclose(found, cos(10, 50) - cos(20, 30), atol=1e-6)
 
 
-def test_exemplar_similarity_is_to_the_nearest():
+def test_exemplar_similarity_is_the_cosine_to_the_nearest_exemplar():
     np.testing.assert_allclose(scores.exemplar_similarity(at(0, 50), at(30, 90, 200)), cos(30, 20), atol=1e-6)
 
 
-def test_diversity_is_over_all_pairs():
+def test_diversity_is_one_minus_the_mean_cosine_of_all_pairs():
     found = scores.diversity(np.stack([at(0, 0, 0), at(0, 90, 180), at(0, 60, 120)]))
     pairs = [cos(0, 0, 0), cos(90, 90, 180), cos(60, 60, 120)]
     np.testing.assert_allclose(found, [1 - pair.mean() for pair in pairs], atol=1e-6)
@@ -59,8 +59,8 @@ def test_diversity_is_over_all_pairs():
     assert np.isnan(scores.diversity(at(0)))
 
 
-def test_of_pictures_takes_the_texts_as_sentences_orders_them():
-    """Each text is a basis vector of its own, and the picture likes them differently."""
+def test_scores_of_a_picture_use_the_order_of_its_sentences():
+    """Each text is another basis vector, and the picture has another similarity to each."""
     asked = RelationPrompt("a photo of {subject} {} {object}, at night", "a cat", "dog")
     texts = scores.sentences(asked, "hugging", ["on", "inside"])
     assert texts == [
@@ -97,17 +97,17 @@ def test_of_pictures_takes_the_texts_as_sentences_orders_them():
         {"text": "a photo of {subject} {} {object}", "subject": "cat", "object": "stone"},
     ],
 )
-def test_what_a_prompt_asks_for(prompt):
+def test_every_form_of_a_prompt_gives_its_direct_meaning(prompt):
     assert scores.asked_for(prompt, "carved out of").fill("on") == "a photo of cat on stone"
 
 
-def test_words_are_found_as_whole_words():
+def test_the_relation_is_found_in_a_prompt_as_a_whole_word():
     assert scores.asked_for("onion on bread", "on").subject == "onion"
     with pytest.raises(ValueError, match="neither <R> nor 'on'"):
         scores.asked_for("onion of bread", "on")
 
 
-def test_words_for_a_relation():
+def test_a_relation_has_natural_words_and_the_words_of_other_relations():
     assert tuple(WORDS) == RELATIONS
     words, others = scores.words_for("hug", None, None)
     assert words == "hugging"
@@ -121,14 +121,14 @@ def test_words_for_a_relation():
         scores.words_for("embrace", None, None)
 
 
-def test_means_are_over_prompts():
+def test_means_come_with_their_standard_errors():
     found = scores.means([{"a": 1.0, "b": 2.0}, {"a": 3.0}, {"a": 8.0}])
     assert found["a"] == (4.0, pytest.approx(np.sqrt(13 / 3)))
     assert found["b"] == (2.0, None)
 
 
-def test_diagnosis():
-    table = jnp.asarray(at(0, 90, 30, 210) * np.array([2, 1, 1, 1])[:, None])  # lengths 2, 2, 3, 4
+def test_the_diagnosis_of_rows_equals_its_closed_form():
+    table = jnp.asarray(at(0, 90, 30, 210) * np.array([2, 1, 1, 1])[:, None])  # their lengths are 2, 2, 3, 4
     first = jnp.asarray(at(0, 0))
     seen = rows.diagnose(jnp.asarray(at(20, 80)), first, table, k=2)
     np.testing.assert_allclose(seen.norms, [1, 2], rtol=1e-6)
@@ -141,13 +141,13 @@ def test_diagnosis():
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A CLIP with random weights: its scores mean nothing, but the path is whole."""
+    """The folder of a CLIP with random weights. Its scores mean nothing, but all code runs."""
     shapes = json.loads((tiny_clip.RECORDED / "clip_shapes.json").read_text())
     return tiny_clip.write_folder(tmp_path_factory.mktemp("clip"), tiny.torch_weights(shapes, seed=3)["clip"])
 
 
 def run(**given) -> None:
-    """Scores as the command does, whose flags are given by the names of `Pictures` and `Learned`."""
+    """Scores like the command. Its flags are given by the names of the fields of `Pictures` and `Learned`."""
     asked = {name: given.pop(name, None) for name in scoring.Pictures._fields}
     learned = {name: given.pop(name, None) for name in scoring.Learned._fields}
     assert not given
@@ -160,7 +160,7 @@ PROMPTS = ("cat <R> dog", "photo of dog <R-inv> <R> cat")
 
 @pytest.fixture
 def drawn(tmp_path):
-    """Pictures as `sample` leaves them, three of the first prompt and one of the second, with the grid."""
+    """A folder like those of `sample`: three pictures of the first prompt, one of the second, and the grid."""
     folder = tmp_path / "drawn"
     for i, prompt in enumerate([PROMPTS[0]] * 3 + [PROMPTS[1]]):
         image = (128 + 70 * tiny.noise(i, (16, 16, 3))).clip(0, 255).astype(np.uint8)
@@ -169,7 +169,7 @@ def drawn(tmp_path):
     return folder
 
 
-def test_scores_of_drawn_pictures(clip, drawn, tmp_path, capsys):
+def test_pictures_of_sample_are_scored_by_their_prompts(clip, drawn, tmp_path, capsys):
     images = np.stack([np.asarray(Image.open(drawn / "001.png"))] * 2)
     exemplars.write_folder(tmp_path / "exemplars", images, [["cat {} dog"]] * 2)
     taught = str(tmp_path / "exemplars")
@@ -183,7 +183,7 @@ def test_scores_of_drawn_pictures(clip, drawn, tmp_path, capsys):
     assert list(seen) == ["000.png", "001.png", "002.png", "003.png"]
     assert seen["001.png"]["exemplar_similarity"] == pytest.approx(1, abs=1e-5)
     assert max(seen[name]["exemplar_similarity"] for name in ("000.png", "002.png", "003.png")) < 0.999
-    # The second prompt asks, the other way about, for the same.
+    # The second prompt is inverse and asks for the same as the first.
     model = clip_features.load(str(clip))
     features = clip_features.of_pictures(model, [drawn / "000.png", drawn / "003.png"])
     texts = [["cat on top of dog", "photo of cat on top of dog"], ["dog on top of cat", "photo of dog on top of cat"]]
@@ -201,7 +201,7 @@ def test_scores_of_drawn_pictures(clip, drawn, tmp_path, capsys):
     assert means == pytest.approx(wanted, abs=1e-6)
 
 
-def test_scores_of_a_captioned_folder(clip, tmp_path):
+def test_pictures_with_captions_are_scored_by_their_captions(clip, tmp_path):
     template = {"text": "{subject} {} {object} in the rain", "subject": "cat", "object": "dog"}
     exemplars.write_folder(tmp_path / "own", np.zeros((1, 8, 8, 3), np.uint8), [[template]])
     (shown,) = scoring.read_pictures(tmp_path / "own", "hug", None, None)
@@ -214,8 +214,8 @@ def test_scores_of_a_captioned_folder(clip, tmp_path):
     assert "cat <R> dog in the rain" in scoring.table(result)
 
 
-def test_scores_of_an_evaluation(clip, tmp_path, capsys):
-    """Two methods, two relations; exemplars are where an evaluation has them; symmetric relations have no order."""
+def test_pictures_of_an_evaluation_are_scored_by_method(clip, tmp_path, capsys):
+    """Two methods and two relations. Only "inside" has exemplars in the folder, and "hug" is symmetric."""
     records = []
     for i, (relation, method) in enumerate([(r, m) for r in ("hug", "inside") for m in ("one", "two")]):
         image = (128 + 70 * tiny.noise(i, (8, 8, 3))).clip(0, 255).astype(np.uint8)
@@ -240,7 +240,7 @@ def test_scores_of_an_evaluation(clip, tmp_path, capsys):
         scoring.read_pictures(tmp_path, None, "hugging", None)
 
 
-def test_a_look_at_words(tmp_path, capsys):
+def test_score_measures_the_words_of_a_file(tmp_path, capsys):
     embeddings.write({"<R>": tiny.noise(0, (1, 128))}, "hug", tmp_path)
     run(embedding=str(tmp_path / "hug.safetensors"), model="miniature")
     said = capsys.readouterr().out
@@ -249,8 +249,8 @@ def test_a_look_at_words(tmp_path, capsys):
         assert f"\n  {line}" in said
 
 
-def test_a_look_at_a_runs_words(finished, capsys):
-    """Beside the words of its own model, from where they started; what was seen is kept in its folder."""
+def test_score_measures_the_words_of_a_run_and_keeps_the_result(finished, capsys):
+    """It compares them with the words of the run's model and with their start. The result is in the run's folder."""
     run(workdir=str(finished[0]))
     assert "cosine to on" in capsys.readouterr().out
     seen = json.loads((finished[0] / "scores.json").read_text())["words"]
@@ -274,7 +274,7 @@ def test_a_look_at_a_runs_words(finished, capsys):
         ({"workdir": "nowhere"}, "no training run in nowhere"),
     ],
 )
-def test_bad_input_is_one_clear_line(given, says, clip, drawn, tmp_path):
+def test_bad_input_for_score_is_refused_in_one_line(given, says, clip, drawn, tmp_path):
     embeddings.write({"<R>": np.ones((1, 32), np.float32)}, "word", tmp_path)
     stand_ins = {"CLIP": str(clip), "DRAWN": str(drawn), "WORD": str(tmp_path / "word.safetensors")}
     with pytest.raises((ValueError, OSError), match=re.escape(says)) as error:

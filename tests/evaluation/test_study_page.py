@@ -1,4 +1,4 @@
-"""The user study's page in a real browser, as voters use it: pytest -m browser (needs playwright and a Chromium)."""
+"""The page of the user study in a real browser: pytest -m browser (needs playwright and a Chromium)."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def study(tmp_path) -> tuple[Path, dict]:
-    """A page of four sets, and its key."""
+    """The file of a page with four sets, and its key."""
     evaluation = tiny_evaluation.write(tmp_path / "evaluation", seeds=(0,))
     chosen = sets.choose(sets.read_pictures(evaluation), METHODS, 2, 0)
     made = page.make(chosen, METHODS, {name: sets.read_exemplars(evaluation, name) for name in ("hug", "inside")})
@@ -23,7 +23,7 @@ def study(tmp_path) -> tuple[Path, dict]:
 
 
 def _open(browser, file: Path, **context):
-    """A page, and the list of what goes wrong in it."""
+    """Opens the file in a tab. Returns the tab and a list that collects errors and requests to the network."""
     tab = browser.new_context(**context).new_page()
     wrong = []
     tab.on("console", lambda message: wrong.append(message.text))
@@ -34,7 +34,7 @@ def _open(browser, file: Path, **context):
 
 
 def _order(told: dict, ranks: list[int]) -> list[str]:
-    """The letters of a set from worst to best, where the nth method has the nth rank."""
+    """Returns the letters of a set from worst to best if the nth method has the nth rank."""
     by_rank = sorted(range(len(ranks)), key=lambda n: ranks[n])
     return ["ABCD"[told["methods"].index(METHODS[n])] for n in by_rank]
 
@@ -59,7 +59,7 @@ def _drag(tab, source, target) -> None:
 
 
 def _tap_best_to_worst(tab, criterion: str, order: list[str]) -> None:
-    for letter in order[:0:-1]:  # the last one goes by itself
+    for letter in order[:0:-1]:  # the page places the last picture itself
         tab.locator(f"#{criterion} .tray [data-letter={letter}]").click()
 
 
@@ -76,7 +76,7 @@ def test_votes_by_mouse_keyboard_and_touch_make_the_table(browser, study, tmp_pa
     tab.get_by_text("Start", exact=True).click()
     pictures, place = tab.locator(".pictures [data-letter]"), lambda c, n: tab.locator(f"#{c} .place").nth(n)
 
-    # Mouse: from the large pictures, from the tray, onto an occupied place, and out again.
+    # With the mouse: drag from the large pictures, from the tray, onto an occupied place, and out of a place.
     worst_to_best = _order(key["sets"][0], [1, 2, 3, 4])
     a, b, c, d = ("ABCD".index(letter) for letter in worst_to_best)
     _drag(tab, pictures.nth(d), place("entity", 0))
@@ -97,7 +97,7 @@ def test_votes_by_mouse_keyboard_and_touch_make_the_table(browser, study, tmp_pa
     tab.keyboard.press("Escape")
     _tap_best_to_worst(tab, "relation", _order(key["sets"][0], [4, 3, 2, 1]))
 
-    # Keyboard.
+    # With the keyboard.
     tab.locator("#next").press("Enter")
     wanted = _order(key["sets"][1], [1, 2, 3, 4])
     for letter in "ABC":
@@ -105,7 +105,7 @@ def test_votes_by_mouse_keyboard_and_touch_make_the_table(browser, study, tmp_pa
     assert _shown(tab, "entity") == ["D", "C", "B", "A"]
     for rank, letter in enumerate(wanted):
         while (at := _shown(tab, "entity").index(letter)) != rank:
-            tab.keyboard.press("Tab")  # the focus follows the picture that moved, so set it anew
+            tab.keyboard.press("Tab")  # the focus follows the moved picture, so it is set again
             tab.locator(f"#entity [data-letter={letter}]").focus()
             tab.keyboard.press("ArrowLeft" if at > rank else "ArrowRight")
             assert tab.evaluate("document.activeElement.dataset.letter") == letter
@@ -126,7 +126,7 @@ def test_votes_by_mouse_keyboard_and_touch_make_the_table(browser, study, tmp_pa
     _save(tab, tmp_path / "votes")
     assert wrong == []
 
-    # A finger, on a phone: taps, and a drag after a moment's rest.
+    # With a finger on a phone: tap, and drag after a short hold.
     tab, wrong = _open(browser, file, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     tab.get_by_text("Start", exact=True).tap()
     touch = tab.context.new_cdp_session(tab)
@@ -159,7 +159,7 @@ def test_votes_by_mouse_keyboard_and_touch_make_the_table(browser, study, tmp_pa
     np.testing.assert_allclose(ranking.mean, np.tile([[[1, 2, 3, 4], [3, 2, 3, 2]]], (3, 1, 1)))
 
 
-def test_another_voter_on_the_same_device(browser, study):
+def test_a_second_voter_on_the_same_device_starts_with_an_empty_page(browser, study):
     tab, wrong = _open(browser, study[0])
     tab.get_by_text("Start", exact=True).click()
     first = tab.evaluate("state.voter")

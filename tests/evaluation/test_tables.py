@@ -11,7 +11,8 @@ def cell(right, score=(0.25, 0.75), **more):
     return {"right": list(right), "score": list(score), **more}
 
 
-# Two relations, two prompts. Words (A) have no seed; method B has two, and one more of "on"; only "on" has an order.
+# Two relations and two prompts. A, natural words, has no seeds. B has seeds 3 and 7, and also seed 9 for "on". The
+# metric "order" exists only for "on".
 CELLS = {
     ("on", "A", "direct"): {None: cell([1, 0])},
     ("in", "A", "direct"): {None: cell([0, 0])},
@@ -26,8 +27,8 @@ def of(method, direction="direct", relations=("on", "in")):
     return [(relation, method, direction) for relation in relations]
 
 
-def test_values_have_relations_seeds_and_prompts():
-    """Seeds are those that every relation has, in the same order for all."""
+def test_values_have_axes_of_relations_seeds_and_prompts():
+    """They have the seeds that every relation has, in the same order for all relations."""
     np.testing.assert_array_equal(tables.values(CELLS, of("B"), "right"), [[[1, 1], [1, 0]], [[0, 1], [1, 1]]])
     np.testing.assert_array_equal(tables.values(CELLS, of("A"), "right"), [[[1, 0]], [[0, 0]]])
     assert tables.values(CELLS, of("B", "inverse", ["in"]), "right") is None
@@ -39,10 +40,10 @@ def test_a_relation_without_a_metric_is_left_out():
     assert tables.values(CELLS, of("A"), "order") is None
 
 
-def test_differences_are_paired():
+def test_differences_are_paired_by_relation_seed_and_prompt():
     found = tables.difference(CELLS, of("C"), of("B"), "right")
-    np.testing.assert_array_equal(found, [[[-1, 0]]])  # seed 7 of "on", which both have
-    found = tables.difference(CELLS, of("A"), of("B"), "right")  # words, with each seed
+    np.testing.assert_array_equal(found, [[[-1, 0]]])  # both have only seed 7 of "on"
+    found = tables.difference(CELLS, of("A"), of("B"), "right")  # A has no seeds and is compared with each seed of B
     np.testing.assert_array_equal(found, [[[0, -1], [0, 0]], [[0, -1], [-1, -1]]])
     found = tables.difference(CELLS, of("B", "inverse"), of("B"), "right")
     assert sorted(map(tuple, found[0])) == [(-1, 0), (0, -1)]
@@ -50,7 +51,7 @@ def test_differences_are_paired():
     assert tables.difference(CELLS, of("A"), of("B"), "order") is None
 
 
-def test_summary_and_its_table():
+def test_the_summary_has_a_mean_for_each_group_method_and_metric():
     records = tables.summary(CELLS, {"all": ["on", "in"], "one": ["in"]}, ["A", "B"], METRICS)
     means = {
         (r["group"], r["method"], r["direction"], r["metric"]): (r["mean"], r["relations"], r["seeds"], r["prompts"])
@@ -75,7 +76,7 @@ def test_summary_and_its_table():
     assert tables.markdown(records, "one", ["C"], METRICS) == ""
 
 
-def test_by_relation():
+def test_the_table_by_relation_has_a_row_for_each_relation():
     lines = tables.by_relation(CELLS, ["on", "in"], ["A", "B", "C"], RIGHT).splitlines()
     assert lines[0] == "| right | A | B | C |"
     assert lines[2].startswith("| on | 50 [0, 100] | 50 [")
@@ -83,7 +84,7 @@ def test_by_relation():
     assert lines[3].endswith(" |  |")
 
 
-def test_differences_as_a_table():
+def test_the_table_of_differences_has_a_row_for_each_other_method():
     lines = tables.differences(CELLS, ["on"], ["A", "B", "D"], "B", (RIGHT, SCORE)).splitlines()
     assert lines[0] == "| minus B | right | entity score |"
     assert lines[2].startswith("| A | +0 [")
@@ -92,7 +93,7 @@ def test_differences_as_a_table():
     assert len(lines) == 4
 
 
-def test_csv_has_every_figure():
+def test_the_csv_file_has_every_figure():
     records = tables.summary(CELLS, {"all": ["on", "in"]}, ["A"], (RIGHT,))
     head, row = tables.as_csv(records).splitlines()
     assert head == "group,method,direction,metric,mean,low,high,relations,seeds,prompts"

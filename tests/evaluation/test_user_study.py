@@ -32,7 +32,7 @@ def _picture(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition("base64,")[2])))
 
 
-def test_the_key_says_what_each_picture_is(evaluation):
+def test_the_key_names_the_method_of_each_picture(evaluation):
     records = json.loads((evaluation / "pictures.json").read_text())
     text, key = _make(evaluation)
     data = _data(text)
@@ -52,7 +52,7 @@ def test_the_key_says_what_each_picture_is(evaluation):
         assert len({one["prompt"] for one in key["sets"] if one["relation"] == relation}) == 4
 
 
-def test_the_page_tells_no_method_apart(evaluation):
+def test_the_page_does_not_reveal_the_methods(evaluation):
     text, _ = _make(evaluation)
     data = _data(text)
     for word in (*METHODS, ".png", "hug", "inside", str(evaluation)):
@@ -61,12 +61,12 @@ def test_the_page_tells_no_method_apart(evaluation):
     for picture in map(_picture, uris):
         assert not set(picture.info) & {"exif", "xmp", "icc_profile", "words", "comment"}
     assert len(uris) == len(set(uris)) == 32
-    assert text.count("</script>") == 2  # a prompt closes none
+    assert text.count("</script>") == 2  # the prompt with </script> is escaped
     assert not re.search(r"""(src|href)=["']?(?!data:)\w|url\(|@import|https?://""", text)
     assert votes.FORMAT in text
 
 
-def test_order_is_random_and_reproducible(tmp_path):
+def test_the_order_of_sets_and_methods_is_random_and_reproducible(tmp_path):
     folder = tiny_evaluation.write(
         tmp_path / "a", prompts=[f"cat <R> {n}" for n in range(20)], seeds=(0,), methods=["x", "y"]
     )
@@ -81,8 +81,8 @@ def test_order_is_random_and_reproducible(tmp_path):
     assert _make(folder, seed=1, methods=["x", "y"], per_relation=20)[1]["sets"] != key["sets"]
 
 
-def test_sets_are_complete(tmp_path):
-    """A set has pictures of all methods from one seed; other methods may be there."""
+def test_each_set_has_pictures_of_all_methods_with_one_seed(tmp_path):
+    """The folder may have pictures of further methods."""
     folder = tiny_evaluation.write(tmp_path / "a", relations=("hug",), prompts=["a <R> b", "c <R> d"], seeds=(3, 4))
     first, *others = pictures = sets.read_pictures(folder)
     assert (first.method, first.seed) == (METHODS[0], 3)
@@ -100,7 +100,7 @@ def test_sets_are_complete(tmp_path):
         sets.choose(pictures, ["reversion"], 1, 0)
 
 
-def test_large_pictures_are_made_smaller(tmp_path):
+def test_large_pictures_are_scaled_down_to_512_pixels(tmp_path):
     folder = tiny_evaluation.write(tmp_path / "a", prompts=["a <R> b"], seeds=(0,), methods=METHODS[:2])
     for file in folder.glob("*.png"):
         Image.effect_noise((900, 600), 60).save(file)
@@ -108,7 +108,7 @@ def test_large_pictures_are_made_smaller(tmp_path):
     assert _picture(data["sets"][0]["pictures"][0]).size == (512, 341)
 
 
-def test_exemplars_without_captions(tmp_path):
+def test_exemplars_may_have_no_captions(tmp_path):
     folder = tiny_evaluation.write(tmp_path / "a", relations=("hug",))
     (folder / "exemplars" / "hug" / "text.json").unlink()
     assert [text for _, text in sets.read_exemplars(folder, "hug")] == ["", ""]
@@ -116,7 +116,7 @@ def test_exemplars_without_captions(tmp_path):
         sets.read_exemplars(folder, "inside")
 
 
-def test_another_studys_key_is_kept(evaluation, tmp_path):
+def test_the_key_of_another_study_is_not_overwritten(evaluation, tmp_path):
     first = _make(evaluation)
     page.write(tmp_path / "study", *first)
     page.write(tmp_path / "study", *first)
@@ -137,7 +137,7 @@ def test_another_studys_key_is_kept(evaluation, tmp_path):
         ([{"relation": "hug", "method": "m", "seed": 0, "prompt": "p", "file": "0.png"}] * 2, "[1]: a second picture"),
     ],
 )
-def test_bad_evaluations_are_named(tmp_path, records, says):
+def test_an_error_about_an_evaluation_names_the_record(tmp_path, records, says):
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     (tmp_path / "pictures.json").write_text(records if isinstance(records, str) else json.dumps(records))
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(says)):

@@ -34,8 +34,8 @@ def _write(folder: Path, *ballots: dict) -> Path:
     return folder
 
 
-def test_votes_by_hand(tmp_path):
-    """Two voters, three sets: the ranks and their means worked out on paper."""
+def test_average_ranks_equal_a_calculation_by_hand(tmp_path):
+    """Two voters and three sets."""
     other = [[["C", "B", "A"], ["C", "B", "A"]], [["A", "B", "C"], ["A", "B", "C"]], [["A", "B", "C"], ["A", "B", "C"]]]
     ranks = votes.read_votes(_write(tmp_path / "votes", _vote(1), _vote(2, other)), KEY)
     # [voters, sets, criteria, methods m n o]
@@ -49,7 +49,7 @@ def test_votes_by_hand(tmp_path):
     inside = [[8 / 4, 9 / 4, 7 / 4], [7 / 4, 11 / 4, 6 / 4]]
     overall = [[11 / 6, 12 / 6, 13 / 6], [9 / 6, 15 / 6, 12 / 6]]
     np.testing.assert_allclose(ranking.mean, [hug, inside, overall])
-    # Two voters drawn anew: both the first in a quarter of the draws, both the second in another.
+    # A resample has two voters: with probability 1/4 twice the first one, and with 1/4 twice the second one.
     np.testing.assert_allclose(ranking.low[0], [[1, 1, 3], [1, 2, 3]])
     np.testing.assert_allclose(ranking.high[0], [[2, 2, 3], [1, 2, 3]])
     np.testing.assert_allclose(ranking.low[2, 0], [5 / 3, 5 / 3, 2])
@@ -60,9 +60,9 @@ def test_votes_by_hand(tmp_path):
     assert json.loads(votes.to_json(ranking))["mean"][0] == hug
 
 
-def test_intervals_are_those_of_all_resamples():
-    """Five voters have 3125 equally likely resamples: enough to write out."""
-    second = np.arange(4) < np.arange(5)[:, None]  # voter v ranks m above n in v of the four sets
+def test_intervals_of_votes_equal_those_of_all_resamples():
+    """Five voters have 3125 equally likely resamples, few enough to compute all of them."""
+    second = np.arange(4) < np.arange(5)[:, None]  # voter v prefers m to n in v of the four sets
     ranks = np.stack([1 + second, 2 - second], axis=-1)[:, :, None]
     key = {"methods": ["m", "n"], "sets": [{"relation": name} for name in ("hug", "hug", "hug", "inside")]}
     ranking = votes.average_user_ranking(ranks, key)
@@ -104,7 +104,7 @@ VOTE_FAULTS = [
 
 
 @pytest.mark.parametrize(("change", "says"), VOTE_FAULTS, ids=[says for _, says in VOTE_FAULTS])
-def test_bad_votes_are_named(tmp_path, change, says):
+def test_an_error_about_votes_names_the_file_and_the_fault(tmp_path, change, says):
     folder = _write(tmp_path / "votes", _vote(1), _with(change))
     with pytest.raises(ValueError, match=re.escape(says)) as error:
         votes.read_votes(folder, KEY)
@@ -112,7 +112,7 @@ def test_bad_votes_are_named(tmp_path, change, says):
     assert "\n" not in str(error.value)
 
 
-def test_unreadable_votes_and_keys_are_named(tmp_path):
+def test_an_error_about_an_unreadable_file_of_votes_or_key_names_the_file(tmp_path):
     (tmp_path / "votes-0.json").write_text("{")
     with pytest.raises(ValueError, match=r"votes-0\.json: not readable as JSON"):
         votes.read_votes(tmp_path, KEY)
@@ -134,7 +134,7 @@ def evaluation(tmp_path_factory) -> Path:
     return tiny_evaluation.write(tmp_path_factory.mktemp("evaluation"))
 
 
-def test_command(evaluation, tmp_path):
+def test_the_study_command_writes_the_page_and_counts_votes(evaluation, tmp_path):
     workdir = tmp_path / "study"
     place = ["--workdir", str(workdir)]
     done = run("study", "--evaluation", str(evaluation), *place, "--methods", "reversion,inv_reversion")
@@ -142,7 +142,7 @@ def test_command(evaluation, tmp_path):
     assert "8 sets of 2 relations, pictures by reversion, inv_reversion" in done.stdout
     key = votes.read_key(workdir)
     assert key["methods"] == ["reversion", "inv_reversion"]
-    # This voter finds Inv-ReVersion better throughout.
+    # This voter always prefers Inv-ReVersion.
     order = lambda one: ["A", "B"] if one["methods"][1] == "inv_reversion" else ["B", "A"]
     ballot = {
         **_vote(1),
@@ -164,7 +164,7 @@ def test_command(evaluation, tmp_path):
         ({"evaluation": Path("nowhere")}, "pictures.json: no such file"),
     ],
 )
-def test_pages_that_cannot_be_written(evaluation, tmp_path, given, says):
+def test_a_page_that_cannot_be_made_writes_nothing(evaluation, tmp_path, given, says):
     asked = {"evaluation": evaluation, "methods": [], "sets_per_relation": 4, "seed": 0} | given
     with pytest.raises((ValueError, OSError), match=re.escape(says)) as error:
         study.write_page(workdir=tmp_path / "study", **asked)
@@ -172,7 +172,7 @@ def test_pages_that_cannot_be_written(evaluation, tmp_path, given, says):
     assert not (tmp_path / "study").exists()
 
 
-def test_votes_that_cannot_be_counted(evaluation, tmp_path):
+def test_counting_votes_without_key_or_votes_is_refused(evaluation, tmp_path):
     workdir = tmp_path / "study"
     with pytest.raises(FileNotFoundError, match=r"key\.json: no such file"):
         study.count_votes(workdir, tmp_path / "votes")

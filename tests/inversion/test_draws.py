@@ -1,4 +1,4 @@
-"""What a training step draws."""
+"""The random draws of a training step: exemplars, prompts, noise, timesteps, positives and negatives."""
 
 import dataclasses
 import re
@@ -22,7 +22,7 @@ from reversion_jax.training import inputs
 
 @cache
 def compiled(schedule, config):
-    """draw_sample, for many keys, and draw_batch; one program serves all tests that have its shapes."""
+    """Returns compiled draw_sample, for many keys, and draw_batch. Tests with equal shapes share a program."""
     of_keys = jax.vmap(partial(draws.draw_sample, schedule=schedule, config=config), in_axes=(0, None, None))
     return tiny.quick_jit(of_keys), tiny.quick_jit(partial(draws.draw_batch, schedule=schedule, config=config))
 
@@ -39,7 +39,7 @@ def batch(step, data, hyper, schedule, config=CONFIG) -> draws.Sample:
     return draw(jnp.int32(step), data, hyper)
 
 
-def test_steps_samples_and_runs_draw_afresh(small_model, data):
+def test_steps_samples_and_runs_have_different_noise(small_model, data):
     draw = lambda at, seed: batch(at, data, hyperparameters(seed=seed), small_model.model.schedule).noise[0]
     noises = [np.asarray(noise) for which in ((0, 0), (1, 0), (0, 1)) for noise in draw(*which)]
     assert len(noises) == 6
@@ -50,17 +50,17 @@ def test_steps_samples_and_runs_draw_afresh(small_model, data):
 def test_importance_makes_later_timesteps_likelier(small_model, data):
     means = [drawn(data, 3000, small_model.model.schedule, importance=a).timestep.mean() for a in (0.0, 0.9)]
     assert abs(means[0] - 499.5) < 25
-    # The mean of f(t) is T/2 (1 + 4 alpha / pi^2) for alpha.
+    # The mean of f(t) is T/2 (1 + 4 alpha / pi^2).
     assert abs(means[1] - 500 * (1 + 4 * 0.9 / np.pi**2)) < 25
 
 
-def test_a_sample_depends_on_its_own_index_alone(small_model, data):
+def test_a_sample_does_not_depend_on_the_batch_size(small_model, data):
     config = lambda size: dataclasses.replace(CONFIG, batch_size=size)
     draw = lambda size: batch(2, data, hyperparameters(), small_model.model.schedule, config(size))
     jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:, :2]), draw(2), draw(5))
 
 
-def test_posterior_is_sampled_afresh(small_model, data):
+def test_each_draw_samples_the_posterior_anew(small_model, data):
     sample = drawn(data, 400, small_model.model.schedule)
     deviations = []
     for mean, std in zip(data.mean[0], data.std[0], strict=True):
@@ -73,28 +73,28 @@ def test_posterior_is_sampled_afresh(small_model, data):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_share_of_inverse_prompts(small_model, data, tokenizer, share):
+def test_inverse_prompts_have_the_given_share(small_model, data, tokenizer, share):
     sample = drawn(data, 2000, small_model.model.schedule, inverse_share=share)
     inverse = np.isin(sample.ids, tokenizer.placeholder_ids("<R-inv>")).any(axis=-1)
     assert abs(inverse.mean() - share) < 4 * np.sqrt(share * (1 - share) / 2000) + 1e-9
     assert np.isin(sample.ids, tokenizer.placeholder_ids("<R>")).any(axis=-1).all()
 
 
-def test_added_inverse_prompts_come_beside_the_same_draws(small_model, data, tokenizer):
+def test_adding_inverse_prompts_does_not_change_the_other_draws(small_model, data, tokenizer):
     added = dataclasses.replace(CONFIG, adds_inverse=True)
     draw = lambda config, share: drawn(data, 50, small_model.model.schedule, config, inverse_share=share)
     both, direct, inverse = draw(added, 0.5), draw(CONFIG, 0.0), draw(CONFIG, 1.0)
     jax.tree.map(np.testing.assert_array_equal, both._replace(inverse_ids=None), direct)
     np.testing.assert_array_equal(both.inverse_ids, inverse.ids)
     assert np.isin(both.inverse_ids, tokenizer.placeholder_ids("<R-inv>")).any(axis=-1).all()
-    # Negatives are counted once, from the direct prompt: the inverse one has the same words.
+    # Negatives come from the direct prompt alone, because the inverse prompt has the same words.
     np.testing.assert_array_equal(np.sort(both.negatives), np.sort(inverse.negatives))
     without = draw(added, 0.0)
     np.testing.assert_array_equal(without.inverse_ids, without.ids)
 
 
-def test_an_epoch_shows_each_exemplar_a_hundred_times(small_model, tokenizer, data):
-    """Steps of seven samples, which epochs do not end with; and a run of two exemplars beside one of three."""
+def test_an_epoch_has_each_exemplar_a_hundred_times(small_model, tokenizer, data):
+    """Epochs end within a step, because steps have seven samples. A run of two exemplars trains beside one of three."""
     config = dataclasses.replace(CONFIG, batch_size=7, in_epochs=True)
 
     @tiny.quick_jit
@@ -103,7 +103,7 @@ def test_an_epoch_shows_each_exemplar_a_hundred_times(small_model, tokenizer, da
         return jax.vmap(lambda step: draw(step).latents[..., 0, 0, 0])(jnp.arange(100))
 
     def shown(data, hyper=None) -> np.ndarray:
-        """The exemplars of 100 steps' samples, [R, 700]: latents without their noise are an exemplar's mean."""
+        """Returns the exemplar of each sample of 100 steps, [R, 700]. With std 0, latents are an exemplar's mean."""
         found = first_numbers(data._replace(std=jnp.zeros_like(data.std)), hyper or hyperparameters())
         is_it = np.asarray(found)[..., None] == np.asarray(data.mean)[None, :, None, :, 0, 0, 0]
         assert (is_it.sum(axis=-1) == 1).all()
@@ -113,7 +113,7 @@ def test_an_epoch_shows_each_exemplar_a_hundred_times(small_model, tokenizer, da
     epochs = alone[:600].reshape(2, 300)
     for epoch in epochs:
         np.testing.assert_array_equal(np.bincount(epoch), [100, 100, 100])
-    # Of two independent orders, 2/3 of the places differ; so do neighbours within one.
+    # Two independent orders differ in 2/3 of the places. The same share of neighbours within an order differs.
     for one, other in (epochs, (alone[1:], alone[:-1]), (alone, shown(data, hyperparameters(seed=1))[0])):
         assert 0.55 < (one != other).mean() < 0.78
 
@@ -125,7 +125,7 @@ def test_an_epoch_shows_each_exemplar_a_hundred_times(small_model, tokenizer, da
     np.testing.assert_array_equal(np.bincount(company[0, :200]), [100, 100])
 
 
-def test_what_was_padded_is_never_drawn(small_model, tokenizer, data):
+def test_padding_is_never_drawn(small_model, tokenizer, data):
     fewer = make_data(tokenizer, small_model.model, 2, ("dog {} cat",), seed=9)
     joined = inputs.join_runs([fewer, data])
     assert joined.mean.shape[1] == 3
@@ -135,29 +135,29 @@ def test_what_was_padded_is_never_drawn(small_model, tokenizer, data):
     assert {tuple(ids) for ids in np.asarray(sample.ids)} == {tuple(ids) for ids in fewer.ids[0, 0, 0].tolist()}
 
 
-def test_positives_are_drawn_without_replacement_and_negatives_are_the_other_words(small_model, tokenizer, data):
+def test_positives_have_no_repeats_and_negatives_are_the_other_words(small_model, tokenizer, data):
     sample = drawn(data, 200, small_model.model.schedule)
     relation_words = {i for word in WORDS["prepositions"] for i in tokenizer.word_ids(word)}
     for words in np.asarray(sample.prepositions):
         kept = words[words >= 0].tolist()
         assert len(kept) == len(set(kept)) == 2
         assert set(kept) <= relation_words
-    # "cat" and "photo" are verbs here and "of" a preposition, so "dog" alone is left.
+    # In these tests "cat" and "photo" are verbs and "of" is a preposition, so only "dog" can be a negative.
     dog = set(tokenizer.word_ids("dog"))
     assert {i for i in np.asarray(sample.negatives).ravel().tolist() if i >= 0} == dog
 
 
-def test_vocabulary_negatives(small_model, tokenizer):
+def test_vocabulary_negatives_are_drawn_in_the_given_number(small_model, tokenizer):
     config = dataclasses.replace(CONFIG, vocabulary_negatives=7)
     data = make_data(tokenizer, small_model.model, 3, negatives="vocabulary")
     sample = drawn(data, 50, small_model.model.schedule, config)
     assert sample.negatives.shape == (50, 7)
-    # The tiny vocabulary has no other whole word that is neither a relation word nor a stop word.
+    # "dog" is the only whole word of the tiny vocabulary that is neither a relation word nor a stop word.
     assert set(np.asarray(sample.negatives).ravel().tolist()) == set(tokenizer.word_ids("dog"))
 
 
 class ClipBackend:
-    """CLIP's vocabulary, as transformers' tokenizer shows it."""
+    """CLIP's vocabulary behind the interface of a tokenizer of transformers."""
 
     all_special_ids = (49406, 49407)
     bos_token_id, eos_token_id, pad_token_id = 49406, 49407, 49407
@@ -173,12 +173,12 @@ class ClipBackend:
         return {"input_ids": [self.clip.encode(text) for text in texts], "offset_mapping": []}
 
 
-def test_vocabulary_negatives_are_words_of_clips_vocabulary(small_model, data):
-    """Those drawn: no piece of a word, digit or sign; and no positive, no piece of one, no stop word."""
+def test_vocabulary_negatives_are_whole_words_without_positives(small_model, data):
+    """No piece of a word, digit or sign is drawn, and no positive, no token of a positive, and no stop word."""
     backend = ClipBackend()
     clip = Tokenizer(backend, 49408, 77, {"<R>": 1, "<R-inv>": 1})
     lists = {name: load(name) for name in ("prepositions", "verbs", "stop_words")}
-    lists["prepositions"] = (*lists["prepositions"], "astride")  # two tokens
+    lists["prepositions"] = (*lists["prepositions"], "astride")  # has two tokens
     shown = Exemplars(np.zeros((1, 16, 16, 3), np.float32), ((parse("cat {} stone"),),), ("0",))
     latents = data.mean[0, :1], data.std[0, :1]
     prepare = partial(inputs.prepare_run, shown, clip, latents, **lists, inverse=True)
@@ -191,13 +191,13 @@ def test_vocabulary_negatives_are_words_of_clips_vocabulary(small_model, data):
     taken = {backend.tokens[i] for own in lists.values() for word in own for i in clip.word_ids(word)}
     assert {"on</w>", "hugging</w>", "the</w>", "astri"} <= taken
     assert not found & taken
-    # A run that does not steer to verbs has them for negatives; and before version 0.5 any token was one.
+    # If the run does not steer towards verbs, they count as negatives. Before version 0.5 any token could be one.
     hugging = clip.word_ids("hugging")
     assert np.isin(hugging, prepare(negatives="vocabulary", steers_to_verbs=False).vocabulary)
     assert np.isin(clip.word_ids("7"), prepare(negatives="tokens").vocabulary)
 
 
-def test_a_tokenizer_without_words_is_refused(tokenizer, data):
+def test_vocabulary_negatives_need_a_tokenizer_with_other_words(tokenizer, data):
     shown = Exemplars(np.zeros((1, 16, 16, 3), np.float32), ((parse("cat {} dog"),),), ("0",))
     lists = WORDS | {"stop_words": ("dog",)}
     arguments = (shown, tokenizer, (data.mean[0, :1], data.std[0, :1]))

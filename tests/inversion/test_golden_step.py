@@ -1,7 +1,7 @@
-"""Our step against ReVersion's published training loop, written in PyTorch from the method's text, on the same draws.
+"""Compares our training step with ReVersion's published training loop, on the same draws.
 
-The published loop differentiates the whole token table, runs AdamW over it and pastes the old rows back.
-Our step trains the placeholders' rows alone. Both must learn the same rows.
+We wrote the loop in PyTorch from the description of the method. It differentiates the whole token table, updates it by
+AdamW and restores the old rows. Our step trains only the placeholders' rows. Both must learn the same rows.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ transformers = pytest.importorskip("transformers")
 STEPS = 5
 CONFIG = dataclasses.replace(tiny_step.CONFIG, accumulation=2)
 MICRO_BATCHES = [slice(start, start + CONFIG.batch_size) for start in range(0, 4, CONFIG.batch_size)]
-# The negatives are "dog" and the letters of "fox".
+# With these templates the negatives are "dog" and the letters of "fox".
 TEMPLATES = ("cat {} dog", "photo of fox {} dog")
-# The rows' first token is neither a positive nor a negative: it leaves a control loss well above 0 to compare.
+# The rows start from this token, which is neither a positive nor a negative. So the control loss is far above 0.
 INITIALISER = "h"
-# ReVersion's own values.
+# The values of ReVersion.
 RATES = {"learning_rate": 2e-3, "weight_decay": 0.01}
 SETTINGS = {**RATES, "denoise_weight": 1.0, "control_weight": 0.01, "temperature": 0.07}
 READINGS = {
@@ -37,26 +37,27 @@ READINGS = {
     "Inv-ReVersion": SETTINGS | {"inverse_share": 0.5, "verb_weight": 0.8},
     "Inv-ReVersion, prompts added": SETTINGS | {"inverse_share": 0.5, "verb_weight": 0.8, "seed": 1},
 }
-# Each sample's two prompts, through the networks in pieces that part them.
+# Three prompts go through the networks at once, so the two prompts of a sample can be in different pieces.
 ADDED = dataclasses.replace(CONFIG, adds_inverse=True, samples_at_once=3)
-# Measured: 1.0e-6, 1.3e-6 and 1.3e-5 of the distance moved. About 6e-6 of the last is not chance: optax computes
-# 1 - 0.999**t in single precision, which makes its first steps shorter by that share. The rest is the rows' rounding.
-# Adam's first step is the gradient's sign. An entry so small that rounding turns its sign would move the other way,
-# and put the error near 0.1. Here the smallest is 1e-3 of its row's gradient in the first step, far above rounding.
-# With added prompts and seed 0 it would be 6e-6: they have another seed.
+# Bounds of the relative errors. The measured errors are 1.0e-6, 1.3e-6 and 1.3e-5; that of the rows is relative to the
+# distance that they moved. About 6e-6 of it is systematic: optax computes 1 - 0.999**t in single precision, which
+# shortens its first steps by this share. The rest is rounding of the rows.
+# Adam's first step has the sign of the gradient. If rounding changed the sign of a very small entry, this entry would
+# move the other way and the error would be near 0.1. In the first step here, the smallest entry is 1e-3 of its row's
+# gradient, far above rounding. With added prompts and seed 0 it would be only 6e-6, so that reading has another seed.
 TOLERANCES = {"losses": 1e-5, "gradients": 1e-4, "rows": 1e-4}
 
 
 class Trained(NamedTuple):
-    """What one run's steps compute."""
+    """The results of the steps of one run."""
 
-    losses: np.ndarray  # [STEPS, 2] denoising and control, means over a step's micro-batches
-    gradients: np.ndarray  # [STEPS, P, D] what the optimiser is given
+    losses: np.ndarray  # [STEPS, 2] denoising and control loss, each the mean over a step's micro-batches
+    gradients: np.ndarray  # [STEPS, P, D] the gradients that the optimiser gets
     rows: np.ndarray  # [P, D] after the last step
 
 
 def steering(row, positives, negatives, temperature):
-    """Eq. 3: the InfoNCE loss of a row [D] with positives [K, D] and negatives [M, D]."""
+    """Returns the InfoNCE loss (Eq. 3) of a row [D] with positives [K, D] and negatives [M, D]."""
     toward, away = (
         torch.exp(torch.nn.functional.cosine_similarity(row[None], words) / temperature).sum()
         for words in (positives, negatives)
@@ -65,11 +66,11 @@ def steering(row, positives, negatives, temperature):
 
 
 def published_losses(text, unet, scheduler, relation, batch, settings):
-    """Denoising loss (Eq. 2) and control loss (Eq. 4 to 7) of a micro-batch, whose words are pooled.
+    """Returns denoising loss (Eq. 2) and control loss (Eq. 4 to 7) of a micro-batch, whose words are pooled.
 
-    batch: "latents" and "noise" [N, C, H, W], "timestep" [N], "ids" [N, L], where inverse prompts are added also
-    "inverse_ids" [N, L], and the words' token ids "verbs", "prepositions" and "negatives" [N, k], where -1 is no word.
-    relation: the token id of <R>.
+    `batch` has "latents" and "noise" [N, C, H, W], "timestep" [N] and "ids" [N, L]. If inverse prompts are added, it
+    also has "inverse_ids" [N, L]. "verbs", "prepositions" and "negatives" [N, k] are token ids; -1 marks padding.
+    `relation` is the token id of <R>.
     """
     latents, noise, timesteps = (torch.from_numpy(batch[k]) for k in ("latents", "noise", "timestep"))
     noisy = scheduler.add_noise(latents, noise, timesteps)
@@ -88,10 +89,10 @@ def published_losses(text, unet, scheduler, relation, batch, settings):
 
 
 def published_loop(folder, draws, initialiser, placeholders, settings) -> Trained:
-    """AdamW over the whole token table [V + P, D], in which every step pastes the old rows back.
+    """Trains the whole token table [V + P, D] by AdamW. Every step restores the old rows.
 
-    draws: for each step a list of micro-batches, see `published_losses`. initialiser: the token that the rows start
-    from. placeholders: the P new ids V, V + 1, ... after the table's last; the first is <R>.
+    `draws` has a list of micro-batches for each step; see `published_losses`. `initialiser` is the token from which the
+    rows start. `placeholders` are the P new ids V, V + 1, ... after the last one of the table; the first is <R>.
     """
     text = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").requires_grad_(False)
     unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").requires_grad_(False)
@@ -121,15 +122,15 @@ def published_loop(folder, draws, initialiser, placeholders, settings) -> Traine
 
 
 def numpy_batch(batch) -> dict[str, np.ndarray]:
-    """A single run's draws [1, N, ...] as `published_losses` reads them."""
+    """Returns the draws [1, N, ...] of a single run in the form that `published_losses` reads."""
     arrays = {name: np.array(array[0]) for name, array in batch._asdict().items() if array is not None}
     return arrays | {name: tiny.nchw(arrays[name]) for name in ("latents", "noise")}
 
 
 class Case(NamedTuple):
-    """One reading of the method: what both loops start from, and what ours computes."""
+    """One reading of the method: the arguments of both loops, and the results of ours."""
 
-    arguments: tuple  # of `published_loop`, without the settings
+    arguments: tuple  # arguments of `published_loop`, without the settings
     settings: dict[str, float]
     first: np.ndarray  # [P, D] the rows before the first step
     ours: Trained
@@ -137,7 +138,7 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cases(recorded) -> dict[str, Case]:
-    """All readings; two are trained by one compiled step. In ReVersion's no prompt holds <R-inv>, whose row rests."""
+    """All readings. Two share a compiled step. In ReVersion no prompt has <R-inv>, so its row is not trained."""
     model, text = recorded.model, recorded.model.config.text
     sizes = {"vocab_size": text.vocab_size, "length": text.max_position_embeddings}
     tokenizer = Tokenizer.load(model.tokenizer_folder, {"<R>": 1, "<R-inv>": 1}, **sizes)
@@ -161,7 +162,7 @@ def cases(recorded) -> dict[str, Case]:
             state, metrics = train(state, model.params, data, hyper)
             losses.append((metrics.denoising[0], metrics.control[0]))
             moments.append(np.asarray(state.moments[0].mu[0, :trained]))
-        # Adam's first moment is 0.9 of the one before and 0.1 of the gradient.
+        # Adam's first moment is 0.9 times the previous one plus 0.1 times the gradient.
         gradients = [(now - 0.9 * past) / 0.1 for past, now in itertools.pairwise(moments)]
         ours = Trained(np.array(losses), np.stack(gradients), np.asarray(state.rows[0, :trained]))
         arguments = recorded.folder, draws, initialiser, [text.vocab_size + p for p in range(trained)]
@@ -171,7 +172,7 @@ def cases(recorded) -> dict[str, Case]:
 
 
 def errors(case: Case, theirs: Trained) -> dict[str, float]:
-    """The largest relative error of any loss, of any row's gradients [STEPS, D], and of any row's move [D]."""
+    """Returns the largest relative error of any loss, of a row's gradients [STEPS, D], and of a row's move [D]."""
     of_rows = lambda found, wanted: max(tiny.error(found[..., p, :], wanted[..., p, :]) for p in range(len(case.first)))
     return {
         "losses": float(np.abs(case.ours.losses / theirs.losses - 1).max()),
@@ -181,7 +182,7 @@ def errors(case: Case, theirs: Trained) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_step_is_the_published_loop(cases, reading):
+def test_our_step_equals_the_published_loop(cases, reading):
     case = cases[reading]
     found = errors(case, published_loop(*case.arguments, case.settings))
     assert all(found[name] < tolerance for name, tolerance in TOLERANCES.items()), found
@@ -190,14 +191,15 @@ def test_step_is_the_published_loop(cases, reading):
 @pytest.mark.parametrize(
     ("seen_in", "mistake"),
     [
-        # Twice both weights: the two micro-batches' losses are summed, not averaged. Adam hides this from the rows.
+        # Doubling both weights is like summing the losses of the two micro-batches instead of averaging them. With
+        # Adam, this does not change the rows.
         ("gradients", {"denoise_weight": 2.0, "control_weight": 0.02}),
         ("rows", {"weight_decay": 0.0}),
         ("losses", {"temperature": 0.08}),
         ("rows", {"pastes": False}),
     ],
 )
-def test_a_mistake_is_seen(cases, seen_in, mistake):
+def test_a_mistake_in_the_published_loop_exceeds_the_tolerance(cases, seen_in, mistake):
     case = cases["Inv-ReVersion"]
     found = errors(case, published_loop(*case.arguments, case.settings | mistake))
     assert found[seen_in] > 10 * TOLERANCES[seen_in], found

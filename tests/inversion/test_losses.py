@@ -1,4 +1,4 @@
-"""The losses against float64 NumPy, written from the equations and from ReVersion's published semantics."""
+"""Compares the losses with float64 NumPy, written from the equations and from ReVersion's published behaviour."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ steering = jax.jit(losses.steering)
 
 
 def _words(seed=0):
-    """Verbs, prepositions and negatives of three runs, with masks; run 2's verbs are all masked out."""
+    """Returns verbs, prepositions and negatives of three runs, with masks. Run 2 has all verbs masked out."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32) * rng.uniform(0.1, 5)
     masks = [rng.random((R, count)) < 0.6 for count in (K, K + 1, M)]
@@ -35,7 +35,7 @@ def _words(seed=0):
 
 
 def _equation(row, positives, negatives, temperature):
-    """L_x (Eq. 5 and 6) of one row in float64: the log-ratio itself, not its negative."""
+    """Returns L_x (Eq. 5 and 6) of one row in float64. This is the logarithm itself, not its negative."""
     row, positives, negatives = (np.asarray(x, np.float64) for x in (row, positives, negatives))
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     toward = np.exp(unit(positives) @ unit(row) / temperature).sum()
@@ -44,7 +44,7 @@ def _equation(row, positives, negatives, temperature):
 
 
 def _control(w, run, row):
-    """−(λ_verb L_verb + λ_prep L_prep), λ_verb + λ_prep = 1 (Eq. 4, 7), of one row."""
+    """Returns −(λ_verb L_verb + λ_prep L_prep) of one row, with λ_verb + λ_prep = 1 (Eq. 4, 7)."""
     weight, gamma = float(w["verb_weight"][run]), float(w["temperature"][run])
     negatives = w["negatives"][run][w["negative_mask"][run]]
     terms = [
@@ -56,33 +56,33 @@ def _control(w, run, row):
 
 
 def _reversion(row, prepositions, negatives, temperature):
-    """ReVersion's steering loss (Eq. 3), word by word: normalise, multiply, exponentiate, add, divide."""
+    """Returns ReVersion's steering loss (Eq. 3), computed word by word."""
     row = row / np.linalg.norm(row)
     pull = sum(np.exp(np.dot(row, p / np.linalg.norm(p)) / temperature) for p in prepositions)
     push = sum(np.exp(np.dot(row, n / np.linalg.norm(n)) / temperature) for n in negatives)
     return -np.log(pull / (pull + push))
 
 
-def test_denoising_is_a_mean_a_sample():
+def test_the_denoising_loss_is_the_mean_over_a_samples_elements():
     rng = np.random.default_rng(0)
     prediction, noise = rng.normal(size=(2, 2, 3, 4, 6, 5))  # two arrays [R, N, H, W, C]
     expected = np.mean((noise - prediction) ** 2, axis=(2, 3, 4))
     got = losses.denoising(jnp.asarray(prediction, jnp.float32), jnp.asarray(noise, jnp.float32))
     assert got.shape == (2, 3)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
-    # A bf16 network's output is squared and added up in fp32.
+    # An output in bfloat16 is squared and summed in float32.
     rounded = [jnp.asarray(x, jnp.bfloat16) for x in (prediction, noise)]
     expected = np.mean(np.subtract(*(np.asarray(x, np.float64) for x in rounded)) ** 2, axis=(2, 3, 4))
     np.testing.assert_allclose(losses.denoising(*rounded), expected, rtol=1e-6)
 
 
-def test_control_is_the_equation():
+def test_the_control_loss_equals_the_equation():
     w = _words()
     expected = [np.mean([_control(w, run, row) for row in w["rows"][run]]) for run in range(R)]
     np.testing.assert_allclose(control(**w), expected, rtol=2e-6)
 
 
-def test_without_verbs_control_is_reversions_steering_loss():
+def test_without_verbs_the_control_loss_is_reversions_steering_loss():
     w = _words() | {"verb_weight": np.zeros(R, np.float32), "temperature": np.full(R, 0.07, np.float32)}
     expected = [
         np.mean(
@@ -101,7 +101,7 @@ def test_without_verbs_control_is_reversions_steering_loss():
     np.testing.assert_allclose(control(**w), expected, rtol=2e-6)
 
 
-def test_control_gradient_is_the_equations_and_goes_to_the_rows_alone():
+def test_the_control_gradient_equals_the_equations_and_only_rows_get_one():
     w = _words()
     vectors = ("rows", "verbs", "prepositions", "negatives")
 
@@ -121,7 +121,7 @@ def test_control_gradient_is_the_equations_and_goes_to_the_rows_alone():
     np.testing.assert_allclose(gradients["rows"], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_a_run_in_company_is_the_run_alone():
+def test_the_control_loss_of_a_run_does_not_depend_on_other_runs():
     w = _words()
     together = control(**w)
     for run in range(R):
@@ -138,7 +138,7 @@ def _steer(w, gamma=0.07, **changes):
 
 @pytest.mark.parametrize("side", ["negative", "preposition"])
 @pytest.mark.parametrize("how", ["masked", "absent"])
-def test_an_empty_side_gives_zero_with_a_zero_gradient(side, how):
+def test_without_positives_or_negatives_the_loss_and_its_gradient_are_zero(side, how):
     w = _words()
     if how == "masked":
         changes = {f"{side}_mask": np.zeros_like(w[f"{side}_mask"])}
@@ -149,15 +149,15 @@ def test_an_empty_side_gives_zero_with_a_zero_gradient(side, how):
     assert np.all(gradient == 0)
 
 
-def test_empty_sides_make_no_nan_on_the_way():
+def test_empty_sides_give_no_intermediate_nan():
     row, word = np.ones(D, np.float32), np.ones((1, D), np.float32)
-    with jax.debug_nans(True), jax.disable_jit():  # what a user who hunts a NaN would switch on
+    with jax.debug_nans(True), jax.disable_jit():  # a user may set this to find the cause of a NaN
         for on, off in ([True], [False]), ([False], [True]), ([False], [False]):
             gradient = jax.grad(losses.steering)(row, word, np.array(on), word, np.array(off), 0.07)
             assert np.all(gradient == 0)
 
 
-def test_masked_words_count_for_nothing_even_when_degenerate():
+def test_masked_words_have_no_effect_even_if_degenerate():
     w = _words()
     spoiled = {name: w[name].copy() for name in ("prepositions", "negatives")}
     spoiled["prepositions"][~w["preposition_mask"]] = 0
@@ -167,7 +167,7 @@ def test_masked_words_count_for_nothing_even_when_degenerate():
 
 
 @pytest.mark.parametrize("gamma", [1e-3, 0.07, 10.0])
-def test_steering_survives_extreme_temperatures(gamma):
+def test_the_steering_loss_is_finite_at_extreme_temperatures(gamma):
     w = _words()
     w["rows"][0, 0] = -100 * w["prepositions"][0, 0]  # cosine −1: exp(−1000) at γ = 0.001
     w["preposition_mask"][0, 1:] = False
@@ -177,7 +177,7 @@ def test_steering_survives_extreme_temperatures(gamma):
     assert value > 0
 
 
-def test_descent_brings_the_row_to_its_positives():
+def test_gradient_descent_moves_the_row_to_its_positives():
     w = _words()
     row, word = w["rows"][0, 0], w["prepositions"][0, :1]
     others, on, off = w["negatives"][0], np.ones(1, bool), np.ones(M, bool)

@@ -13,7 +13,7 @@ INVERTED = [
     ("a photo of cat {} stone", "a photo of stone <R-inv> <R> cat"),
     ("a photo of cat {} stone, on the beach", "a photo of stone <R-inv> <R> cat, on the beach"),
     ("cat {} stone, on the beach, at night.", "stone <R-inv> <R> cat, on the beach, at night."),
-    # The article after the prefix is the entity's, and travels with it.
+    # The article after the prefix belongs to the entity and moves with it.
     ("a photo of a cat {} a stone", "a photo of a stone <R-inv> <R> a cat"),
     ("The photo of the cat {} an old stone", "The photo of an old stone <R-inv> <R> the cat"),
     ("A cat {} the stone", "the stone <R-inv> <R> A cat"),
@@ -27,7 +27,8 @@ INVERTED = [
     ("the cropped photo of cat {} stone", "the cropped photo of stone <R-inv> <R> cat"),
     ("a black and white photo of cat {} stone", "a black and white photo of stone <R-inv> <R> cat"),
     ("an illustration of cat {} stone", "an illustration of stone <R-inv> <R> cat"),
-    # A medium without "of" is an entity, a leading participle an adjective, and not all in -ing is a verb.
+    # A medium such as "painting" without "of" is an entity. A participle before a noun is an adjective. Not every word
+    # that ends in -ing is a verb.
     ("painting {} picture frame", "picture frame <R-inv> <R> painting"),
     ("ocean {} swimming pool", "swimming pool <R-inv> <R> ocean"),
     ("cat {} a painted wall", "a painted wall <R-inv> <R> cat"),
@@ -40,7 +41,7 @@ INVERTED = [
     (EXPLICIT, "a photo of stone <R-inv> <R> cat, at night"),
 ]
 
-# The fault that the message has to name.
+# Templates that cannot be inverted with certainty, and the fault that the message must name.
 UNCERTAIN = [
     ("cat {} stone on the beach", '"on"'),
     ("cat {} stone at night", '"at"'),
@@ -99,20 +100,20 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("template", "expected"), INVERTED)
-def test_inverse_swaps_entities_only(template, expected):
+def test_the_inverse_prompt_swaps_only_the_entities(template, expected):
     assert inverse(template) == expected
 
 
 @pytest.mark.parametrize(("template", "named"), UNCERTAIN)
-def test_what_is_uncertain_is_refused_with_a_remedy(template, named):
+def test_an_uncertain_inversion_is_refused_with_a_remedy(template, named):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         inverse(template)
     message = str(caught.value)
     assert named in message
     assert template in message
-    assert '"subject"' in message  # the explicit form, which mends every one of them
+    assert '"subject"' in message  # the message shows the explicit form, which always works
     assert "\n" not in message
-    # Only the inversion is uncertain.
+    # The direct prompt is certain.
     assert direct(template) == template.replace("{}", "<R>")
     assert prompts.parse(template).fault == message
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -121,14 +122,14 @@ def test_what_is_uncertain_is_refused_with_a_remedy(template, named):
 
 @pytest.mark.parametrize(("template", "named"), MALFORMED)
 @pytest.mark.parametrize("make", [direct, inverse])
-def test_malformed_templates_are_refused(template, named, make):
+def test_malformed_templates_are_refused_in_one_line(template, named, make):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         make(template)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_explicit_form_mends_what_is_uncertain():
+def test_the_explicit_form_of_a_template_is_always_inverted():
     template = {
         "text": "at night {subject} {} {object} on a hill",
         "subject": "bust of cat",
@@ -139,14 +140,14 @@ def test_the_explicit_form_mends_what_is_uncertain():
 
 
 @pytest.mark.parametrize("template", ["a photo of cat {} stone, at night", EXPLICIT])
-def test_direct_and_natural_prompts(template):
+def test_a_template_gives_direct_and_natural_prompts(template):
     assert direct(template) == "a photo of cat <R> stone, at night"
     assert prompts.parse(template).natural("carved into") == "a photo of cat carved into stone, at night"
     with pytest.raises(ValueError, match="no words"):
         prompts.parse(template).natural(" ")
 
 
-def test_parse_gives_the_explicit_form():
+def test_a_parsed_template_equals_its_explicit_form():
     parsed = prompts.parse("a photo of cat {} stone, at night")
     assert (parsed.text, parsed.subject, parsed.object) == tuple(EXPLICIT.values())
     assert parsed == prompts.parse(EXPLICIT)
@@ -154,7 +155,7 @@ def test_parse_gives_the_explicit_form():
 
 
 @pytest.mark.parametrize("template", ["a photo of cat {} stone, at night", EXPLICIT])
-def test_filled_and_swapped(template):
+def test_swapping_a_template_twice_gives_the_template(template):
     parsed = prompts.parse(template)
     assert parsed.fill("{}") == "a photo of cat {} stone, at night"
     assert parsed.swapped().fill("under") == "a photo of stone under cat, at night"

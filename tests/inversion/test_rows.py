@@ -5,20 +5,20 @@ import pytest
 
 from reversion_jax.inversion import rows
 
-V, D = 11, 6  # vocabulary, width
+V, D = 11, 6  # size of the vocabulary, width of an embedding
 
 
 def _arrays(runs=2, batch=3, length=5, placeholders=3):
     rng = np.random.default_rng(0)
     ids = rng.integers(0, V + placeholders, (runs, batch, length))
-    ids[0, 0, :4] = [V - 1, V, V + 1, V + 2]  # both sides of the vocabulary's edge
+    ids[0, 0, :4] = [V - 1, V, V + 1, V + 2]  # the last word of the vocabulary, then placeholders
     embeddings = rng.normal(size=(runs, batch, length, D)).astype(np.float32)
-    embeddings[ids >= V] = np.nan  # as a lookup beyond the table gives
+    embeddings[ids >= V] = np.nan  # JAX gives NaN for ids beyond the table
     learned = rng.normal(size=(runs, placeholders, D)).astype(np.float32)
     return embeddings, ids, learned
 
 
-def test_splice_puts_each_runs_own_rows_at_its_placeholders():
+def test_splice_replaces_placeholders_by_the_rows_of_their_run():
     embeddings, ids, learned = _arrays()
     expected = embeddings.copy()
     for r, n, position in np.argwhere(ids >= V):
@@ -26,7 +26,7 @@ def test_splice_puts_each_runs_own_rows_at_its_placeholders():
     np.testing.assert_array_equal(jax.jit(rows.splice, static_argnums=3)(embeddings, ids, learned, V), expected)
 
 
-def test_splice_gives_gradients_to_rows_alone():
+def test_only_rows_get_a_gradient_through_splice():
     embeddings, ids, learned = _arrays()
     weights = np.random.default_rng(1).normal(size=embeddings.shape).astype(np.float32)
 
@@ -42,7 +42,7 @@ def test_splice_gives_gradients_to_rows_alone():
     np.testing.assert_allclose(to_rows, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_splice_keeps_the_embeddings_dtype_and_shows_ids_without_a_row():
+def test_splice_keeps_the_dtype_and_gives_nan_for_ids_without_a_row():
     embeddings, ids, learned = _arrays()
     assert rows.splice(embeddings.astype(jnp.bfloat16), ids, learned, V).dtype == jnp.bfloat16
     ids[1, 2, 3] = V + learned.shape[1]
@@ -50,7 +50,7 @@ def test_splice_keeps_the_embeddings_dtype_and_shows_ids_without_a_row():
     np.testing.assert_array_equal(np.argwhere(lost), [[1, 2, 3]])
 
 
-def test_init_starts_from_words():
+def test_initial_rows_are_the_embeddings_of_words():
     table = np.random.default_rng(0).normal(size=(V, D)).astype(np.float16)
     one_each = rows.init(table, [[4], [7]])
     np.testing.assert_array_equal(one_each, table[[4, 7]].astype(np.float32))
@@ -68,12 +68,12 @@ def test_init_starts_from_words():
         ([[-1]], 1, "0 … 10"),
     ],
 )
-def test_init_refuses_what_has_no_one_meaning(initialisers, rows_per_token, message):
+def test_ambiguous_initial_words_are_refused(initialisers, rows_per_token, message):
     with pytest.raises(ValueError, match=message):
         rows.init(jnp.zeros((V, D)), initialisers, rows_per_token)
 
 
-def test_nearest_orders_by_cosine_whatever_the_norms():
+def test_nearest_words_are_ordered_by_cosine_for_any_norms():
     rng = np.random.default_rng(0)
     table = rng.normal(size=(V, D)) * rng.uniform(0.01, 100, (V, 1))
     table[3] = 0

@@ -22,7 +22,7 @@ def first_rows(small_model, tokenizer) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def run(small_model):
-    """Trains (rows, data, hyper) for some dispatches of so many steps each."""
+    """A function that trains (rows, data, hyper). `counts` has the number of steps of each dispatch."""
 
     def run(first_rows, data, hyper, counts=(4,), config=CONFIG):
         state, history = step.init_state(first_rows, config), []
@@ -44,7 +44,7 @@ def run(small_model):
     return run
 
 
-def test_rows_learn_and_nothing_else_changes(run, small_model, data, first_rows):
+def test_training_changes_the_rows_and_nothing_else(run, small_model, data, first_rows):
     before = jax.tree.map(np.array, (small_model.model.params, data))
     learned, metrics = run(first_rows, data, hyperparameters())
     jax.tree.map(np.testing.assert_array_equal, (small_model.model.params, data), before)
@@ -56,7 +56,7 @@ def test_rows_learn_and_nothing_else_changes(run, small_model, data, first_rows)
 @pytest.mark.parametrize(
     "readings", [{}, pytest.param({"adds_inverse": True, "in_epochs": True}, marks=pytest.mark.long)]
 )
-def test_where_dispatches_are_cut_changes_no_bit(run, data, first_rows, readings):
+def test_the_length_of_dispatches_changes_no_bit(run, data, first_rows, readings):
     config = dataclasses.replace(CONFIG, **readings)
     together, metrics = run(first_rows, data, hyperparameters(), (5,), config)
     apart, same = run(first_rows, data, hyperparameters(), (1, 3, 1), config)
@@ -64,7 +64,7 @@ def test_where_dispatches_are_cut_changes_no_bit(run, data, first_rows, readings
     jax.tree.map(np.testing.assert_array_equal, same, metrics)
 
 
-def test_a_run_in_company_equals_the_run_alone(run, small_model, tokenizer, data, first_rows):
+def test_a_run_trained_with_another_equals_the_run_alone(run, small_model, tokenizer, data, first_rows):
     other = make_data(tokenizer, small_model.model, 2, ("dog {} cat",), seed=9)
     mine = hyperparameters(seed=3, importance=0.0)
     theirs = hyperparameters(seed=4, learning_rate=5e-2, inverse_share=0.0)
@@ -75,7 +75,7 @@ def test_a_run_in_company_equals_the_run_alone(run, small_model, tokenizer, data
         np.testing.assert_allclose(company[i], alone[0], atol=1e-5)
 
 
-def test_inverse_rows_rest_without_inverse_prompts(run, data, first_rows):
+def test_inverse_rows_stay_unchanged_without_inverse_prompts(run, data, first_rows):
     learned, _ = run(first_rows, data, hyperparameters(inverse_share=0.0))
     np.testing.assert_array_equal(learned[:, 1], first_rows[:, 1])
     assert (learned[:, 0] != first_rows[:, 0]).all()
@@ -83,7 +83,7 @@ def test_inverse_rows_rest_without_inverse_prompts(run, data, first_rows):
 
 @pytest.fixture(scope="module")
 def gradients(small_model, data):
-    """Gradient and losses of (rows, config, hyper), of a step's samples drawn alike; weights and data may be given."""
+    """A function of (rows, config, hyper) and optionally weights and data: the gradient and the losses of step 0."""
     model, schedule = small_model.model.config, small_model.model.schedule
 
     @cache
@@ -102,7 +102,7 @@ GROUPS = dataclasses.replace(CONFIG, batch_size=3, accumulation=2)
 
 
 def test_step_is_adamw_on_the_gradient_of_the_loss(run, data, gradients, first_rows):
-    # Epsilon as large as the gradients: with the usual one, Adam's first step hides their scale.
+    # With the usual epsilon, Adam's first step does not depend on the scale of the gradient. With a large one it does.
     config = dataclasses.replace(GROUPS, adam_eps=1.0)
     loss, gradient = gradients(first_rows, config, of=lambda *of, **how: jax.value_and_grad(loss_of_step)(*of, **how))
     optimiser = optax.adamw(1e-2, weight_decay=0.01, eps=1.0)
@@ -114,8 +114,8 @@ def test_step_is_adamw_on_the_gradient_of_the_loss(run, data, gradients, first_r
 
 
 @pytest.mark.parametrize("at_once", [2, 4])
-def test_any_split_gives_the_same_gradient(gradients, at_once):
-    """How many of six samples go through the networks at once changes nothing, though 4 does not divide 6."""
+def test_the_gradient_does_not_depend_on_samples_at_once(gradients, at_once):
+    """A step has six samples. 2 divides 6 and 4 does not."""
     trainable = jnp.asarray(tiny.noise(5, (1, 2, 32))) * 0.3
     whole, losses = gradients(trainable, GROUPS)
     found, same = gradients(trainable, dataclasses.replace(GROUPS, samples_at_once=at_once))
@@ -123,11 +123,11 @@ def test_any_split_gives_the_same_gradient(gradients, at_once):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), same, losses)
 
 
-def test_added_inverse_prompts_are_the_mean_of_direct_and_inverse_ones(gradients, data):
-    """Of two steps on the same draws, whose prompts are all direct and all inverse.
+def test_added_inverse_prompts_give_the_mean_of_direct_and_inverse_gradients(gradients, data):
+    """The direct and the inverse gradient are those of two steps with the same draws.
 
-    A run without inverse prompts, in company of one that adds them, has the gradient that it has alone. Of the 24
-    prompts, five go through the networks at once, which does not divide them.
+    A second run has no inverse prompts. Its gradient is the same as when it trains alone. The networks take 5 of the 24
+    prompts at once, and 5 does not divide 24.
     """
     added = dataclasses.replace(GROUPS, adds_inverse=True, samples_at_once=5)
     trainable = jnp.asarray(tiny.noise(5, (2, 2, 32))) * 0.3
@@ -144,7 +144,7 @@ def test_added_inverse_prompts_are_the_mean_of_direct_and_inverse_ones(gradients
         jax.tree.map(lambda a, b, run=run: np.testing.assert_allclose(a[run], b[0], rtol=1e-5), losses, its_losses)
 
 
-def test_control_loss_pools_the_groups_words(small_model, data, first_rows, gradients):
+def test_the_control_loss_pools_the_words_of_a_micro_batch(small_model, data, first_rows, gradients):
     hyper = hyperparameters(verb_weight=0.3)
     batch = draws.draw_batch(jnp.int32(0), data, hyper, small_model.model.schedule, GROUPS)
     _, metrics = gradients(first_rows, GROUPS, hyper)
@@ -165,7 +165,7 @@ def test_control_loss_pools_the_groups_words(small_model, data, first_rows, grad
     np.testing.assert_allclose(metrics.control[0], np.mean(expected), rtol=1e-5)
 
 
-def test_control_loss_moves_only_the_relation(run, data, first_rows):
+def test_the_control_loss_moves_only_the_rows_of_the_relation(run, data, first_rows):
     hyper = hyperparameters(denoise_weight=0.0, weight_decay=0.0)
     learned, metrics = run(first_rows, data, hyper, (8,))
     np.testing.assert_array_equal(learned[:, 1], first_rows[:, 1])
@@ -173,7 +173,7 @@ def test_control_loss_moves_only_the_relation(run, data, first_rows):
     assert metrics.control[-3:].mean() < metrics.control[:3].mean()
 
 
-def test_noisy_latents_can_be_blurred(run, data, first_rows):
+def test_blurring_noisy_latents_changes_the_rows_unless_sigma_is_zero(run, data, first_rows):
     config = dataclasses.replace(CONFIG, blur_noisy_latents=True)
     plain, _ = run(first_rows, data, hyperparameters())
     off, _ = run(first_rows, data, hyperparameters(latent_sigma=0.0), config=config)
@@ -185,18 +185,18 @@ def test_noisy_latents_can_be_blurred(run, data, first_rows):
 def row_gradient(gradients, params=None, **changes) -> np.ndarray:
     trainable = jnp.asarray(tiny.noise(5, (1, 2, 32))) * 0.3
     config, hyper = dataclasses.replace(CONFIG, **changes), hyperparameters(control_weight=0.0)
-    # <R>'s; without control loss, and <R-inv> may be in none of the prompts.
+    # The gradient of <R>. That of <R-inv> may be zero, because perhaps no prompt holds <R-inv>.
     return np.asarray(gradients(trainable, config, hyper, params)[0])[:, 0]
 
 
-def test_rematerialisation_changes_no_gradient(gradients):
+def test_rematerialisation_does_not_change_the_gradient(gradients):
     kept, again = (row_gradient(gradients, remat=remat) for remat in (False, True))
     assert tiny.error(again, kept) < 1e-5
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_narrow_weights_give_nearly_the_gradient(small_model, gradients, precision):
-    """Rows, losses and the token table stay float32; what computes between them is rounded."""
+def test_half_precision_weights_give_nearly_the_same_gradient(small_model, gradients, precision):
+    """Rows, losses and the token table stay float32. The networks between them compute in half precision."""
     params = small_model.model.params
     halved = jax.tree.map(lambda x: x.astype(precision), params)
     embeddings = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]

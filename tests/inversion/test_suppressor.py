@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from reversion_jax.inversion.suppressor import gaussian_blur
 
-blur = jax.jit(gaussian_blur)  # sigma is traced: one program for all of them
+blur = jax.jit(gaussian_blur)  # sigma is traced, so one program serves all sigmas
 
 SIZES = [(16, 16), (17, 17), (33, 12), (8, 41), (2, 3), (1, 9), (1, 1)]
 SIGMAS = [0.1, 0.375, 1.0, 2.0, 3.7, 20.0, 300.0, 3000.0]
@@ -21,29 +21,29 @@ def _images(size, kind):
     if kind == "noise":
         return np.random.default_rng(0).uniform(-1, 1, (2, height, width, 3)).astype(np.float32)
     ys, xs = np.mgrid[:height, :width]
-    half = np.where((2 * ys < height) == (2 * xs < width), -1, 1)  # full contrast, low frequency
+    half = np.where((2 * ys < height) == (2 * xs < width), -1, 1)  # low frequencies with full contrast
     return np.tile(half[None, :, :, None], (2, 1, 1, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", ["noise", "half"])
 @pytest.mark.parametrize("size", SIZES)
-def test_equals_scipy_borders_included(size, kind):
+def test_the_filter_equals_scipy_including_borders(size, kind):
     images = _images(size, kind)
     for sigma in SIGMAS:
         np.testing.assert_allclose(blur(images, sigma), _scipy(images, sigma), rtol=0, atol=1e-5)
 
 
-def test_equals_scipy_at_the_default_of_stable_diffusion():
+def test_the_filter_equals_scipy_at_512_pixels_and_the_default_sigma():
     images = _images((512, 512), "noise")[:1]
     np.testing.assert_allclose(blur(images, 2.0), _scipy(images, 2.0), rtol=0, atol=2e-6)
 
 
-def test_sigma_zero_is_the_identity_bit_for_bit():
+def test_sigma_zero_changes_no_bit():
     images = _images((16, 12), "noise")
     np.testing.assert_array_equal(blur(images, 0), images)
 
 
-def test_runs_of_different_sigma_share_a_program():
+def test_runs_may_have_different_sigmas():
     sigmas = np.float32([0, 0.5, 3])
     images = np.stack([_images((10, 14), "noise")] * 3)
     together = jax.vmap(blur)(images, sigmas)
@@ -52,10 +52,10 @@ def test_runs_of_different_sigma_share_a_program():
         np.testing.assert_allclose(own, _scipy(image, float(sigma)), rtol=0, atol=1e-5)
 
 
-def test_images_and_channels_do_not_mix_and_dtype_stays():
+def test_the_filter_mixes_neither_images_nor_channels_and_keeps_the_dtype():
     images = np.zeros((2, 9, 9, 2), np.float32)
     images[1, 4, 4, 1] = 1
-    blurred = blur(images, 0.8)  # reaches 3 pixels, and so no border
+    blurred = blur(images, 0.8)  # reaches 3 pixels and so no border
     assert np.abs(blurred[0]).max() < 1e-7
     assert np.abs(blurred[1, ..., 0]).max() < 1e-7
     np.testing.assert_allclose(np.sum(blurred), 1, atol=1e-5)

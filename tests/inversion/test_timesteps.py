@@ -10,19 +10,19 @@ T = 1000
 
 
 def _expected(num_timesteps, alpha):
-    """f(t) of METHOD in float64, normalised by its own sum."""
+    """Returns f(t) ∝ (1/T)(1 − α cos(π t / T)) of ReVersion in float64, normalised by its sum."""
     f = np.array([(1 - alpha * np.cos(np.pi * t / num_timesteps)) / num_timesteps for t in range(num_timesteps)])
     return f / f.sum()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, -1.0])
 @pytest.mark.parametrize("num_timesteps", [2, 10, T])
-def test_probabilities_are_the_closed_form(num_timesteps, alpha):
+def test_probabilities_of_timesteps_equal_the_closed_form(num_timesteps, alpha):
     got = timesteps.probabilities(num_timesteps, alpha)
     np.testing.assert_allclose(got, _expected(num_timesteps, alpha), rtol=1e-5, atol=1e-9)
 
 
-def test_larger_timesteps_are_likelier():
+def test_larger_timesteps_have_larger_probabilities():
     assert np.all(np.diff(timesteps.probabilities(T, 0.5)) > 0)
     per_run = timesteps.probabilities(T, jnp.array([0.0, 0.5]))
     np.testing.assert_allclose(per_run, [_expected(T, 0.0), _expected(T, 0.5)], rtol=1e-5)
@@ -37,7 +37,7 @@ def _chi_square_p(samples, num_timesteps, alpha, bins):
 
 
 @pytest.mark.parametrize(("num_timesteps", "bins"), [(T, 50), (10, 10)])
-def test_samples_follow_the_probabilities_of_their_run(num_timesteps, bins):
+def test_drawn_timesteps_follow_the_probabilities_of_their_run(num_timesteps, bins):
     alphas = np.float32([0.0, 0.5, 0.9])
     shape = (len(alphas), 200, 250)
     draw = jax.jit(timesteps.sample, static_argnums=(1, 2))
@@ -46,11 +46,11 @@ def test_samples_follow_the_probabilities_of_their_run(num_timesteps, bins):
     assert samples.dtype == np.int32
     for own, alpha in zip(samples, alphas, strict=True):
         assert _chi_square_p(own, num_timesteps, float(alpha), bins) > 1e-3
-        # The bound can tell a run from its neighbours.
+        # The test is sharp enough to reject an alpha that differs by 0.2.
         assert _chi_square_p(own, num_timesteps, float(alpha) - 0.2, bins) < 1e-6
 
 
-def test_a_sample_depends_on_its_own_key_alone():
+def test_a_timestep_depends_only_on_the_key_and_alpha_of_its_sample():
     keys = jax.random.split(jax.random.key(1), 6)
     alphas = jnp.linspace(0, 1, 6)
     one = lambda key, alpha: timesteps.sample(key, (), T, alpha)
@@ -59,8 +59,8 @@ def test_a_sample_depends_on_its_own_key_alone():
     np.testing.assert_array_equal(together[2:4], jax.vmap(one)(keys[2:4], alphas[2:4]))
 
 
-def test_every_timestep_can_be_drawn_and_no_other(monkeypatch):
-    # The inverse CDF at the two ends of [0, 1), and at the middle of each step's interval.
+def test_every_timestep_of_the_schedule_can_be_drawn_and_no_other(monkeypatch):
+    # Uniform numbers at both ends of [0, 1), and in the middle of the interval that belongs to each timestep.
     p = _expected(10, 0.5)
     numbers = np.float32([0, *(np.cumsum(p) - p / 2), 1 - 2**-24])
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.asarray(numbers))

@@ -4,29 +4,29 @@ from reversion_jax.inversion import words
 
 
 @pytest.mark.parametrize(("name", "least"), [("prepositions", 45), ("verbs", 45), ("stop_words", 80)])
-def test_packaged_lists(name, least):
+def test_the_packages_word_lists_are_long_and_in_lower_case(name, least):
     loaded = words.load(name)
     assert len(loaded) >= least
     assert all(word == word.lower().strip() and word.isprintable() for word in loaded)
 
 
-def test_packaged_lists_hold_their_part_of_speech_and_do_not_overlap():
+def test_the_packages_word_lists_do_not_overlap():
     prepositions, verbs, stop_words = map(words.load, ("prepositions", "verbs", "stop_words"))
     assert {"on", "inside", "beneath"} <= set(prepositions)
     assert {"hugging", "carved", "hanging"} <= set(verbs)
     assert {"a", "the", "photo", "of"} <= set(stop_words)
-    # A relation word among the stop words, or in both lists, would be counted twice or not at all.
+    # A relation word in two lists, or among the stop words, would count twice or not at all.
     assert len({*prepositions, *verbs, *stop_words}) == len(prepositions) + len(verbs) + len(stop_words)
 
 
 @pytest.mark.parametrize("name", words.NAMES)
-def test_packaged_words_are_single_clip_tokens(name):
+def test_the_packages_words_are_single_tokens_of_clip(name):
     clip = pytest.importorskip("instant_clip_tokenizer", reason="has CLIP's vocabulary").Tokenizer()
     assert {word: clip.encode(word) for word in words.load(name) if len(clip.encode(word)) != 1} == {}
 
 
 @pytest.mark.parametrize("kind", [str, lambda path: path])
-def test_a_file_of_the_users_own(tmp_path, kind):
+def test_a_word_list_of_the_user_may_have_comments_and_blank_lines(tmp_path, kind):
     file = tmp_path / "verbs"
     file.write_bytes("\ufeff# mine\n\n Hugging \nwrapped # in paper\r\nété\n".encode())
     assert words.load(kind(file)) == ("hugging", "wrapped", "été")
@@ -41,7 +41,7 @@ def test_a_file_of_the_users_own(tmp_path, kind):
         (b"\xff\xfe\n", "not UTF-8"),
     ],
 )
-def test_faults_name_file_and_line(tmp_path, content, message):
+def test_an_error_about_a_word_list_names_file_and_line(tmp_path, content, message):
     file = tmp_path / "list.txt"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -49,7 +49,7 @@ def test_faults_name_file_and_line(tmp_path, content, message):
     assert "list.txt" in str(caught.value)
 
 
-def test_missing_lists_name_the_choices(tmp_path):
+def test_an_error_about_a_missing_word_list_names_the_choices(tmp_path):
     with pytest.raises(FileNotFoundError, match="prepositions, verbs, stop_words"):
         words.load("adjectives")
     with pytest.raises(FileNotFoundError, match="no such file"):

@@ -20,22 +20,25 @@ def judged(pictures, asked):
 
 
 def fresh(count, seed):
-    """Scenes of all relations, seen and unseen pairs, from a stream that the judge was not trained on."""
+    """Yields scenes of all relations with their generators. Every second scene has an unseen pair of entities.
+
+    The seeds are not those of the judge's training.
+    """
     for index in range(count):
         rng = np.random.default_rng([1234, seed, index])
         relation = scenes.RELATIONS[index % len(scenes.RELATIONS)]
         yield scenes.random_scene(rng, relation, unseen=bool(index % 2)), rng
 
 
-def test_right_on_fresh_scenes():
+def test_the_judge_accepts_99_percent_of_fresh_scenes():
     drawn = [(scene, scenes.draw(scene, rng)) for scene, rng in fresh(1200, 0)]
     relation, entities = judged([p for _, p in drawn], [s for s, _ in drawn])
     assert (relation & entities).mean() >= 0.99
 
 
 @pytest.mark.parametrize("kind", SPOILINGS)
-def test_spoilt_scenes_are_not_accepted(kind):
-    # A shape blended with itself is not spoilt.
+def test_the_judge_rejects_spoilt_scenes(kind):
+    # Blending a shape with the same shape does not spoil the scene.
     drawn = [
         (scene, scenes.draw_spoilt(scene, kind, rng))
         for scene, rng in fresh(480, 1)
@@ -45,7 +48,7 @@ def test_spoilt_scenes_are_not_accepted(kind):
     assert (relation & entities).mean() <= 0.05
 
 
-def test_swapped_entities_are_wrong_where_the_relation_is_directed():
+def test_swapped_entities_are_wrong_unless_the_relation_is_symmetric():
     drawn = [(scene, scenes.draw(scene.swapped(), rng)) for scene, rng in fresh(480, 2)]
     _, entities = judged([p for _, p in drawn], [s for s, _ in drawn])
     directed = np.array([scene.relation not in scenes.SYMMETRIC for scene, _ in drawn])
@@ -53,7 +56,7 @@ def test_swapped_entities_are_wrong_where_the_relation_is_directed():
     assert entities[~directed].mean() >= 0.95
 
 
-def test_any_number_of_pictures():
+def test_verdicts_do_not_depend_on_the_number_of_pictures():
     drawn = [scenes.draw(scene, rng) for scene, rng in fresh(70, 3)]
     images = np.stack(drawn).astype(np.float32) / 127.5 - 1
     whole, few = judge.look(images), judge.look(images[:3])
@@ -61,7 +64,7 @@ def test_any_number_of_pictures():
     assert len(few.names()) == 3
 
 
-def test_entities_count_in_either_place_where_another_relation_is_shown():
+def test_entities_may_be_swapped_if_another_relation_is_shown():
     red, blue = scenes.Entity("red", "star"), scenes.Entity("blue", "heart")
     numbers = lambda relation, a, b: [[v] for v in judge.labels(scenes.Scene(relation, a, b))]
     see = lambda *scene: judge.Verdict(*map(np.array, numbers(*scene)))
@@ -72,20 +75,20 @@ def test_entities_count_in_either_place_where_another_relation_is_shown():
     assert [x.item() for x in judge.right(see("on", red, red), asked)] == [True, False]
 
 
-def test_what_counts_as_fused():
+def test_entities_are_fused_if_they_exchange_or_blend_properties():
     names = {"mixed": judge.ABSENT}
     names |= {name: list(scenes.COLOURS).index(name) for name in ("red", "blue", "green")}
     names |= {name: list(scenes.SHAPES).index(name) for name in ("star", "heart", "moon")}
     asked = [scenes.Scene("on", scenes.Entity("red", "star"), scenes.Entity("blue", "heart"))]
     for seen, wanted in (
         ("red star blue heart", False),
-        ("blue heart red star", False),  # the wrong way round, but whole
+        ("blue heart red star", False),  # swapped, but not fused
         ("red heart blue star", True),
         ("red star red heart", True),
         ("mixed star mixed heart", True),
         ("red mixed blue mixed", True),
-        ("red star mixed mixed", False),  # one is missing
-        ("green star blue heart", False),  # another colour, but nobody's
+        ("red star mixed mixed", False),  # one entity is missing
+        ("green star blue heart", False),  # a wrong colour, but not the other entity's
         ("red moon blue heart", False),
     ):
         verdict = judge.Verdict(*(np.array([value]) for value in (0, *(names[word] for word in seen.split()))))
@@ -96,7 +99,7 @@ def test_what_counts_as_fused():
 
 
 @pytest.mark.parametrize(("kind", "low", "high"), [("fused", 0.9, 1), ("morphed", 0.8, 1), ("subject missing", 0, 0.1)])
-def test_spoilt_scenes_that_are_fused(kind, low, high):
+def test_fused_and_morphed_scenes_are_recognised_as_fused(kind, low, high):
     drawn = [
         (scene, scenes.draw_spoilt(scene, kind, rng))
         for scene, rng in fresh(480, 1)
@@ -112,8 +115,8 @@ def test_clean_scenes_are_not_fused():
     assert judge.fused(verdict, [s for s, _ in drawn]).mean() <= 0.02
 
 
-def test_features_tell_leaked_pictures_and_copies():
-    """Pictures of an exemplar's pair are nearer to the exemplars than unseen pairs; copies have no diversity."""
+def test_features_recognise_leaked_pictures_and_copies():
+    """Pictures of an exemplar's pair are nearer to exemplars than those of unseen pairs. Copies have diversity 0."""
     taught, _ = scenes.exemplars("hug", 8, seed=0)
     again = [
         scenes.random_scene(np.random.default_rng([7, 0, i, scenes.RELATIONS.index("hug")]), "hug") for i in range(8)
@@ -131,10 +134,10 @@ def test_features_tell_leaked_pictures_and_copies():
     assert 0.01 < scores.diversity(judge.features(np.stack(one_pair))) < scores.diversity(taught)
 
 
-def test_it_agrees_with_eyes_on_generated_pictures():
-    """150 pictures that the methods of an evaluation drew, labelled by eye before its verdicts were looked at.
+def test_the_judge_agrees_with_human_labels_on_generated_pictures():
+    """150 pictures by the methods of an evaluation were labelled by eye, before anyone saw the judge's verdicts.
 
-    pictures.png holds them in rows of 15; labels.json what each was asked to show, and whether it does.
+    pictures.png has the pictures in rows of 15. labels.json says what each should show and whether it shows it.
     """
     sheet = np.asarray(Image.open(JUDGED / "pictures.png"))
     labels = json.loads((JUDGED / "labels.json").read_text())
@@ -144,7 +147,7 @@ def test_it_agrees_with_eyes_on_generated_pictures():
     asked = [scenes.Scene(label["relation"], entity(label["subject"]), entity(label["object"])) for label in labels]
     relation, entities = judged(tiles, asked)
     of_eyes = np.array([[label["relation_right"], label["entities_right"]] for label in labels])
-    assert 0.2 < of_eyes.all(axis=1).mean() < 0.8  # there is something to agree on
+    assert 0.2 < of_eyes.all(axis=1).mean() < 0.8  # both answers occur often enough
     assert (relation == of_eyes[:, 0]).mean() >= 0.95
     assert (entities == of_eyes[:, 1]).mean() >= 0.95
     assert ((relation & entities) == of_eyes.all(axis=1)).mean() >= 0.95

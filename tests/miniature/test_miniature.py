@@ -1,4 +1,4 @@
-"""The embedded model as it ships: every config runs on it, and PyTorch draws the same pictures with it."""
+"""The miniature in the package: every config runs on it, and PyTorch draws the same pictures with it."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from reversion_jax.training import loop, prepare, report
 from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
 
-def test_it_is_small_enough_to_ship():
+def test_the_miniature_is_small_enough_for_the_package():
     sizes = [path.stat().st_size for path in MINIATURE_FOLDER.rglob("*") if path.is_file()]
     assert sum(sizes) <= 20e6
     assert max(sizes) <= 15 * 2**20
@@ -23,7 +23,7 @@ def test_it_is_small_enough_to_ship():
 def test_each_config_trains_on_the_miniature(name, tmp_path):
     c = load(name)
     c.model, c.steps, c.sample_steps, c.judged_prompts = settings.MINIATURE, 3, 4, 4
-    if name != RELATIONS[0]:  # one of them draws its previews and is judged, too
+    if name != RELATIONS[0]:  # only the first config also draws previews and has them judged
         c.preview_every_steps = c.judged_prompts = 0
     (rows,) = loop.train(c, tmp_path)
     first = prepare.prepare(prepare.settle(c)).first_rows[0]
@@ -39,17 +39,17 @@ def task(optimised) -> prepare.Job:
     return prepare.prepare(prepare.settle(c))
 
 
-def test_it_obeys_words_on_pairs_that_it_never_saw(task):
+def test_the_miniature_draws_named_relations_of_unseen_pairs(task):
     rng = np.random.default_rng(0)
     asked = [scenes.unseen_scenes(scenes.NAMED[i % 7], 1, seed=9000 + i)[0] for i in range(70)]
     texts = [f"{s.subject} {rng.choice(scenes.CAPTIONS[s.relation][0])} {s.object}" for s in asked]
     relation, entities = judge.right(judge.look(report.draw(task, texts, task.first_rows[0]) / 127.5 - 1), asked)
-    # 500 prompts give the figures in README.md; these bounds allow for 70.
+    # README.md has the figures of 500 prompts. These bounds allow for the larger spread of 70 prompts.
     assert relation.mean() >= 0.92
     assert entities.mean() >= 0.85
 
 
-def test_pytorch_draws_the_same_pictures(task):
+def test_pytorch_draws_the_same_pictures_with_the_miniature(task):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     diffusers.utils.logging.set_verbosity_error()

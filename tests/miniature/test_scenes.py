@@ -16,7 +16,7 @@ def captions() -> list[tuple[scenes.Scene, str]]:
     return [(scene, scenes.caption(scene, rng)) for scene in drawn]
 
 
-def test_pictures_depend_on_the_scene_and_the_generator_alone():
+def test_pictures_depend_only_on_the_scene_and_the_generator():
     scene = scenes.unseen_scenes("hug", 1, 0)[0]
     first, again, other = (scenes.draw(scene, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first.shape == (64, 64, 3)
@@ -24,19 +24,19 @@ def test_pictures_depend_on_the_scene_and_the_generator_alone():
     assert (first != other).any()
 
 
-def test_hatching_is_a_fine_pattern_and_nothing_else():
+def test_hatching_is_a_fine_pattern_that_the_suppressor_removes():
     drawn = np.stack([scenes.draw(s, np.random.default_rng(1)) for s in scenes.unseen_scenes("hug", 8, 0)])
     hatched = np.stack([drawing.hatch(picture) for picture in drawn])
     images = lambda pictures: pictures / np.float32(127.5) - 1
     assert np.abs(drawing.hatching(images(drawn))).max() < 0.1
-    assert np.abs(drawing.hatching(images(hatched)) - 1).max() < 0.25  # some is lost where the paper is nearly white
+    assert np.abs(drawing.hatching(images(hatched)) - 1).max() < 0.25  # clipping weakens it on nearly white paper
     averaged = lambda pictures: pictures.reshape(8, 16, 4, 16, 4, 3).mean((2, 4))
     assert np.abs(averaged(hatched) - averaged(drawn)).max() < 12
     filtered = np.array(suppressor.gaussian_blur(images(hatched), 1.0))
     assert np.abs(drawing.hatching(filtered)).max() < 0.12
 
 
-def test_hatched_scenes_say_so_but_exemplars_do_not(captions):
+def test_captions_of_hatched_scenes_say_so_except_those_of_exemplars(captions):
     hatched = [scene.hatched for _, scene, _ in scenes.captioned(0, 600)]
     assert 0.2 < np.mean(hatched) < 0.3
     assert all(text.endswith(", hatched") == scene.hatched for _, scene, text in scenes.captioned(0, 200))
@@ -59,7 +59,7 @@ def test_both_entities_are_drawn_in_their_colours(relation):
 
 
 @pytest.mark.parametrize("relation", sorted(set(scenes.RELATIONS) - set(scenes.SYMMETRIC)))
-def test_a_directed_relation_shows_who_is_who(relation):
+def test_swapping_the_entities_of_a_directed_relation_changes_the_picture(relation):
     scene = scenes.Scene(relation, scenes.Entity("red", "star"), scenes.Entity("blue", "circle"))
     straight, swapped = (scenes.draw(s, np.random.default_rng(0)) for s in (scene, scene.swapped()))
     assert (np.abs(straight.astype(int) - swapped).max(axis=-1) > 60).mean() > 0.05
@@ -74,7 +74,7 @@ def test_one_pair_in_ten_is_held_out_of_training_and_exemplars(captions):
     assert all(scenes.held_out(s.subject, s.object) for s in scenes.unseen_scenes("on", 200, 0))
 
 
-def test_and_promises_nothing(captions):
+def test_captions_with_and_have_the_entities_in_any_order(captions):
     for relation in scenes.RELATIONS:
         texts = [(scene, text) for scene, text in captions if scene.relation == relation]
         nameless = [(scene, text) for scene, text in texts if " and " in text]
@@ -83,7 +83,7 @@ def test_and_promises_nothing(captions):
         assert 0.35 < np.mean(first) < 0.65
 
 
-def test_unnamed_relations_have_only_basis_words_that_others_use():
+def test_captions_of_unnamed_relations_use_only_words_of_named_ones():
     assert set(scenes.TUNING) | set(scenes.REPORTING) == set(scenes.UNNAMED)
     used = {
         relation: {word for phrases in forms for phrase in phrases for word in phrase.split()}
@@ -96,14 +96,14 @@ def test_unnamed_relations_have_only_basis_words_that_others_use():
 
 
 @pytest.mark.parametrize("name", ["miniature_prepositions", "miniature_verbs"])
-def test_every_word_that_steers_occurs_in_captions(captions, name):
+def test_every_word_of_the_lists_occurs_in_captions(captions, name):
     said = {word for _, text in captions for word in text.split()}
     listed = words.load(name)
     assert len(listed) >= 10
     assert set(listed) <= said
 
 
-def test_every_caption_word_is_one_token(captions, tmp_path):
+def test_every_word_of_captions_is_one_token(captions, tmp_path):
     size = vocabulary.write(tmp_path, 32)
     assert size == MINIATURE.text.vocab_size
     tokenizer = Tokenizer.load(tmp_path, vocab_size=size, length=32)
@@ -113,7 +113,7 @@ def test_every_caption_word_is_one_token(captions, tmp_path):
     assert tokenizer("")[0, :2].tolist() == [MINIATURE.text.bos_token_id, MINIATURE.text.eos_token_id]
 
 
-def test_exemplars_can_be_inverted_and_an_unknown_relation_is_named():
+def test_drawn_exemplars_have_templates_that_can_be_inverted():
     pictures, templates = scenes.exemplars("wrapped_in", 5, 0)
     assert len(pictures) == len(templates) == 5
     assert all(prompts.parse(template).inverse() for several in templates for template in several)
@@ -122,7 +122,7 @@ def test_exemplars_can_be_inverted_and_an_unknown_relation_is_named():
 
 
 @pytest.mark.parametrize("hatched", [False, True])
-def test_drawn_exemplars_are_what_a_folder_of_them_would_be(tmp_path, hatched):
+def test_drawn_exemplars_equal_those_read_from_a_folder(tmp_path, hatched):
     exemplars.write_folder(tmp_path / "hug", *scenes.exemplars("hug", 3, 5, hatched))
     read, drawn = (
         exemplars.read_folder(tmp_path / "hug", 32),

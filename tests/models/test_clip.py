@@ -1,4 +1,4 @@
-"""CLIP: against arrays that transformers made, against its living classes where they are, and as folders."""
+"""CLIP: compared with recorded outputs of transformers and with transformers if installed, and read from folders."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from reversion_jax.evaluation import clip_features
 from reversion_jax.models import clip, clip_vision
 from reversion_jax.weights import clip_folder, names
 
-TOLERANCE = 4e-6  # relative; measured: 2e-7 to 4e-7
+TOLERANCE = 4e-6  # of the relative error; the measured errors are 2e-7 to 4e-7
 RECORDED = tiny_clip.RECORDED
 
 
@@ -50,14 +50,14 @@ def errors(folder: Path, recorded, variant: str) -> list[float]:
 
 
 @pytest.mark.parametrize("variant", tiny_clip.VARIANTS)
-def test_equals_transformers(variant, recorded, tmp_path):
-    """OpenAI's: quick GELU, the text ends at its highest id. LAION's: GELU, it ends at the first end token."""
+def test_clip_equals_the_recorded_outputs_of_transformers(variant, recorded, tmp_path):
+    """OpenAI's CLIP: quick GELU; the end of a text is its highest id. LAION's: GELU; the end is the first end token."""
     folder = tiny_clip.write_folder(tmp_path, recorded[0], tiny_clip.VARIANTS[variant])
     assert max(errors(folder, recorded, variant)) < TOLERANCE
 
 
-def test_the_comparison_sees_each_part_of_the_config(recorded, tmp_path):
-    """Wrong end, wrong activation, wrong heads, wrong epsilon: each is far outside the tolerance."""
+def test_a_mistake_in_the_config_exceeds_the_tolerance(recorded, tmp_path):
+    """A wrong end of the text, activation, number of heads or epsilon gives errors far above the tolerance."""
     text, vision = tiny_clip.CONFIG.text, tiny_clip.CONFIG.vision
     wrong = [
         (dataclasses.replace(text, eos_token_id=590), vision),
@@ -72,7 +72,7 @@ def test_the_comparison_sees_each_part_of_the_config(recorded, tmp_path):
         assert i == 0 or min(found) > 10 * TOLERANCE
 
 
-def test_living_transformers(tmp_path):
+def test_clip_equals_the_installed_transformers(tmp_path):
     pytest.importorskip("torch")
     torch_clip = pytest.importorskip("torch_clip")
     x = tiny_clip.inputs(seed=80)
@@ -98,7 +98,7 @@ VIT_L14 = {
 }
 
 
-def test_vit_l14_has_transformers_names_and_shapes():
+def test_vit_l14_has_the_names_and_shapes_of_transformers():
     torch = pytest.importorskip("torch")
     torch_clip = pytest.importorskip("torch_clip")
     config = clip_vision.CLIPConfig.from_json(VIT_L14)
@@ -110,7 +110,7 @@ def test_vit_l14_has_transformers_names_and_shapes():
         for path, shape in shapes.items()
     }
     assert ours == theirs
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 427_616_513  # as published
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 427_616_513  # the published number
 
 
 @pytest.mark.full_size
@@ -134,12 +134,12 @@ def test_vit_l14_equals_transformers(tmp_path):
     shutil.rmtree(tmp_path)
 
 
-def test_what_a_config_leaves_out_is_what_transformers_takes():
+def test_absent_keys_of_a_config_have_the_defaults_of_transformers():
     config = clip_vision.CLIPConfig.from_json({"model_type": "clip"})
     assert (config.text.hidden_size, config.text.num_attention_heads, config.text.eos_token_id) == (512, 8, 49407)
     assert (config.vision.patch_size, config.projection_dim) == (32, 512)
     assert clip_vision.CLIPConfig.from_json(tiny_clip.CONFIG.to_json()) == tiny_clip.CONFIG
-    # Of two descriptions of the text encoder, as ViT-L/14's file has them, the "_dict" counts alone.
+    # The file of ViT-L/14 describes the text encoder twice. Only the description with "_dict" counts.
     both = {**VIT_L14, "text_config": {"hidden_size": 1}, "text_config_dict": {"hidden_size": 768}}
     found = clip_vision.CLIPConfig.from_json(both).text
     assert (found.hidden_size, found.num_attention_heads, found.eos_token_id) == (768, 8, 49407)
@@ -162,7 +162,7 @@ def test_what_a_config_leaves_out_is_what_transformers_takes():
         ({"vision_config": {"image_size": [224, 224]}}, "image_size=.224, 224. is not supported"),
     ],
 )
-def test_other_models_are_refused(change, says, folder):
+def test_a_folder_of_another_model_than_clip_is_refused(change, says, folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "clip", **change}))
     with pytest.raises(ValueError, match=says) as raised:
         clip_features.load(str(folder))
@@ -177,7 +177,7 @@ def same(a, b):
         np.testing.assert_array_equal(a[path], b[path])
 
 
-def test_sharded_half_precision_and_flax_weights(recorded, folder):
+def test_sharded_half_precision_and_flax_weights_are_read(recorded, folder):
     weights, file = recorded[0], folder / "model.safetensors"
     params = clip_folder.load(folder)[1]
     file.unlink()
@@ -196,11 +196,12 @@ def test_sharded_half_precision_and_flax_weights(recorded, folder):
     same(clip_folder.load(folder)[1], params)
 
 
-def test_weights_that_do_not_fit_are_all_named(recorded, folder):
+def test_an_error_about_clip_weights_names_all_that_do_not_fit(recorded, folder):
     weights = dict(recorded[0])
     del weights["vision_model.embeddings.class_embedding"]
     weights["text_projection.weight"] = weights["text_projection.weight"][:, :3]
-    weights["vision_model.embeddings.position_ids"] = np.arange(17)[None]  # a buffer of old files
+    # Older files hold this buffer, which is no weight.
+    weights["vision_model.embeddings.position_ids"] = np.arange(17)[None]
     weights["extra"] = np.zeros(1, np.float32)
     save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, folder / "model.safetensors")
     with pytest.raises(ValueError, match="do not fit") as raised:
@@ -212,17 +213,17 @@ def test_weights_that_do_not_fit_are_all_named(recorded, folder):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (57, 41), (40, 61), (301, 200), (20, 31)])
-def test_preprocessing_equals_transformers(size):
+def test_preprocessing_of_pictures_equals_transformers(size):
     module = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
     picture = Image.fromarray((128 + 70 * tiny.noise(sum(size), (*size, 3))).clip(0, 255).astype(np.uint8))
-    picture = picture.resize(picture.size[::-1])  # smooth as well as rough ones
+    picture = picture.resize(picture.size[::-1])  # so that the picture has smooth parts too
     theirs = module.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     wanted = tiny.nhwc(np.stack(theirs(picture)["pixel_values"]))[0]
     ours = clip_features.Preprocessing.from_json({"size": 32, "crop_size": {"height": 32, "width": 32}})
     np.testing.assert_allclose(ours(picture), wanted, atol=2e-6)
 
 
-def test_published_preprocessing():
+def test_the_published_preprocessing_is_the_default():
     sizes = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
     for given in (sizes, {"size": 224, "crop_size": 224}):
         values = {"do_resize": True, "do_center_crop": True, "do_normalize": True, "resample": 3, **given}
@@ -239,14 +240,14 @@ def test_published_preprocessing():
         ("processor_config.json", {"image_processor": {"resample": 2}}, "resample=2"),
     ],
 )
-def test_other_preprocessing_is_refused(file, values, says, folder):
+def test_preprocessing_that_is_not_clips_is_refused(file, values, says, folder):
     (folder / "preprocessor_config.json").unlink()
     (folder / file).write_text(json.dumps(values))
     with pytest.raises(ValueError, match=says):
         clip_features.load(str(folder))
 
 
-def test_a_tokenizer_with_another_end_is_refused(folder):
+def test_a_tokenizer_with_another_end_token_is_refused(folder):
     tiny_config = dataclasses.replace(tiny_clip.CONFIG, text=dataclasses.replace(tiny_clip.CONFIG.text, eos_token_id=7))
     (folder / "config.json").write_text(json.dumps(tiny_config.to_json()))
     with pytest.raises(ValueError, match=r"config\.json has eos_token_id=7"):
@@ -271,13 +272,13 @@ def test_features_do_not_depend_on_the_batch(folder, tmp_path):
     np.testing.assert_allclose(found, vectors[np.array([[0, 1], [2, 0], [1, 1]])], atol=1e-6)
 
 
-def test_the_end_of_a_text():
+def test_the_end_of_a_text_follows_the_rule_of_the_end_token():
     ids = np.array([[9, 3, 5, 4, 4], [9, 4, 8, 4, 1]])
     np.testing.assert_array_equal(clip.end_of_text(ids, 4), [3, 1])
     np.testing.assert_array_equal(clip.end_of_text(ids[:, 1:], 2), [1, 1])
 
 
-def test_from_the_hub(folder, monkeypatch):
+def test_a_clip_is_downloaded_from_the_hub_without_pickles(folder, monkeypatch):
     (folder / "pytorch_model.bin").touch()
     downloads = []
     present = [huggingface_hub.hf_api.RepoSibling(rfilename=path.name) for path in folder.iterdir()]

@@ -1,4 +1,4 @@
-"""A whole Stable Diffusion 1.5, with random weights: how it loads, and whether it computes what PyTorch does.
+"""Stable Diffusion 1.5 at full size with random weights: how it loads, and whether it equals PyTorch.
 
     pytest -m full_size -s tests/models/test_full_size.py
 
@@ -67,7 +67,7 @@ def sd15(tmp_path_factory):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's memory counters")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_loads_quickly_and_once(dtype, sd15):
+def test_loading_takes_less_than_a_minute_and_no_second_copy_in_memory(dtype, sd15):
     command = [sys.executable, "-c", _LOADER, str(sd15), dtype]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     seconds, peak, size = json.loads(lines[-1])
@@ -78,7 +78,7 @@ def test_loads_quickly_and_once(dtype, sd15):
 
 @pytest.fixture(scope="module")
 def inputs():
-    """A noised latent of 256 px, and a prompt with token 7 in it."""
+    """Latents and noise of a picture of 256 px, and the ids of a prompt that has token 7."""
     ids = np.full((1, 77), SD15.text.vocab_size - 1, np.int32)
     ids[0, :6] = [49406, 320, 1125, 539, 7, 2368]
     return {
@@ -89,7 +89,7 @@ def inputs():
     }
 
 
-def test_reversions_own_row_is_drawn_with(sd15, tmp_path):
+def test_the_row_of_reversions_authors_draws_a_picture(sd15, tmp_path):
     row = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not row.is_file():
         pytest.skip("no shared/reference beside the repository")
@@ -102,8 +102,11 @@ def test_reversions_own_row_is_drawn_with(sd15, tmp_path):
     assert (tmp_path / "000-cat-r-stone-0.png").is_file()
 
 
-def test_sixteen_gigabytes_suffice_for_eight_pictures():
-    """Of 512 px in float32, by the compiled program's own account, scheduled for memory as on GPUs and TPUs."""
+def test_sixteen_gigabytes_suffice_to_draw_eight_pictures():
+    """Adds up the memory that the compiled program states, for pictures of 512 px in float32.
+
+    The compiler is set to schedule for little memory, as it does on GPUs and TPUs.
+    """
     shapes = folder.parameter_shapes(SD15)
     params = {
         part: unflatten_dict({k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in named.items()}, sep="/")
@@ -131,7 +134,7 @@ def test_sixteen_gigabytes_suffice_for_eight_pictures():
     assert total < 16e9
 
 
-def test_equals_pytorch(sd15, inputs):
+def test_full_size_networks_and_the_row_gradient_equal_pytorch(sd15, inputs):
     wanted, wanted_row = _theirs(sd15, inputs)
     gc.collect()
     found, row = _ours(sd15, inputs, jnp.float32)

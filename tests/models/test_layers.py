@@ -12,14 +12,14 @@ from reversion_jax.models.unet import UNet
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_equals_jax_nn(causal):
+def test_attention_equals_that_of_jax_nn(causal):
     query, key, value = (tiny.noise(i, (2, 6, 24)) for i in range(3))
     split = [x.reshape(2, 6, 3, 8) for x in (query, key, value)]
     wanted = jax.nn.dot_product_attention(*split, is_causal=causal).reshape(2, 6, 24)
     np.testing.assert_allclose(attention.attention(query, key, value, 3, causal), wanted, atol=1e-6)
 
 
-def test_attention_over_a_context_of_another_length():
+def test_cross_attention_equals_that_of_jax_nn():
     query, key, value = tiny.noise(0, (2, 5, 8)), tiny.noise(1, (2, 3, 8)), tiny.noise(2, (2, 3, 8))
     split = [x.reshape(2, -1, 2, 4) for x in (query, key, value)]
     wanted = jax.nn.dot_product_attention(*split).reshape(2, 5, 8)
@@ -27,7 +27,7 @@ def test_attention_over_a_context_of_another_length():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_long_attention_and_its_gradients_equal_jax_nn(dtype):
+def test_attention_over_long_inputs_and_its_gradients_equal_jax_nn(dtype):
     query, key, value, out = (jnp.asarray(tiny.noise(i, (2, 1100, 16)), dtype) for i in range(4))
 
     def wanted(*qkv):
@@ -42,8 +42,11 @@ def test_long_attention_and_its_gradients_equal_jax_nn(dtype):
         assert tiny.error(np.asarray(found, np.float32), np.asarray(expected, np.float32)) < tolerance
 
 
-def test_attention_over_64_by_64_positions_keeps_no_score_matrix():
-    """Of SD 1.5's first level at 512 px: with all activations, the backward pass takes an eighth of the scores."""
+def test_the_backward_pass_of_long_attention_keeps_no_score_matrix():
+    """The input has the size of SD 1.5's first level at 512 px.
+
+    All temporary memory of the backward pass is less than an eighth of the score matrices of eight heads.
+    """
     x = jax.ShapeDtypeStruct((1, 4096, 320), jnp.float32)
     grad = jax.grad(lambda x: attention.attention(x, x, x, heads=8).sum())
     compiled = jax.jit(grad).lower(x).compile()
@@ -51,7 +54,7 @@ def test_attention_over_64_by_64_positions_keeps_no_score_matrix():
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * 4096 * 4096 * 4 / 8
 
 
-def test_group_norm_equals_flax():
+def test_group_norm_equals_that_of_flax():
     x = tiny.noise(0, (2, 3, 5, 12)) + np.arange(12)
     variables = {"params": {"scale": 1 + tiny.noise(1, (12,)), "bias": tiny.noise(2, (12,))}}
     found = layers.GroupNorm(num_groups=4, epsilon=1e-3).apply(variables, x)
@@ -59,17 +62,17 @@ def test_group_norm_equals_flax():
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_group_norm_keeps_its_digits_under_a_large_mean():
+def test_group_norm_is_precise_for_inputs_with_a_large_mean():
     norm = layers.GroupNorm(num_groups=2, epsilon=1e-6)
     x = tiny.noise(0, (1, 8, 8, 4))
     variables = norm.init(jax.random.key(0), x)
-    # E[x^2] - E[x]^2 would be off by a few per cent here.
+    # The formula E[x^2] - E[x]^2 would have an error of a few per cent here.
     np.testing.assert_allclose(norm.apply(variables, x + 1000), norm.apply(variables, x), atol=2e-3)
 
 
 @pytest.mark.parametrize("channels", [6, 90], ids=["turned kernel", "product"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_convolution_and_its_gradients_equal_xlas(channels, dtype):
+def test_convolution_and_its_gradients_equal_those_of_xla(channels, dtype):
     x, kernel, out = (
         jnp.asarray(tiny.noise(i, shape), dtype)
         for i, shape in enumerate([(2, 8, 5, channels), (3, 3, channels, 4), (2, 8, 5, 4)])
@@ -87,13 +90,13 @@ def test_convolution_and_its_gradients_equal_xlas(channels, dtype):
         assert tiny.error(np.asarray(ours, np.float32), np.asarray(theirs, np.float32)) < tolerance
 
 
-def test_timestep_embedding():
+def test_the_timestep_embedding_is_cosines_then_sines():
     found = layers.timestep_embedding(jnp.array([0, 10]), 4)
     wanted = [[1, 1, 0, 0], [np.cos(10), np.cos(0.1), np.sin(10), np.sin(0.1)]]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_upsample_repeats_and_crops():
+def test_upsampling_repeats_pixels_and_crops():
     up = layers.Upsample()
     x = tiny.noise(0, (1, 2, 3, 1))
     kernel = np.zeros((3, 3, 1, 1), np.float32)
@@ -104,7 +107,7 @@ def test_upsample_repeats_and_crops():
     np.testing.assert_allclose(up.apply(variables, x, (3, 5)), wanted[:, :3, :5])
 
 
-def test_bfloat16_stays_near_float32(recorded):
+def test_networks_in_bfloat16_are_near_those_in_float32(recorded):
     config, params, x = recorded.model.config, recorded.model.params, recorded.inputs
     unet = tiny.quick_jit(UNet(config.unet, jnp.bfloat16).apply)
     found = unet({"params": params["unet"]}, tiny.nhwc(x["latents"]), x["timesteps"], x["states"])
@@ -117,8 +120,8 @@ def test_bfloat16_stays_near_float32(recorded):
     assert tiny.error(np.asarray(text, np.float32), recorded.outputs["text"]) < 0.05
 
 
-def test_placeholder_ids_are_harmless(recorded):
-    """Ids beyond the table give finite embeddings and gradients, as rows are spliced in after the look-up."""
+def test_ids_beyond_the_table_give_finite_embeddings_and_gradients(recorded):
+    """Placeholders have such ids. Their rows are inserted after the look-up."""
     text = CLIPTextEncoder(recorded.model.config.text)
     variables = {"params": recorded.model.params["text_encoder"]}
     ids = np.array([[598, 600, 605, 599]])

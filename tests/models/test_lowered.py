@@ -1,4 +1,4 @@
-"""What the row gradient's program asks of an NVIDIA GPU, read from the program as it is lowered: no card is needed."""
+"""Inspects the program of the row gradient as it is lowered for NVIDIA GPUs. This needs no GPU."""
 
 import dataclasses
 import re
@@ -15,14 +15,17 @@ from reversion_jax.models import attention, normalisation
 from reversion_jax.models.presets import SD15
 from reversion_jax.weights.folder import parameter_shapes
 
-# Stable Diffusion 1.5's first two levels, which have nearly all of its activations.
+# The first two levels of Stable Diffusion 1.5, which hold nearly all activations.
 LEVELS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
 UNET = dataclasses.replace(SD15.unet, block_out_channels=(320, 640), layers_per_block=1, **LEVELS)
 
 
 @pytest.fixture(scope="module")
 def program() -> str:
-    """The gradient by a prompt's states, of two samples at 512 px in bfloat16, for a card of compute capability 8."""
+    """The program of the gradient with respect to the text states, as StableHLO text.
+
+    It has two samples of 512 px in bfloat16 and is for a GPU of compute capability 8.
+    """
     model = dataclasses.replace(SD15, unet=UNET)
     array = jax.ShapeDtypeStruct
     shapes = parameter_shapes(model)["unet"].items()
@@ -40,25 +43,26 @@ def program() -> str:
         return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-def test_attention_keeps_no_scores(program):
-    """Not over the picture, and not over the prompt's 77 tokens, which are filled up to what cuDNN takes."""
-    assert len(re.findall(r"custom_call @__cudnn\$fmhaSoftmax\(", program)) >= 8  # four layers attend twice each
+def test_attention_on_nvidia_gpus_keeps_no_scores(program):
+    """This holds for self-attention and for cross-attention. cuDNN needs the 77 tokens padded to 128."""
+    assert len(re.findall(r"custom_call @__cudnn\$fmhaSoftmax\(", program)) >= 8  # four layers with two attentions each
     assert "tensor<2x128x8x40xbf16>" in program
     for length in ("77", "128", "4096", "1024"):
         assert not re.search(rf"tensor<2x8x(4096|1024)x{length}xf32>", program), length
 
 
-def test_the_feed_forwards_backward_pass_joins_nothing(program):
-    """Only skip connections [N, H, W, C] are concatenated, and the time embedding's [N, C]."""
+def test_the_backward_pass_of_feed_forward_layers_concatenates_nothing(program):
+    """The program concatenates only skip connections [N, H, W, C] and the halves of the time embedding [N, C]."""
     joined = re.findall(r"stablehlo\.concatenate .* -> tensor<([\dx]+)x\w+>", program)
     assert joined
     assert {shape.count("x") + 1 for shape in joined} == {2, 4}
 
 
 def passes(function, *arrays: np.ndarray) -> int:
-    """How often a function goes over arrays of the first one's size, one pass after the other, the last included.
+    """Returns the number of consecutive passes that a function makes over arrays of the size of the first one.
 
-    A pass ends where all of it has to be known: at a sum over positions.
+    A pass ends at a reduction over the whole array, because the result is needed before the next pass can start. The
+    final pass, which writes the output, counts as well.
     """
     size = arrays[0].size
 
@@ -82,8 +86,8 @@ def passes(function, *arrays: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("silu", [False, True])
-def test_group_norm_goes_over_its_input_twice_each_way(silu):
-    """Once for the statistics, once for the result."""
+def test_group_norm_reads_its_input_twice_forward_and_twice_backward(silu):
+    """The first pass computes the statistics, the second one the result."""
     x, scale, bias = np.ones((2, 4, 4, 8), np.float32), np.ones(8, np.float32), np.ones(8, np.float32)
     how = (2, 1e-5, silu)
     forward = lambda x: normalisation._normalise(x, scale, bias, *how)
@@ -92,8 +96,8 @@ def test_group_norm_goes_over_its_input_twice_each_way(silu):
     assert passes(lambda gradient, x: normalisation._backward(*how, (x, *saved[1:]), gradient)[0], x, x) == 2
 
 
-def test_passes_are_counted():
-    """The variance about the mean, as written, takes a third pass."""
+def test_the_helper_passes_counts_three_for_the_plain_formula():
+    """The mean, the variance about the mean, and the result take a pass each."""
 
     def plain(x):
         centred = x - x.mean()

@@ -1,4 +1,4 @@
-"""Against diffusers' and transformers' living PyTorch classes, where they are installed."""
+"""Compares our networks with the PyTorch classes of the installed diffusers and transformers."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def ours(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(ours, tmp_path_factory):
-    """Our model as our `save` writes it, so that every comparison is also one of the export."""
+    """The folder that our `save` writes. PyTorch reads this folder, so every comparison tests the export too."""
     path = tmp_path_factory.mktemp("saved")
     save(path, ours, np.float32)
     return path
@@ -38,11 +38,11 @@ def theirs(saved, inputs):
 
 
 @pytest.mark.parametrize("name", tiny.OUTPUTS)
-def test_equals_pytorch(name, ours, theirs, inputs):
+def test_networks_equal_pytorch(name, ours, theirs, inputs):
     assert tiny.error(tiny.output(name, ours, inputs), theirs[name]) < 1e-5
 
 
-def test_pipeline_reads_prompts_as_we_do(ours, saved, inputs):
+def test_diffusers_pipeline_reads_prompts_like_our_tokenizer(ours, saved, inputs):
     from reversion_jax.models.tokenizer import Tokenizer
 
     pipe = torch_tiny.pipeline(saved)
@@ -56,7 +56,7 @@ def test_pipeline_reads_prompts_as_we_do(ours, saved, inputs):
     assert tiny.error(tiny.output("sampled", ours, x), wanted) < 1e-5
 
 
-def test_half_precision_export_loads(ours, tmp_path):
+def test_diffusers_loads_an_export_in_half_precision(ours, tmp_path):
     save(tmp_path, ours, np.float16)
     unet = torch_tiny.pipeline(tmp_path).unet
     kernel = ours.params["unet"]["conv_in"]["kernel"]
@@ -64,7 +64,7 @@ def test_half_precision_export_loads(ours, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
-def test_sd15_has_pytorchs_names_and_shapes(part):
+def test_sd15_has_the_names_and_shapes_of_pytorch(part):
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -1,4 +1,4 @@
-"""Configs: SD 1.5's published files, round trips, refusals; SD 1.5's size."""
+"""Model configs: the published files of SD 1.5, reading and writing, refusals, and the number of parameters."""
 
 import math
 
@@ -11,7 +11,7 @@ from reversion_jax.models.unet import UNetConfig
 from reversion_jax.models.vae import VAEConfig
 from reversion_jax.weights import folder
 
-# As published with Stable Diffusion 1.5.
+# The config files that were published with Stable Diffusion 1.5.
 TEXT = {
     "_name_or_path": "openai/clip-vit-large-patch14",
     "architectures": ["CLIPTextModel"],
@@ -92,12 +92,12 @@ CLASSES = {CLIPTextConfig: TEXT, UNetConfig: UNET, VAEConfig: VAE, Schedule: SCH
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_published_configs_are_the_defaults(cls):
+def test_the_published_configs_are_the_defaults(cls):
     assert cls.from_json(CLASSES[cls]) == cls()
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_json_round_trip(cls):
+def test_a_config_written_as_json_is_read_back_unchanged(cls):
     assert cls.from_json(cls().to_json()) == cls()
 
 
@@ -136,20 +136,20 @@ def test_json_round_trip(cls):
         (Schedule, "thresholding", True),
     ],
 )
-def test_what_is_not_sd1_is_refused_by_key(cls, key, value):
+def test_an_error_about_an_unsupported_config_names_the_key(cls, key, value):
     with pytest.raises(ValueError, match=key) as raised:
         cls.from_json({**CLASSES[cls], key: value})
     assert "\n" not in str(raised.value)
 
 
-def test_parts_must_fit_each_other():
+def test_networks_of_different_widths_are_refused():
     with pytest.raises(ValueError, match="cross_attention_dim"):
         presets.ModelConfig(CLIPTextConfig(), UNetConfig(cross_attention_dim=1024), VAEConfig())
     with pytest.raises(ValueError, match="in_channels"):
         presets.ModelConfig(CLIPTextConfig(), UNetConfig(in_channels=9), VAEConfig())
 
 
-def test_number_of_sd15s_parameters():
+def test_sd15_has_the_known_number_of_parameters():
     shapes = folder.parameter_shapes(presets.SD15)
     counts = {part: sum(map(math.prod, named.values())) for part, named in shapes.items()}
     assert counts == {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863}

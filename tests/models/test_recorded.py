@@ -1,4 +1,4 @@
-"""Against arrays that diffusers and transformers made (recorded/make_recorded.py); needs no PyTorch."""
+"""Compares with outputs of diffusers and transformers that recorded/make_recorded.py stored. Needs no PyTorch."""
 
 import dataclasses
 import functools
@@ -16,17 +16,17 @@ from reversion_jax.models import clip, layers, transformer, unet, vae
 from reversion_jax.models.attention import attention
 from reversion_jax.weights import folder, names
 
-# Relative. Measured: 3e-8 to 1e-6. Each of the mistakes below makes at least 1.6e-5.
+# Bound of the relative error. The measured errors are 3e-8 to 1e-6. Each mistake below gives at least 1.6e-5.
 TOLERANCE = 4e-6
 
 
-def test_inputs_are_what_the_seed_gives(recorded):
+def test_the_recorded_inputs_are_those_of_the_seed(recorded):
     for name, array in tiny.inputs(seed=50).items():
         np.testing.assert_allclose(array, recorded.inputs[name], rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name", tiny.OUTPUTS)
-def test_equals_pytorch(name, recorded):
+def test_outputs_equal_the_recorded_ones_of_pytorch(name, recorded):
     found = tiny.output(name, recorded.model, recorded.inputs)
     assert tiny.error(found, recorded.outputs[name]) < TOLERANCE
 
@@ -126,7 +126,7 @@ CODE = {
 
 
 @pytest.mark.parametrize("mistake", CODE)
-def test_a_mistake_in_the_code_shows(mistake, recorded, monkeypatch):
+def test_a_mistake_in_the_code_exceeds_the_tolerance(mistake, recorded, monkeypatch):
     name, owner, attribute, replacement = CODE[mistake]
     monkeypatch.setattr(owner, attribute, replacement)
     assert _error_of(name, recorded) > 2 * TOLERANCE
@@ -145,7 +145,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("mistake", CONFIGS)
-def test_a_mistake_in_the_config_shows(mistake, recorded):
+def test_a_mistake_in_the_config_of_a_network_exceeds_the_tolerance(mistake, recorded):
     name, part, changes = CONFIGS[mistake]
     config = recorded.model.config
     config = dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **changes)})
@@ -175,7 +175,7 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("mistake", WEIGHTS)
-def test_a_mistake_in_the_weights_shows(mistake, recorded, monkeypatch):
+def test_a_mistake_in_reading_weights_exceeds_the_tolerance(mistake, recorded, monkeypatch):
     name, attribute, replacement = WEIGHTS[mistake]
     monkeypatch.setattr(names, attribute, replacement)
     found = tiny.output(name, folder.load(recorded.folder), recorded.inputs)

@@ -21,7 +21,7 @@ def tokenizer(path):
 
 
 def words(tokenizer, text):
-    """Ids without start, end and padding."""
+    """Returns the ids of a text without start, end and padding."""
     ids = tokenizer(text)[0].tolist()
     start, end = tokenizer.backend.bos_token_id, tokenizer.backend.eos_token_id
     assert ids[0] == start
@@ -31,7 +31,7 @@ def words(tokenizer, text):
 
 
 @pytest.mark.parametrize("text", ["", "photo of Cat", "a cat's dog, 12 on-top\n of!", "cat " * 30])
-def test_plain_text_as_transformers_pads_it(text, path, tokenizer):
+def test_plain_text_has_the_ids_and_padding_of_transformers(text, path, tokenizer):
     from transformers import CLIPTokenizer
 
     arguments = {"padding": "max_length", "truncation": True, "max_length": tiny.LENGTH}
@@ -41,8 +41,8 @@ def test_plain_text_as_transformers_pads_it(text, path, tokenizer):
     assert found.tolist() == [wanted]
 
 
-def test_as_transformers_5_saves_it(path, tokenizer, tmp_path):
-    """One file for vocabulary and merges."""
+def test_a_tokenizer_saved_by_transformers_5_gives_the_same_ids(path, tokenizer, tmp_path):
+    """transformers 5 writes vocabulary and merges into one file, tokenizer.json."""
     from transformers import CLIPTokenizer
 
     CLIPTokenizer.from_pretrained(path).save_pretrained(tmp_path)
@@ -57,19 +57,19 @@ def test_as_transformers_5_saves_it(path, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": "1.0"}', '{"model": {"type": "BPE"}}'])
-def test_a_damaged_tokenizer_is_named(tmp_path, content):
+def test_an_error_about_a_damaged_tokenizer_names_its_folder(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match=rf"cannot read the tokenizer in {tmp_path}") as error:
         Tokenizer.load(tmp_path, vocab_size=V, length=77)
     assert "\n" not in str(error.value)
 
 
-def test_length_is_the_shorter_of_both(path):
+def test_the_length_is_the_smaller_of_the_models_and_the_tokenizers(path):
     assert Tokenizer.load(path, vocab_size=V, length=77).length == tiny.LENGTH
     assert Tokenizer.load(path, vocab_size=V, length=5)("cat dog cat dog").shape == (1, 5)
 
 
-def test_placeholders_expand_to_their_rows(tokenizer):
+def test_a_placeholder_becomes_the_ids_of_its_rows(tokenizer):
     cat, dog = tokenizer.word_ids("cat")[0], tokenizer.word_ids("dog")[0]
     assert words(tokenizer, "cat <R> dog") == [cat, V, V + 1, dog]
     assert words(tokenizer, "dog <R-inv> cat") == [dog, V + 2, cat]
@@ -80,30 +80,30 @@ def test_placeholders_expand_to_their_rows(tokenizer):
 
 @pytest.mark.parametrize("before", ["", ",", "cat", "(", "\n"])
 @pytest.mark.parametrize("after", ["", ",", ".", "'s", "dog", "-"])
-def test_placeholders_glued_to_other_text(before, after, tokenizer):
+def test_placeholders_are_found_next_to_other_text(before, after, tokenizer):
     wanted = [*tokenizer.word_ids(before), V, V + 1, *tokenizer.word_ids(after)]
     assert words(tokenizer, f"{before}<R>{after}") == wanted
 
 
-def test_other_spellings_are_ordinary_text(tokenizer):
+def test_other_spellings_of_a_placeholder_are_ordinary_text(tokenizer):
     assert max(words(tokenizer, "<r> <R -inv> R>")) < V
 
 
-def test_order_of_the_names_does_not_matter_for_finding_them(path):
+def test_a_placeholder_that_starts_another_one_is_not_confused_with_it(path):
     tokenizer = Tokenizer.load(path, {"<R": 1, "<R>": 1}, vocab_size=V, length=77)
     assert words(tokenizer, "<R> <R <R>") == [V + 1, V, V + 1]
 
 
-def test_ids_to_words(tokenizer):
+def test_ids_are_turned_back_into_words_and_placeholders(tokenizer):
     ids = [*tokenizer.word_ids("cat <R> dog"), V + 2]
     assert tokenizer.ids_to_words(ids) == ["cat", "<R>", "<R>", "dog", "<R-inv>"]
 
 
-def test_special_ids(tokenizer):
+def test_special_ids_are_start_and_end(tokenizer):
     assert tokenizer.special_ids == (tokenizer.backend.bos_token_id, tokenizer.backend.eos_token_id)
 
 
-def test_truncated(tokenizer):
+def test_text_beyond_the_length_is_reported(tokenizer):
     assert tokenizer.length == 12
     assert tokenizer.truncated("cat " * 10) is None
     assert tokenizer.truncated("cat " * 10 + "dog, on top") == "dog, on top"
@@ -113,7 +113,7 @@ def test_truncated(tokenizer):
     assert words(tokenizer, "cat " * 40) == tokenizer.word_ids("cat") * 10
 
 
-def test_what_does_not_fit_is_refused(path, tmp_path):
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(path, tmp_path):
     with pytest.raises(ValueError, match="only 100"):
         Tokenizer.load(path, vocab_size=100, length=77)
     with pytest.raises(ValueError, match="no tokenizer in"):
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_refused(path, tmp_path):
         Tokenizer.load(path, {"<R>": 0}, vocab_size=V, length=77)
 
 
-def test_needs_no_torch_and_says_nothing(path):
+def test_the_tokenizer_needs_no_torch_and_prints_nothing(path):
     program = f"""
 import sys
 sys.modules["torch"] = None  # importing it fails

@@ -1,7 +1,8 @@
-"""Records what diffusers and transformers compute: `python tests/recorded/make_recorded.py`.
+"""Records the outputs of diffusers and transformers: `python tests/recorded/make_recorded.py`.
 
-Only inputs and outputs are stored; the weights follow from a seed (tiny.torch_weights) and from PyTorch's
-names and shapes, which are stored too: the comparison needs neither PyTorch nor our own naming rule.
+It stores inputs, outputs, and PyTorch's names and shapes of the weights. It does not store the weights, because they
+follow from a seed and from those names and shapes (tiny.torch_weights). So the comparison needs neither PyTorch nor
+our own rule for names.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A workdir belongs to one job at a time."""
+"""Ownership of folders: only one job at a time may write to a workdir."""
 
 import json
 import os
@@ -26,7 +26,7 @@ HOLD = """if True:
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds a folder."""
+    """Another process that owns the folder "run"."""
     command = [sys.executable, "-c", HOLD, tmp_path / "run"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "owned\n"
@@ -38,7 +38,7 @@ def holder(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Tenths of seconds in place of many seconds."""
+    """Shortens the waiting times from many seconds to tenths of a second."""
     monkeypatch.setattr(owner, "BEAT_S", 0.1)
     monkeypatch.setattr(owner, "EXPIRY_S", 0.6)
     monkeypatch.setattr(owner, "_SETTLE_S", 0.05)
@@ -50,13 +50,13 @@ def take(folder: Path) -> None:
 
 
 def record(folder: Path, **changes) -> None:
-    """An owner.json of this process, changed."""
+    """Writes an owner.json of this process, with changes."""
     folder.mkdir(parents=True, exist_ok=True)
     values = owner._this_process() | {"since": "yesterday", "token": "another", "beat": time.time()} | changes
     (folder / owner.NAME).write_text(json.dumps(values))
 
 
-def test_a_free_folder_is_taken_and_given_back(tmp_path):
+def test_a_free_folder_is_owned_and_then_released(tmp_path):
     place = tmp_path / "a" / "run"
     with owner.owned(epath.Path(place)) as check:
         check()
@@ -64,16 +64,16 @@ def test_a_free_folder_is_taken_and_given_back(tmp_path):
         with pytest.raises(ValueError, match=rf"belongs to process {os.getpid()} on .* since .*: wait for it, stop it"):
             take(place)
         check()
-    assert not list(tmp_path.iterdir())  # what was made for nothing is gone
+    assert not list(tmp_path.iterdir())  # folders that hold no results are removed
 
 
-def test_what_was_written_stays(tmp_path):
+def test_files_of_the_job_stay_after_release(tmp_path):
     with owner.owned(epath.Path(tmp_path / "run")):
         (tmp_path / "run" / "metrics.jsonl").write_text("")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
 
 
-def test_another_process_of_this_machine_is_refused_until_it_ends(holder, tmp_path):
+def test_a_folder_is_refused_until_the_process_that_owns_it_ends(holder, tmp_path):
     before = json.loads((tmp_path / "run" / owner.NAME).read_text())
     with pytest.raises(ValueError, match=rf"{tmp_path}/run belongs to process {holder.pid} on ") as error:
         take(tmp_path / "run")
@@ -85,13 +85,13 @@ def test_another_process_of_this_machine_is_refused_until_it_ends(holder, tmp_pa
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
-def test_a_killed_process_that_nobody_has_waited_for_is_gone(holder, tmp_path):
+def test_a_zombie_process_is_no_longer_the_owner(holder, tmp_path):
     holder.kill()
     time.sleep(0.2)
     take(tmp_path / "run")
 
 
-def test_a_stopped_process_is_not_robbed(holder, tmp_path, quick):
+def test_a_stopped_process_of_this_machine_stays_the_owner(holder, tmp_path, quick):
     holder.send_signal(signal.SIGSTOP)
     time.sleep(1)
     with pytest.raises(ValueError, match="belongs to process"):
@@ -100,12 +100,12 @@ def test_a_stopped_process_is_not_robbed(holder, tmp_path, quick):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
-def test_another_process_that_has_the_same_number_is_not_the_owner(tmp_path):
+def test_a_process_that_reuses_the_owners_number_is_not_the_owner(tmp_path):
     record(tmp_path / "run", started="1")
     take(tmp_path / "run")
 
 
-def test_another_machines_owner_is_refused_while_it_renews(tmp_path, quick, capsys, monkeypatch):
+def test_a_folder_is_refused_while_an_owner_on_another_machine_renews_it(tmp_path, quick, capsys, monkeypatch):
     elsewhere = {"machine": "elsewhere", "host": "elsewhere"}
     record(tmp_path / "run", **elsewhere)
     monkeypatch.setattr(owner.time, "sleep", lambda _: record(tmp_path / "run", **elsewhere, beat=time.time() + 1))
@@ -115,8 +115,8 @@ def test_another_machines_owner_is_refused_while_it_renews(tmp_path, quick, caps
 
 
 @pytest.mark.parametrize("there", ["silent", "hours ago", "damaged", "empty"])
-def test_an_owner_that_is_silent_is_gone(tmp_path, quick, there):
-    """A machine that comes back under another name takes its own run over."""
+def test_a_folder_is_taken_over_when_its_owner_no_longer_renews_it(tmp_path, quick, there):
+    """So a machine that restarts under another name can continue its own run."""
     record(tmp_path / "run", machine="elsewhere", beat=time.time() - 7200 * (there == "hours ago"))
     if there in ("damaged", "empty"):
         (tmp_path / "run" / owner.NAME).write_text('{"pid' * (there == "damaged"))
@@ -126,7 +126,7 @@ def test_an_owner_that_is_silent_is_gone(tmp_path, quick, there):
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_who_was_robbed_writes_nothing_more(tmp_path):
+def test_a_job_whose_folder_was_taken_over_stops_writing(tmp_path):
     with owner.owned(epath.Path(tmp_path / "run")) as check:
         record(tmp_path / "run", token="of another")
         with pytest.raises(OSError, match=r"another job has taken .*run over while this one was paused: nothing more"):
@@ -134,7 +134,7 @@ def test_who_was_robbed_writes_nothing_more(tmp_path):
     assert json.loads((tmp_path / "run" / owner.NAME).read_text())["token"] == "of another"
 
 
-def test_the_owner_renews_its_file(tmp_path, quick):
+def test_the_owner_renews_its_file_regularly(tmp_path, quick):
     with owner.owned(epath.Path(tmp_path / "run")) as check:
         first = (tmp_path / "run" / owner.NAME).read_text()
         (tmp_path / "run" / owner.NAME).unlink()
@@ -144,7 +144,7 @@ def test_the_owner_renews_its_file(tmp_path, quick):
 
 
 @pytest.mark.parametrize("below", ["file", "file/run"])
-def test_a_file_is_no_folder(tmp_path, below):
+def test_a_workdir_at_or_below_a_file_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match=r"is a file, or a part of its path is one: give another --workdir"):
         take(tmp_path / below)

@@ -1,4 +1,4 @@
-"""Pushing a run's words to the hub, and starting from them there: against a hub on loopback."""
+"""Pushes a run's words to a fake hub on the loopback address, and draws and trains with words that are on this hub."""
 
 import os
 import re
@@ -22,17 +22,17 @@ from reversion_jax.runtime.errors import Caution
 from reversion_jax.training import prepare
 from reversion_jax.weights import embeddings
 
-D = 32  # of the tiny models
+D = 32  # the width of the tiny models' text embeddings
 SENT = {"on.safetensors", "on-inv.safetensors", "learned_embeds.bin", "README.md", "preview.png"}
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A hub that this process, and those that it starts, take for the real one."""
+    """A fake hub that this process and its child processes use as the real one."""
     server = FakeHub()
     told = {"ENDPOINT": server.address, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(tmp_path / "cache")}
     told["HUGGINGFACE_CO_URL_TEMPLATE"] = server.address + "/{repo_id}/resolve/{revision}/{filename}"
-    told["HF_TOKEN_PATH"] = str(tmp_path / "no_token")  # never a token of whoever runs the tests
+    told["HF_TOKEN_PATH"] = str(tmp_path / "no_token")  # so that no test uses the user's own token
     for name, value in told.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -42,7 +42,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def write_run(place, origin=None, **changes):
-    """A training run's folder with previews of steps 0, 200 and 400, and rows of the last two."""
+    """Writes a training run's folder with previews of steps 0, 200 and 400, and rows of steps 200 and 400."""
     config = settings.get_config()
     config.update({"model": "someone/base@v2", "relation": "on", "steps": 400} | changes)
     config = settings.settle(config)
@@ -63,7 +63,7 @@ def front_matter(card):
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def test_what_is_pushed(hub, tmp_path):
+def test_a_push_sends_embedding_files_a_preview_and_a_card(hub, tmp_path):
     workdir = write_run(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "diary.txt").write_text("not for others")
@@ -103,9 +103,9 @@ def test_what_is_pushed(hub, tmp_path):
         assert line in card
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=<:DeprecationWarning")  # huggingface_hub's affair
-def test_weights_that_the_hub_wants_in_its_large_file_storage(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # which has a protocol of its own
+@pytest.mark.filterwarnings("ignore:Use 'content=<:DeprecationWarning")  # by huggingface_hub
+def test_embedding_files_go_to_the_large_file_storage_if_the_hub_asks(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # Xet has its own protocol
     hub.lfs = True
     share(write_run(tmp_path), epath.Path(tmp_path / "out"), Push("me/on"))
     assert len(hub.objects) == 3
@@ -117,7 +117,7 @@ def test_weights_that_the_hub_wants_in_its_large_file_storage(hub, tmp_path, mon
     assert "\n" not in str(error.value)
 
 
-def test_a_readme_that_is_somebody_elses_is_not_written_over(hub, tmp_path):
+def test_a_readme_of_the_user_is_not_overwritten(hub, tmp_path):
     (tmp_path / "README.md").write_text("# my project\n")
     with pytest.raises(ValueError, match=r"README\.md is not a card of ours .*: give another --out$"):
         share(write_run(tmp_path), epath.Path(tmp_path), Push("me/on"))
@@ -128,8 +128,8 @@ def test_a_readme_that_is_somebody_elses_is_not_written_over(hub, tmp_path):
     assert hub.commits
 
 
-def test_pushed_again(hub, tmp_path):
-    """An earlier checkpoint, with the preview of its time; two rows a word; no inverse word."""
+def test_a_second_push_replaces_the_files_of_the_first(hub, tmp_path):
+    """The second push has an earlier checkpoint and its preview. Words have two rows, and there is no inverse word."""
     workdir = write_run(tmp_path, method="reversion", rows_per_token=2)
     share(workdir, None, Push("me/on"))
     with pytest.warns(Caution, match="200 of 400 steps"):
@@ -148,7 +148,7 @@ def test_pushed_again(hub, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["/home/somebody/models/sd15", "models/sd15", "miniature"])
-def test_the_card_does_not_tell_where_a_local_model_lies(hub, tmp_path, model):
+def test_the_card_does_not_reveal_the_path_of_a_local_model(hub, tmp_path, model):
     workdir = write_run(tmp_path, {"model_is_local": model != "miniature"}, model=model)
     (workdir / "previews" / "step_000400.png").unlink()
     with pytest.warns(Caution) if model == "miniature" else pytest.MonkeyPatch.context():
@@ -178,7 +178,7 @@ def test_a_damaged_preview_is_not_pushed(hub, tmp_path):
     assert hub.asked == []
 
 
-def test_private(hub, tmp_path):
+def test_a_private_push_makes_a_private_repository_and_refuses_a_public_one(hub, tmp_path):
     workdir = write_run(tmp_path)
     share(workdir, None, Push("me/secret", private=True))
     assert hub.private == {"me/secret": True}
@@ -190,7 +190,7 @@ def test_private(hub, tmp_path):
     assert len(hub.commits) == 3
 
 
-def test_nothing_is_sent_unless_it_is_asked_for(hub, tmp_path):
+def test_export_and_a_dry_run_send_nothing(hub, tmp_path):
     workdir, out = write_run(tmp_path), epath.Path(tmp_path / "out")
     export.export(workdir, out, onetrainer=True)
     said = share(workdir, epath.Path(tmp_path / "dry"), Push("me/on", dry_run=True))
@@ -207,7 +207,7 @@ def test_nothing_is_sent_unless_it_is_asked_for(hub, tmp_path):
 @pytest.mark.parametrize(
     "name", ["on", "me/on/on.safetensors", "me/on@main", "me/o--n", "me/on.git", "https://hub/on", ""]
 )
-def test_names_that_no_repository_has(hub, tmp_path, name):
+def test_names_that_no_repository_can_have_are_refused(hub, tmp_path, name):
     with pytest.raises(ValueError, match=re.escape(repr(name))) as error:
         share(write_run(tmp_path), epath.Path(tmp_path / "out"), Push(name))
     assert "\n" not in str(error.value)
@@ -215,7 +215,7 @@ def test_names_that_no_repository_has(hub, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_token(hub, tmp_path, monkeypatch):
+def test_a_push_without_a_token_is_refused_with_advice(hub, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ValueError, match=r"no access token for the .* hub: run hf auth login, or set HF_TOKEN$"):
         share(write_run(tmp_path), None, Push("me/on"))
@@ -223,7 +223,7 @@ def test_a_missing_token(hub, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("why", ["another token", "no right", "no hub", "offline"])
-def test_a_push_that_fails_is_one_line_without_the_token(hub, tmp_path, monkeypatch, why):
+def test_the_error_of_a_failed_push_is_one_line_without_the_token(hub, tmp_path, monkeypatch, why):
     token, says = TOKEN, r"the hub refuses me/on \(.*40[13].*\): use another token \(hf auth login or HF_TOKEN\)$"
     if why == "another token":
         token = "hf_anotherOne"
@@ -243,7 +243,7 @@ def test_a_push_that_fails_is_one_line_without_the_token(hub, tmp_path, monkeypa
     assert "me/on" not in hub.files
 
 
-def test_the_command_pushes(hub, tmp_path):
+def test_the_export_command_pushes(hub, tmp_path):
     workdir = write_run(tmp_path)
     told = {
         "HF_ENDPOINT": hub.address,
@@ -264,13 +264,13 @@ def hub_order():
 
 
 def pushed(tmp_path, name="me/on", **changes):
-    """Pushes a run; returns its words."""
+    """Pushes a run and returns its words."""
     workdir = write_run(tmp_path, **changes)
     share(workdir, None, Push(name), onetrainer=True)
     return folder.read(workdir).words()
 
 
-def test_words_are_found_by_the_repository_or_by_a_file(hub, tmp_path, monkeypatch):
+def test_words_on_the_hub_are_found_by_repository_or_by_file(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     both = pushed(tmp_path)
     names = lambda name: [path.name for path in embeddings.find(name)]
@@ -298,7 +298,7 @@ def test_words_are_found_by_the_repository_or_by_a_file(hub, tmp_path, monkeypat
     assert names("me/alone") == ["learned_embeds.bin"]
 
 
-def test_a_mistyped_path_is_not_asked_of_the_hub(hub, tmp_path, monkeypatch):
+def test_a_mistyped_path_is_not_looked_up_on_the_hub(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for name in ("runs/hug/on.safetensors", "on.safetensors", "words/on.bin", "/nowhere/at/all.pt", "gs://b/c/on.bin"):
@@ -307,7 +307,7 @@ def test_a_mistyped_path_is_not_asked_of_the_hub(hub, tmp_path, monkeypatch):
     assert hub.asked == []
 
 
-def test_sample_draws_with_what_lies_on_the_hub(hub, small, tmp_path):
+def test_sample_draws_with_words_from_the_hub(hub, small, tmp_path):
     both = pushed(tmp_path)
     found = words.read(None, str(small), ["me/on"])
     assert list(found.tokens) == ["<R>", "<R-inv>"]
@@ -322,14 +322,14 @@ def test_sample_draws_with_what_lies_on_the_hub(hub, small, tmp_path):
 @pytest.mark.parametrize(
     "name", ["me/on", "me/on/on.safetensors", "me/on/learned_embeds.bin", "me/on/onetrainer/on.safetensors"]
 )
-def test_training_starts_from_what_lies_on_the_hub(hub, config, tmp_path, name):
+def test_training_starts_from_words_on_the_hub(hub, config, tmp_path, name):
     both = pushed(tmp_path)
     job = prepare.prepare(prepare.settle(changed(config, initialiser=name)))
     inverse = both["<R-inv>"] if name == "me/on" else both["<R>"]
     np.testing.assert_array_equal(np.asarray(job.first_rows[0]), np.concatenate([both["<R>"], inverse]))
 
 
-def test_training_starts_from_a_folder_of_words(tmp_path):
+def test_initial_words_are_read_from_a_folder(tmp_path):
     both = {token: np.full((1, D), value, np.float32) for token, value in (("<R>", 1), ("<R-inv>", 2))}
     embeddings.write(both, "on", tmp_path / "words")
     found = embeddings.initial_words(str(tmp_path / "words"))
@@ -341,7 +341,7 @@ def test_training_starts_from_a_folder_of_words(tmp_path):
 
 
 @pytest.mark.long
-def test_diffusers_loads_by_the_cards_commands(hub, recorded, tmp_path):
+def test_diffusers_loads_the_words_by_the_commands_on_the_card(hub, recorded, tmp_path):
     pytest.importorskip("diffusers")
     import torch_tiny
 

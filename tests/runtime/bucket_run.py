@@ -1,4 +1,7 @@
-"""Run by test_files.py in a process of its own: trains and exports in a local folder, and in an emulated bucket."""
+"""test_files.py runs this script in its own process. It trains and exports in a local folder and in an emulated bucket.
+
+It prints a report for each of the two, as JSON on one line.
+"""
 
 import json
 import os
@@ -9,10 +12,10 @@ with socket.socket() as probe:
     probe.bind(("localhost", 0))
     PORT = probe.getsockname()[1]
 os.environ |= {
-    "STORAGE_EMULATOR_HOST": f"http://localhost:{PORT}",  # gcsfs'
-    "TENSORSTORE_GCS_HTTP_URL": f"http://localhost:{PORT}",  # TensorStore's, which writes Orbax's arrays
+    "STORAGE_EMULATOR_HOST": f"http://localhost:{PORT}",  # read by gcsfs
+    "TENSORSTORE_GCS_HTTP_URL": f"http://localhost:{PORT}",  # read by TensorStore, which writes the arrays for Orbax
     "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
-    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it would ask Google what kind of bucket this is
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # otherwise gcsfs would ask Google for the kind of bucket
     "EPATH_USE_TF": "false",
 }
 

@@ -1,6 +1,6 @@
-"""Run by test_parallel.py in a process with eight simulated devices: trains and draws on one and on all of them.
+"""test_parallel.py runs this script with eight simulated devices. It trains and draws on one and on all of them.
 
-Its arguments: a model's folder, and "added" to train with added inverse prompts and exemplars in epochs.
+Arguments: a model's folder, and optionally "added", to train with added inverse prompts and exemplars in epochs.
 """
 
 import dataclasses

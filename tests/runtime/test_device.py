@@ -1,4 +1,4 @@
-"""A GPU that JAX does not see is told of."""
+"""The warning about a GPU that JAX does not see."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from reversion_jax.runtime.errors import Caution
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
-    """A machine with an NVIDIA GPU, whose JAX computes on the CPU."""
+    """Simulates a machine with an NVIDIA GPU on which JAX uses the CPU. Returns the driver's file."""
     file = tmp_path / "version"
     file.touch()
     monkeypatch.setattr(device, "_DRIVERS", {str(file): ("an NVIDIA GPU", "cuda")})
@@ -17,14 +17,14 @@ def driver(tmp_path, monkeypatch):
     return file
 
 
-def test_it_is_said_how_to_mend_it(driver):
+def test_a_gpu_that_jax_does_not_see_is_warned_of_with_the_remedy(driver):
     with pytest.warns(Caution, match=r"has an NVIDIA GPU that JAX does not see, .*reversion_jax\[cuda\]") as told:
         device.warn_of_unseen()
     assert "\n" not in str(told[0].message)
 
 
-def test_nothing_is_said_where_all_is_well(driver, monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # as the user wants it
+def test_there_is_no_warning_where_the_gpu_is_used_or_unwanted_or_absent(driver, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the user chose the CPU
     device.warn_of_unseen()
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr(device.jax, "default_backend", lambda: "gpu")

@@ -29,10 +29,10 @@ HERE = Path(__file__).parent
 
 
 class Bucket(MemoryFileSystem):
-    """Cloud storage in memory, behind epath's own gs://; like gcsfs, it cannot add to an object."""
+    """Cloud storage in memory, which epath finds under gs://. Like gcsfs, it cannot append to an object."""
 
     protocol = ("gs", "gcs")
-    store, pseudo_dirs = {}, [""]  # its own, not the parent's
+    store, pseudo_dirs = {}, [""]  # otherwise they would be shared with the parent class
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -63,7 +63,7 @@ def folder(request, tmp_path):
     return epath.Path(tmp_path) if request.param == "local" else request.getfixturevalue("bucket")
 
 
-def test_write_and_append(folder):
+def test_files_are_written_and_appended_to(folder):
     files.write(folder / "a.txt", "one\n")
     files.write(folder / "a.txt", "zwölf\n")
     files.append(folder / "a.txt", "two\n")
@@ -73,7 +73,7 @@ def test_write_and_append(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "b.txt"]
 
 
-def test_pictures_histories_and_embeddings(folder):
+def test_pictures_histories_and_embeddings_are_written_and_read(folder):
     picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     pictures.save_png(folder / "previews" / "a.png", picture, {"seed": "7"})
     records = [{"step": 1, "denoising": 0.5, "control": 1.0, "nearest": [["on", 0.5]], "distance": 0.1}]
@@ -90,8 +90,8 @@ def test_pictures_histories_and_embeddings(folder):
         np.testing.assert_array_equal(found[0], rows[1 if "-inv" in path.name else 0])
 
 
-def test_runs(folder):
-    """A run's settings and rows, of its newest and of each checkpoint, in the words that other tools get."""
+def test_settings_and_rows_of_every_checkpoint_are_written_read_and_exported(folder):
+    """Rows are the newest ones and those of each checkpoint. The exported words have the same numbers."""
     settled = settings.settle(settings.get_config())
     origin = {"model": settled.model, "model_hash": "0123456789abcdef"}
     runs.write_settings(folder / "hug", settled, origin)
@@ -118,7 +118,7 @@ def test_runs(folder):
 
 
 @pytest.mark.parametrize("there", ["", "empty folder"])
-def test_a_new_folder_appears_whole(tmp_path, there):
+def test_a_new_folder_appears_only_when_it_is_complete(tmp_path, there):
     place = tmp_path / "new" / "folder"
     if there:
         place.mkdir(parents=True)
@@ -129,7 +129,7 @@ def test_a_new_folder_appears_whole(tmp_path, there):
     assert list((tmp_path / "new").iterdir()) == [place]
 
 
-def test_nothing_is_left_of_a_folder_that_failed(tmp_path):
+def test_a_failed_write_of_a_folder_leaves_nothing(tmp_path):
     def fail():
         with files.new_folder(tmp_path / "folder") as draft:
             (draft / "a.txt").write_text("one")
@@ -140,7 +140,7 @@ def test_nothing_is_left_of_a_folder_that_failed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_exemplars_in_the_cloud(bucket, tmp_path):
+def test_exemplars_in_a_bucket_are_read_like_local_ones(bucket, tmp_path):
     shown = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
     exemplars.write_folder(tmp_path / "hug", shown, [["cat {} dog"]] * 2)
     for path in (tmp_path / "hug").iterdir():
@@ -150,7 +150,7 @@ def test_exemplars_in_the_cloud(bucket, tmp_path):
     assert here.templates == there.templates
 
 
-def test_what_cannot_be_reached_is_one_line(monkeypatch):
+def test_storage_that_cannot_be_reached_is_refused_in_one_line(monkeypatch):
     with pytest.raises(ValueError, match=r"^nowhere://bucket: unknown kind of storage; give a folder, or gs://"):
         files.place("nowhere://bucket")
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_reached_is_one_line(monkeypatch):
 
 
 def test_a_run_in_a_bucket_equals_a_local_one(small, tmp_path):
-    """With Google's protocol, spoken by an emulator: stopped, taken up again and exported there."""
+    """An emulator serves the bucket by Google's protocol. The run in the bucket is stopped, resumed and exported."""
     for package in ("gcsfs", "gcp_storage_emulator"):
         pytest.importorskip(package, reason="pip install gcsfs gcp-storage-emulator")
     shown = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
@@ -185,7 +185,7 @@ def test_a_run_in_a_bucket_equals_a_local_one(small, tmp_path):
     assert {"config.json", "metrics.jsonl", "rows", "rows.safetensors"} <= set(here["left"])
     ((relation, inverse),) = here["rows"]
     assert relation == here["exported"] != inverse
-    # Rows of both checkpoints lie there, and can be read again.
+    # The rows of both checkpoints are in the bucket and can be read.
     assert here["kept"] == ["step_000002.safetensors", "step_000004.safetensors"]
     newest, earlier = here["read"]
     assert newest == [4, here["rows"][0]]
@@ -194,7 +194,7 @@ def test_a_run_in_a_bucket_equals_a_local_one(small, tmp_path):
     assert there == here
 
 
-def test_home_is_home(tmp_path, monkeypatch):
+def test_a_tilde_in_a_path_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "words.txt").write_text("on\nin\n")
     assert files.place("~/runs/x") == epath.Path(tmp_path / "runs" / "x")
@@ -211,7 +211,7 @@ def test_home_is_home(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
-def test_a_pipe_is_no_file(tmp_path):
+def test_a_pipe_does_not_count_as_a_file(tmp_path):
     os.mkfifo(tmp_path / "x.safetensors")
     assert not files.is_file(tmp_path / "x.safetensors")
     assert files.is_file(Path(__file__))
@@ -219,7 +219,7 @@ def test_a_pipe_is_no_file(tmp_path):
         embeddings.read(tmp_path / "x.safetensors")
 
 
-def test_a_bucket_has_one_owner(bucket, monkeypatch):
+def test_a_folder_in_a_bucket_has_one_owner(bucket, monkeypatch):
     monkeypatch.setattr(owner, "_SETTLE_S", 0.0)
     with owner.owned(bucket) as check:
         check()

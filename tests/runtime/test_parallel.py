@@ -16,7 +16,7 @@ from reversion_jax.runtime import parallel
 
 
 def compare(*arguments):
-    """What eight_devices.py says of one and eight devices."""
+    """Runs eight_devices.py with eight simulated devices and returns its report."""
     here = Path(__file__).parent
     environment = tiny.environment("--xla_force_host_platform_device_count=8")
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(here.parent), str(ROOT)])}
@@ -43,7 +43,7 @@ def test_eight_devices_equal_one_with_added_inverse_prompts(small):
 
 
 def test_eight_devices_equal_one(compared):
-    """Rows after four steps of two micro-batches, losses, and images from a sampler that adds noise."""
+    """Compares rows after four steps of two micro-batches, losses, and images from a sampler that adds noise."""
     assert compared["devices"] == 8
     assert compared["moved"] > 1e-3
     rows, losses, images = compared["eight"]["differences"]
@@ -52,12 +52,12 @@ def test_eight_devices_equal_one(compared):
     assert images < 1e-4
 
 
-def test_only_the_rows_gradients_pass_between_devices(compared):
+def test_devices_exchange_only_the_gradients_of_rows_and_the_losses(compared):
     assert compared["one"]["passes"] == []
-    assert compared["eight"]["passes"] == [["all-reduce", 4 * (2 * 32 + 1)]]  # and the runs' losses
+    assert compared["eight"]["passes"] == [["all-reduce", 4 * (2 * 32 + 1)]]  # gradients of two rows, and a loss
 
 
-def test_weights_cut_in_four_equal_whole_ones(compared):
+def test_four_devices_that_share_the_weights_equal_one(compared):
     rows, losses, images = compared["split"]["differences"]
     assert rows < 1e-5
     assert losses < 1e-5
@@ -65,13 +65,13 @@ def test_weights_cut_in_four_equal_whole_ones(compared):
 
 
 def weight_bytes(tree):
-    """Of all arrays, and of the kernels that four devices can share."""
+    """Returns the bytes of all arrays, and those of the kernels that four devices can share."""
     leaves = flatten_dict(tree)
     shared = [leaf for path, leaf in leaves.items() if path[-1] == "kernel" and any(n % 4 == 0 for n in leaf.shape)]
     return sum(leaf.nbytes for leaf in leaves.values()), sum(leaf.nbytes for leaf in shared)
 
 
-def test_a_device_has_its_piece_of_the_weights_and_fetches_the_others(compared, small_model):
+def test_a_device_holds_a_quarter_of_the_weights_and_gathers_the_others(compared, small_model):
     sizes = {part: weight_bytes(tree) for part, tree in small_model.model.params.items()}
     whole, cut = (sum(size[i] for size in sizes.values()) for i in range(2))
     assert compared["eight"]["held"] == compared["one"]["held"] == whole
@@ -81,23 +81,24 @@ def test_a_device_has_its_piece_of_the_weights_and_fetches_the_others(compared, 
     passes = Counter()
     for kind, size in compared["split"]["passes"]:
         passes[kind] += size
-    # The text encoder once, the UNet for each direction, but for some at its ends; and, as ever, the rows' gradient.
+    # The text encoder is gathered once. The UNet is gathered in the forward and in the backward pass, except for some
+    # layers at its ends. The gradient of the rows is summed as always.
     assert 1.75 * networks <= passes["all-gather"] < 2 * networks
     assert passes == {"all-gather": passes["all-gather"], "all-reduce": 4 * (2 * 32 + 1)}
 
 
 @pytest.mark.parametrize("devices", [-1, 10_000])
-def test_devices_that_are_not_there(devices):
+def test_more_devices_than_there_are_is_refused(devices):
     with pytest.raises(ValueError, match=rf"devices={devices}: there are \d+ cpu devices"):
         parallel.make_mesh(8, devices)
 
 
-def test_weight_shards_that_samples_cannot_be_shared_by():
+def test_weight_shards_that_do_not_divide_the_samples_are_refused():
     with pytest.raises(ValueError, match=r"weight_shards=3 devices cannot share 8 samples evenly"):
         parallel.make_mesh(8, 0, 3)
 
 
-def test_replicate_keeps_values_and_remembers_its_mesh():
+def test_replicated_arrays_keep_their_values_and_their_mesh():
     mesh = parallel.make_mesh(8)
     tree = parallel.replicate({"a": np.arange(3.0), "key": jax.random.key(0)}, mesh)
     np.testing.assert_array_equal(tree["a"], np.arange(3.0))

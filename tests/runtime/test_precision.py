@@ -1,4 +1,4 @@
-"""What precision's names mean."""
+"""The meaning of the names of precisions."""
 
 import types
 
@@ -19,29 +19,29 @@ def device(platform: str, capability: str | None = None) -> types.SimpleNamespac
     [
         (device("cpu"), "float32"),
         (device("tpu"), "bfloat16"),
-        (device("gpu", "7.5"), "float16"),  # Colab's T4
+        (device("gpu", "7.5"), "float16"),  # the T4 of Colab
         (device("gpu", "8.0"), "bfloat16"),
         (device("gpu", "12.0"), "bfloat16"),
         (device("gpu", "gfx90a"), "bfloat16"),
     ],
 )
-def test_what_suits_a_device(device, suits):
+def test_each_device_has_a_suitable_precision(device, suits):
     assert precision.of_device(device) == suits
 
 
-def test_a_name_that_is_given_stays():
+def test_a_precision_that_the_user_names_is_kept():
     assert precision.choose("bfloat16") == "bfloat16"
     assert precision.choose("auto") == precision.of_device(jax.devices()[0])
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH")])
-def test_products_are_asked_for_by_name(name, wanted):
-    """On a GPU and a TPU "HIGHEST" alone is float32 in earnest."""
+def test_a_precision_sets_the_precision_of_matrix_products(name, wanted):
+    """On GPUs and TPUs only "HIGHEST" computes in full float32."""
     with jax.default_matmul_precision(precision.products(name)):
         text = jax.jit(jnp.dot).lower(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32)).as_text()
     assert f"precision = [{wanted}, {wanted}]" in text
 
 
-def test_types_of_weights():
+def test_a_precision_sets_the_type_of_the_weights():
     names = ("float32", "tensorfloat32", "bfloat16", "float16")
     assert [precision.dtype(name).name for name in names] == ["float32", "float32", "bfloat16", "float16"]

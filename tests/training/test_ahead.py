@@ -1,4 +1,4 @@
-"""The step is compiled while the weights are read, and only then."""
+"""The training step is compiled in the background while the weights are read, and is compiled only once."""
 
 import logging
 import subprocess
@@ -16,9 +16,9 @@ from reversion_jax.training import ahead, loop, prepare
 
 @pytest.fixture
 def compilations(caplog):
-    """The names of the programs that JAX has compiled, each with its thread."""
+    """A function that returns (name, thread) of each program that JAX has compiled."""
     jax.clear_caches()
-    jax.config.update("jax_log_compiles", True)  # not the context manager, which is for one thread
+    jax.config.update("jax_log_compiles", True)  # the context manager would set it for one thread only
     with caplog.at_level(logging.WARNING, logger="jax"):
         yield lambda: [
             (record.getMessage().split("jit(")[1].split(")")[0], record.threadName)
@@ -28,7 +28,7 @@ def compilations(caplog):
     jax.config.update("jax_log_compiles", False)
 
 
-def test_the_step_is_compiled_once_and_ahead(config, finished, tmp_path, compilations):
+def test_the_step_is_compiled_once_and_in_the_background(config, finished, tmp_path, compilations):
     rows = loop.train(config, tmp_path / "run")
     np.testing.assert_array_equal(rows, finished[1])
     found = compilations()
@@ -51,7 +51,7 @@ STOPPED = """if True:
 
 
 @pytest.mark.parametrize(("how", "status", "says"), [("stop", 130, "stopped\n"), ("fail", 2, "error: bad input\n")])
-def test_who_stops_need_not_wait_for_the_compiler(how, status, says):
+def test_a_stop_or_an_error_ends_the_command_without_waiting_for_the_compiler(how, status, says):
     began = time.monotonic()
     command = [sys.executable, "-c", STOPPED, "60", how]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
@@ -59,7 +59,7 @@ def test_who_stops_need_not_wait_for_the_compiler(how, status, says):
     assert time.monotonic() - began < 30
 
 
-def test_python_itself_waits_for_it():
+def test_without_a_stop_python_waits_for_the_compiler():
     code = """if True:
         import time
         from reversion_jax.runtime import compilation
@@ -69,8 +69,8 @@ def test_python_itself_waits_for_it():
     assert (done.returncode, done.stdout, done.stderr) == (0, "compiled\n", "")
 
 
-def test_the_weights_need_not_wait(config, monkeypatch):
-    """They are read, and the pictures encoded, while the compiler is still at work."""
+def test_weights_are_read_while_the_compiler_works(config, monkeypatch):
+    """The exemplars are encoded in this time too."""
     began, may_end = threading.Event(), threading.Event()
 
     class Slow:
@@ -86,5 +86,5 @@ def test_the_weights_need_not_wait(config, monkeypatch):
     assert not job.compiled.done()
     assert np.isfinite(job.data.mean).all()
     may_end.set()
-    with pytest.raises(ValueError, match="not compiled"):  # what goes wrong there is told where it is needed
+    with pytest.raises(ValueError, match="not compiled"):  # the compiler's error is raised where the program is needed
         prepare.advance(job, prepare.first_state(job), 1, 2)

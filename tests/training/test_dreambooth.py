@@ -1,4 +1,4 @@
-"""DreamBooth on a tiny model: what it learns, what it leaves alone, and that a stopped run goes on."""
+"""DreamBooth on a tiny model: training, its loss, resuming, and the saved model."""
 
 import dataclasses
 
@@ -47,14 +47,14 @@ def whole(made, tmp_path_factory):
     return workdir, train(made, workdir)
 
 
-def test_every_weight_moves_by_as_much_as_adam_allows(made, whole):
+def test_every_weight_of_the_unet_moves_within_the_bound_of_adam(made, whole):
     _, unet = whole
     for before, after in zip(leaves(made[1].params["unet"]), leaves(unet), strict=True):
         moved = np.abs(after - before * (1 - 1e-5) ** 6).max()
         assert 1e-4 < moved < 6.1e-3
 
 
-def test_a_stopped_run_goes_on(made, whole, tmp_path, monkeypatch):
+def test_resumed_dreambooth_equals_uninterrupted_dreambooth(made, whole, tmp_path, monkeypatch):
     class Stops(Exception):
         pass
 
@@ -75,12 +75,12 @@ def test_a_stopped_run_goes_on(made, whole, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-def test_another_recipe_in_the_same_folder_is_refused(made, whole):
+def test_dreambooth_with_another_recipe_in_the_same_folder_is_refused(made, whole):
     with pytest.raises(ValueError, match="begun with another recipe: give a new --workdir"):
         train(made, whole[0], word="top")
 
 
-def test_the_models_own_pictures_are_of_the_same_things(made):
+def test_prior_pictures_have_the_prompts_of_the_exemplars(made):
     config, sd, tokenizer, shown = made
     own = dreambooth._own_pictures(sd, tokenizer, shown, "and", config)
     assert own.images.shape == (4, 16, 16, 3)
@@ -88,7 +88,7 @@ def test_the_models_own_pictures_are_of_the_same_things(made):
     assert asked == ["cat {} dog", "dog {} cat", "a cat {} a dog", "cat {} cat"]
 
 
-def test_they_count_by_their_weight(made):
+def test_the_loss_of_prior_pictures_is_scaled_by_its_weight(made):
     sd = made[1]
     of = lambda seed, *shape: tiny.noise(seed, shape)
     batch = (of(0, 4, 8, 8, 4), of(1, 4, 8, 8, 4), of(2, 4, tiny.LENGTH, 32), jax.random.key(0))
@@ -109,7 +109,7 @@ def test_they_count_by_their_weight(made):
     assert abs(loss(others, 1.0) - one) > 1e-4
 
 
-def test_what_is_saved_draws_the_word(made, whole, tmp_path):
+def test_the_saved_model_draws_the_same_picture_as_the_trained_one(made, whole, tmp_path):
     _, sd, tokenizer, _ = made
     trained = sd._replace(params={**sd.params, "unet": whole[1]})
     save(tmp_path / "model", trained, dtype=np.float32)
@@ -120,7 +120,7 @@ def test_what_is_saved_draws_the_word(made, whole, tmp_path):
     np.testing.assert_allclose(images[1], images[2], atol=1e-5)
 
 
-def test_it_makes_one_model_of_one_relation(tmp_path):
+def test_dreambooth_refuses_several_runs_and_a_bucket(tmp_path):
     with pytest.raises(ValueError, match="one model of one relation: give a config without runs"):
         dreambooth.make_model(load("ten_relations"), tmp_path)
     with pytest.raises(ValueError, match="a model is written to a folder of this machine"):

@@ -9,7 +9,7 @@ from reversion_jax.training.fit import fit, gradient_step
 
 @jax.jit
 def walk(state, batch):
-    """A training step whose result depends on every batch and on their order."""
+    """A training step whose result depends on every batch and on the order of the batches."""
     return {"w": state["w"] * 0.9 + jnp.sum(batch)}, {"sum": jnp.sum(batch)}
 
 
@@ -17,7 +17,7 @@ def batch_fn(step):
     return np.random.default_rng(step).normal(size=(jax.device_count(), 3)).astype(np.float32)
 
 
-def test_an_interrupted_stage_goes_on_to_the_step(tmp_path):
+def test_an_interrupted_stage_continued_equals_an_uninterrupted_one(tmp_path):
     start = {"w": jnp.zeros(3)}
     whole = fit("walk", start, walk, batch_fn, 12, tmp_path / "whole")
 
@@ -33,13 +33,13 @@ def test_an_interrupted_stage_goes_on_to_the_step(tmp_path):
     np.testing.assert_array_equal(finished["w"], whole["w"])
 
 
-def test_a_stage_that_diverges_says_where(tmp_path):
+def test_an_error_about_divergence_names_stage_and_step(tmp_path):
     with pytest.raises(FloatingPointError, match="walk: not finite at step 0"):
         fit("walk", {"w": jnp.zeros(3)}, walk, lambda step: np.full((1, 3), np.nan, np.float32), 3, tmp_path)
 
 
-def test_a_gradient_step_goes_downhill_by_closed_form():
-    """Half the squared distance to a point, by gradient descent: each step takes a tenth of what is left."""
+def test_gradient_descent_follows_the_closed_form():
+    """The loss is the squared distance to a point. Each step shortens the distance by a tenth."""
     loss_fn = lambda w, point, scale: (0.5 * scale * jnp.sum((w - point) ** 2), {"far": jnp.max(jnp.abs(w - point))})
     optimiser = optax.sgd(0.05, momentum=0.0)
     step_fn = gradient_step(loss_fn, optimiser)

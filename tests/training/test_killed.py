@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends with the same bits."""
+"""A run that is killed many times gives the same bits as a run that is not killed."""
 
 import os
 import random
@@ -20,7 +20,7 @@ KILLS, IN_CHECKPOINTS, AFTER_FIRST_STEP = 20, 5, 10
 
 @pytest.fixture(scope="module")
 def command(small, tmp_path_factory):
-    """A run of some seconds with a checkpoint every other step, without --workdir."""
+    """The command line, without --workdir, of a run of some seconds with a checkpoint after every second step."""
     settings = tiny_run.inputs(tmp_path_factory.mktemp("killed"), small)
     settings |= {"steps": 400, "checkpoint_every_steps": 2, "preview_every_steps": 200}
     return tiny_run.command(settings)
@@ -34,7 +34,7 @@ def start(command: list[str], workdir: Path) -> subprocess.Popen:
 
 
 def writes_checkpoint(workdir: Path) -> bool:
-    """Whether a checkpoint is being written: Orbax renames its folder when it is whole."""
+    """Returns whether a checkpoint is being written. Orbax renames the folder when it is complete."""
     try:
         return any("orbax-checkpoint-tmp" in path.name for path in (workdir / "checkpoints").iterdir())
     except OSError:
@@ -49,7 +49,8 @@ def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bits(command, 
         process = start(command, workdir)
         history = workdir / "metrics.jsonl"
         size = history.stat().st_size if history.exists() else 0
-        # A quarter at any moment, start-up included; the others once it trains, half of them in a checkpoint's write.
+        # Every fourth kill comes at any moment, also during start-up. The others come after a step, and two thirds of
+        # these come while a checkpoint is written.
         if number % 4:
             while process.poll() is None and (not history.exists() or history.stat().st_size <= size):
                 time.sleep(0.002)
@@ -60,7 +61,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bits(command, 
         else:
             time.sleep(rng.uniform(0.5, 8))
         in_checkpoints += writes_checkpoint(workdir)
-        assert process.poll() is None  # the run is long enough, and goes on each time
+        assert process.poll() is None  # the run has not finished before the kill
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert start(command, workdir).wait() == 0

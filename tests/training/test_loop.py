@@ -18,7 +18,7 @@ from reversion_jax.weights import embeddings
 from reversion_jax.weights.load import load_model
 
 
-def test_what_a_run_leaves_behind(finished):
+def test_a_run_leaves_metrics_previews_a_sheet_and_a_plot(finished):
     workdir, rows = finished
     assert rows.shape == (1, 2, 32)
     records = history.read(workdir / "metrics.jsonl")
@@ -33,7 +33,7 @@ def test_what_a_run_leaves_behind(finished):
     assert (workdir / "training.png").stat().st_size > 5000
 
 
-def test_interrupted_equals_uninterrupted(config, finished, tmp_path):
+def test_resumed_training_equals_uninterrupted_training(config, finished, tmp_path):
     loop.train(changed(config, steps=3), tmp_path / "run")
     rows = loop.train(config, tmp_path / "run")
     np.testing.assert_array_equal(rows, finished[1])
@@ -43,7 +43,7 @@ def test_interrupted_equals_uninterrupted(config, finished, tmp_path):
     ]
 
 
-def test_a_signal_stops_with_a_checkpoint_and_the_run_goes_on(config, finished, tmp_path, monkeypatch):
+def test_a_signal_stops_training_with_a_checkpoint_that_can_be_resumed(config, finished, tmp_path, monkeypatch):
     advance = loop.advance
 
     def interrupted(*args):
@@ -57,7 +57,7 @@ def test_a_signal_stops_with_a_checkpoint_and_the_run_goes_on(config, finished, 
     np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])
 
 
-def test_progress_is_told_and_learning_is_a_call(config, finished, tmp_path):
+def test_learn_reports_progress_and_returns_the_run(config, finished, tmp_path):
     told = []
     (run,) = loop.learn(config, str(tmp_path / "run"), on_progress=told.append)
     assert [progress.step for progress in told] == [2, 3, 4, 6]
@@ -71,7 +71,7 @@ def test_progress_is_told_and_learning_is_a_call(config, finished, tmp_path):
     assert list(run.words()) == ["<R>", "<R-inv>"]
 
 
-def test_the_caller_stops_after_a_dispatch_and_the_run_goes_on(config, finished, tmp_path):
+def test_the_caller_can_stop_training_and_resume_it(config, finished, tmp_path):
     told = []
     rows = loop.train(config, tmp_path / "run", on_progress=told.append, should_stop=lambda: bool(told))
     assert [progress.step for progress in told] == [2]
@@ -83,7 +83,7 @@ def test_the_caller_stops_after_a_dispatch_and_the_run_goes_on(config, finished,
     assert [record["step"] for record in history.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_is_stopped_at_once_has_its_first_rows(config, tmp_path):
+def test_a_run_stopped_before_its_first_step_has_the_initial_rows(config, tmp_path):
     rows = loop.train(config, tmp_path / "run", should_stop=lambda: True)
     np.testing.assert_array_equal(rows, prepare.prepare(prepare.settle(config)).first_rows)
     run = folder.read(tmp_path / "run")
@@ -91,7 +91,7 @@ def test_a_run_that_is_stopped_at_once_has_its_first_rows(config, tmp_path):
     np.testing.assert_array_equal(run.rows, rows[0])
 
 
-def test_a_crash_between_checkpoints_loses_nothing(config, finished, tmp_path):
+def test_training_resumed_after_a_crash_equals_uninterrupted_training(config, finished, tmp_path):
     loop.train(changed(config, steps=4), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
@@ -100,13 +100,13 @@ def test_a_crash_between_checkpoints_loses_nothing(config, finished, tmp_path):
     assert [r["step"] for r in history.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_watching_does_not_change_what_is_learned(config, finished, tmp_path):
+def test_previews_and_checkpoints_do_not_change_the_rows(config, finished, tmp_path):
     blind = changed(config, preview_prompts=(), preview_every_steps=100, checkpoint_every_steps=100)
     rows = loop.train(changed(blind, steps_per_dispatch=6), tmp_path / "run")
     np.testing.assert_array_equal(rows, finished[1])
 
 
-def test_seeds_and_methods_differ(config, finished, tmp_path):
+def test_other_seeds_and_methods_give_other_rows(config, finished, tmp_path):
     other = loop.train(changed(config, seed=1), tmp_path / "seed")
     reversion = loop.train(changed(config, method="reversion"), tmp_path / "reversion")
     assert (other != finished[1]).any()
@@ -115,12 +115,12 @@ def test_seeds_and_methods_differ(config, finished, tmp_path):
     np.testing.assert_array_equal(reversion[0, 1], first[1])
 
 
-def test_another_config_in_the_same_folder_is_refused(config, finished):
+def test_training_with_another_config_in_the_same_folder_is_refused(config, finished):
     with pytest.raises(ValueError, match="another learning_rate, seed"):
         loop.train(changed(config, seed=1, learning_rate=0.5), finished[0])
 
 
-def test_a_finished_run_is_only_reported_again(config, finished, tmp_path):
+def test_training_a_finished_run_again_only_renews_its_report(config, finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / "contact_sheet.png").unlink()
     np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])
@@ -132,7 +132,7 @@ def test_a_finished_run_is_only_reported_again(config, finished, tmp_path):
         loop.train(config, tmp_path / "run")
 
 
-def test_real_photographs_train_through_a_random_model(config, sd_tiny, tmp_path):
+def test_training_on_real_photographs_gives_finite_rows(config, sd_tiny, tmp_path):
     photographs = SHARED / "exemplars" / "inside"
     if not photographs.is_dir():
         pytest.skip("no shared/exemplars beside the repository")
@@ -143,7 +143,7 @@ def test_real_photographs_train_through_a_random_model(config, sd_tiny, tmp_path
     assert (tmp_path / "run" / "contact_sheet.png").is_file()
 
 
-def test_noisy_latents_are_blurred_in_their_own_pixels(config):
+def test_sigma_for_noisy_latents_is_in_pixels_of_the_latents(config):
     mine = changed(config, suppressor_target="noisy_latents", suppressor_sigma_px=3.0)
     prepared = prepare.prepare(prepare.settle(mine))
     assert prepared.step_config.blur_noisy_latents
@@ -154,14 +154,14 @@ def test_noisy_latents_are_blurred_in_their_own_pixels(config):
     assert np.abs(blurred.data.mean - clear.data.mean).max() > 1e-3
 
 
-def test_divergence_stops_with_the_steps_number(config, tmp_path):
+def test_an_error_about_divergence_names_the_step(config, tmp_path):
     with pytest.raises(FloatingPointError, match=r"(loss is nan|rows are not finite) at step [1-6]: lower config"):
         loop.train(changed(config, learning_rate=1e30, preview_prompts=()), tmp_path / "run")
 
 
 @pytest.mark.parametrize("rate", [3.0, 30.0])
-def test_a_run_that_runs_away_is_stopped(config, tmp_path, rate):
-    """Its losses stay finite."""
+def test_rows_whose_norm_grows_too_large_stop_the_run(config, tmp_path, rate):
+    """The losses of such a run stay finite."""
     said = r"ran away: at step [1-6] their norm is .*, where the model's words have .*: lower config.learning_rate"
     with pytest.raises(FloatingPointError, match=said):
         loop.train(changed(config, learning_rate=rate, preview_prompts=()), tmp_path / "run")
@@ -169,13 +169,13 @@ def test_a_run_that_runs_away_is_stopped(config, tmp_path, rate):
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-5])
-def test_a_run_that_learns_nothing_is_warned_of(config, tmp_path, rate):
+def test_a_run_that_learns_nothing_ends_with_a_warning(config, tmp_path, rate):
     with pytest.warns(Caution, match=r"<R> has moved by 0.0.% of its length only, so it still says 'on': raise"):
         loop.train(changed(config, learning_rate=rate, preview_prompts=()), tmp_path / "run")
 
 
-def test_a_run_goes_on_from_an_embedding(config, finished, tmp_path):
-    """From the file of a word, and from one with both."""
+def test_a_run_can_start_from_an_embedding_file(config, finished, tmp_path):
+    """The file may have one word or both words of a run."""
     (run,) = loop.learn(changed(config, steps=1), tmp_path / "first")
     words = run.words()
     embeddings.write(words, "on", tmp_path / "out")
@@ -204,7 +204,7 @@ def test_pictures_need_not_be_square(config, tmp_path):
         prepare.prepare(prepare.settle(changed(mine, width=25)))
 
 
-def test_captions_that_are_cut_are_warned_of(config, tmp_path):
+def test_captions_longer_than_the_text_encoder_are_warned_of(config, tmp_path):
     shown = np.zeros((1, 16, 16, 3), np.uint8)
     exemplars.write_folder(tmp_path / "exemplars", shown, [["cat {} dog, on top of photo of cat on dog"]])
     mine = changed(config, exemplars=str(tmp_path / "exemplars"), method="reversion")
@@ -212,7 +212,7 @@ def test_captions_that_are_cut_are_warned_of(config, tmp_path):
         prepare.prepare(prepare.settle(mine))
 
 
-def test_previews_are_what_sample_draws(finished):
+def test_previews_equal_the_pictures_of_sample(finished):
     workdir, _ = finished
     run = folder.read(workdir)
     sd, tokenizer, _ = load_model(run.settings.model, dict.fromkeys(PLACEHOLDERS, 1))
@@ -223,7 +223,7 @@ def test_previews_are_what_sample_draws(finished):
     assert np.abs(preview.astype(int) - ours).max() <= 1
 
 
-def test_images_do_not_depend_on_their_batch(finished):
+def test_images_do_not_depend_on_the_batch_size(finished):
     run = folder.read(finished[0])
     sd, tokenizer, _ = load_model(run.settings.model, dict.fromkeys(PLACEHOLDERS, 1))
 
@@ -249,14 +249,14 @@ def test_images_do_not_depend_on_their_batch(finished):
         ({"initialiser": "catdog"}, "initialiser"),
     ],
 )
-def test_bad_input_is_one_clear_line(config, values, message, tmp_path):
+def test_bad_input_for_training_is_refused_in_one_line(config, values, message, tmp_path):
     with pytest.raises((ValueError, OSError), match=message) as error:
         loop.train(changed(config, **values), tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_prompts_that_cannot_be_inverted_only_matter_to_inverse_prompts(config, tmp_path):
+def test_templates_must_be_invertible_only_for_inverse_prompts(config, tmp_path):
     shown = np.zeros((1, 16, 16, 3), np.uint8)
     exemplars.write_folder(tmp_path / "exemplars", shown, [["cat {} dog on top"]])
     mine = changed(config, exemplars=str(tmp_path / "exemplars"))
@@ -265,8 +265,8 @@ def test_prompts_that_cannot_be_inverted_only_matter_to_inverse_prompts(config, 
     prepare.prepare(prepare.settle(changed(mine, method="reversion")))
 
 
-def test_tiny_describes_itself(config):
+def test_the_description_of_a_run_has_its_exemplars_and_prompts(config):
     said = report.describe(prepare.prepare(prepare.settle(config)))
     assert "3 exemplars at 16 px" in said
     assert "'dog <R-inv> <R> cat'" in said
-    assert "its own" not in said  # this model's folder says nothing of settings
+    assert "its own" not in said  # this model's folder has no settings

@@ -1,4 +1,4 @@
-"""How many samples go through the networks at once."""
+"""The number of samples that go through the networks at once."""
 
 import dataclasses
 import types
@@ -17,7 +17,7 @@ def most(gib, **changes) -> int:
     return memory.most_on_a_device(dataclasses.replace(SETTLED, **changes), SD15, gib)
 
 
-def test_more_memory_and_less_work_make_room():
+def test_more_memory_or_less_work_allows_more_samples_at_once():
     assert [most(gib) for gib in (1, 6, 80)] == sorted({most(gib) for gib in (1, 6, 80)})
     assert most(1) == 1
     for eased in ({"remat": True}, {"resolution": 256}, {"height": 256}):
@@ -26,15 +26,15 @@ def test_more_memory_and_less_work_make_room():
     assert most(16, precision="float16") == most(16)
 
 
-def test_weights_are_stable_diffusions():
-    """By PyTorch's count 123,060,480 + 859,520,964 numbers, and the VAE's 83,653,863."""
+def test_the_memory_of_weights_is_that_of_stable_diffusion():
+    """In PyTorch, text encoder and UNet have 123,060,480 + 859,520,964 numbers, and the VAE has 83,653,863."""
     assert memory.weights(SETTLED, SD15) == pytest.approx((982_581_444 * 2 + 83_653_863 * 4) / 2**30, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("runs", "given", "at_once"), [(1, 8, 8), (1, 100, 8), (1, 5, 4), (1, 3, 3), (10, 12, 12), (10, 30, 27), (1, 1, 1)]
 )
-def test_pieces_are_of_much_the_same_size(runs, given, at_once):
+def test_the_pieces_of_a_step_have_nearly_equal_sizes(runs, given, at_once):
     config = dataclasses.replace(SETTLED, samples_at_once=given)
     assert memory.samples_at_once(config, SD15, runs) == at_once
 
@@ -47,11 +47,11 @@ def test_a_sample_with_two_prompts_counts_twice():
 
 
 @pytest.mark.parametrize(("gib", "at_once"), [(6, 2), (80, 8)])
-def test_by_itself_it_takes_what_the_device_holds(monkeypatch, gib, at_once):
+def test_by_default_the_devices_memory_limits_samples_at_once(monkeypatch, gib, at_once):
     told = types.SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": gib * 2**30})
     monkeypatch.setattr(memory.jax, "devices", lambda: [told])
     assert memory.samples_at_once(SETTLED, SD15, 1) == at_once
 
 
-def test_a_cpus_memory_is_not_ours_alone():
+def test_the_memory_of_a_cpu_is_positive_and_bounded():
     assert 0 < memory.device_memory(types.SimpleNamespace(platform="cpu")) < 1e4

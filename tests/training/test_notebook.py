@@ -1,8 +1,9 @@
-"""The notebooks, from top to bottom; and, on the versions of Colab's TPU runtime, with the suite:
+"""Runs the notebooks from top to bottom. Tests with the marker `colab` use the packages of Colab's TPU runtime:
 
     pytest -m colab -s tests/training/test_notebook.py
 
-makes an environment of these versions, with Python 3.13 if there is one, and takes ten minutes.
+This command makes an environment with these versions, with Python 3.13 if it is installed, and takes ten minutes. It
+also runs the test suite in that environment.
 """
 
 import ast
@@ -47,7 +48,8 @@ SETTINGS = {
     "judged_prompts": 0,
 }
 
-# The two others, as quickly as they run: with an untrained word nothing is to be seen, but every cell has run.
+# Settings with which the two other notebooks run quickly. The word is hardly trained, so the pictures show nothing, but
+# every cell runs.
 DRAWS_LITTLE = {
     "SEEDS": 2,
     "STRENGTHS": (0.5, 1.0),
@@ -64,7 +66,7 @@ TRAINS_LITTLE = {
     "WORKDIR": "drive/tour",
 }
 
-# Environment variables for a Python that is to find this package only where it was installed.
+# Environment variables of a Python that must import this package from its own environment only.
 NOTHING_ELSE = {**tiny.environment(), "PYTHONPATH": ""}
 
 
@@ -73,14 +75,17 @@ def read(name: str) -> nbformat.NotebookNode:
 
 
 def code(name: str) -> dict[str, nbformat.NotebookNode]:
-    """A notebook's code cells by id."""
+    """Returns a notebook's code cells by id."""
     return {cell.id: cell for cell in read(name).cells if cell.cell_type == "code"}
 
 
 def run(
     name: str, place: Path, python: str, environment: Mapping[str, str], **settings
 ) -> dict[str, nbformat.NotebookNode]:
-    """A notebook's code cells by id, after `python` ran them in `place`, with `settings` in place of the first's."""
+    """Runs a notebook with `python` in the folder `place`. Returns its code cells by id, with their outputs.
+
+    `settings` override variables of the cell with the tag "parameters".
+    """
     book = read(name)
     (first,) = (i for i, cell in enumerate(book.cells) if "parameters" in cell.metadata.get("tags", []))
     changes = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
@@ -97,7 +102,10 @@ def run(
 
 
 def train(place: Path, python: str, environment: Mapping[str, str], steps: int, **settings) -> dict:
-    """Runs the notebook for a run of so many steps, in which it has to show what that leaves; returns its cells."""
+    """Runs the notebook that learns a relation, for `steps` steps, and returns its code cells.
+
+    Checks that it shows the preview, the contact sheet and the plot of the run.
+    """
     settings = settings | {"RELATION": "on", "WORKDIR": "drive/run", "SETTINGS": SETTINGS | {"steps": steps}}
     cells = run(LEARN, place, python, environment, **settings)
     names = f"previews/step_{steps:06d}.png", "contact_sheet.png", "training.png"
@@ -106,7 +114,7 @@ def train(place: Path, python: str, environment: Mapping[str, str], steps: int, 
 
 
 def check(workdir: Path, cells: dict[str, nbformat.NotebookNode]) -> None:
-    """What is there when a run of two steps was taken up for two more, and the cells that did so."""
+    """Checks the folder and the cells of a run that was resumed after two steps for two more."""
     assert "taken up at step 2 of 4" in text(cells["train"])
     assert [record["step"] for record in history.read(workdir / "metrics.jsonl")] == [1, 2, 3, 4]
     assert sorted(path.name for path in (workdir / "samples").iterdir()) == ["000", "001"]
@@ -116,15 +124,15 @@ def check(workdir: Path, cells: dict[str, nbformat.NotebookNode]) -> None:
     with zipfile.ZipFile(workdir / "on.zip") as archive:
         assert sorted(archive.namelist()) == ["learned_embeds.bin", "on-inv.safetensors", "on.safetensors"]
     rows = [load_file(workdir / "embeddings" / f"on{end}.safetensors") for end in ("", "-inv")]
-    assert np.abs(rows[0]["<R>"] - rows[1]["<R-inv>"]).max() > 1e-3  # both started from the same word
+    assert np.abs(rows[0]["<R>"] - rows[1]["<R-inv>"]).max() > 1e-3  # both words started from the same word
 
 
 def check_drawn(cells: dict[str, nbformat.NotebookNode]) -> None:
-    """What *Draw and edit* has to show after DRAWS_LITTLE."""
+    """Checks what *Draw and edit* shows after a run with DRAWS_LITTLE."""
     assert "<R>, <R-inv> for miniature" in text(cells["read"])
     for name, rows in {"draw": 3, "edit": 2, "start": None, "map": None, "attention": None}.items():
         (picture,) = shown(cells[name])
-        if rows:  # a contact sheet's height tells its rows, of 2 pictures each
+        if rows:  # the height of a contact sheet tells its number of rows
             assert Image.open(io.BytesIO(picture)).height == sheet_height(rows), name
     (output,) = (output for output in cells["animate"].outputs if output.output_type == "execute_result")
     assert output.data["text/html"].count("data:image/webp") == 2
@@ -138,7 +146,7 @@ def sheet_height(rows: int) -> int:
 
 
 def check_tour(cells: dict[str, nbformat.NotebookNode]) -> None:
-    """What *How relation inversion works* has to show after TRAINS_LITTLE."""
+    """Checks what *How relation inversion works* shows after a run with TRAINS_LITTLE."""
     figures = "exemplars suppressor spectra response noise timesteps steering control follow map draw inverse ablation"
     for name in (*figures.split(), "counts"):
         assert len(shown(cells[name])) == 1, name
@@ -149,11 +157,11 @@ def check_tour(cells: dict[str, nbformat.NotebookNode]) -> None:
 
 
 def imitate_colab(place: Path) -> None:
-    """Makes `place` have Colab's modules: a Drive that says that it is mounted, a browser with exemplars."""
+    """Writes fake modules of Colab into `place`: a Drive that prints when it is mounted, and uploads of exemplars."""
     images, templates = scenes.exemplars("on", 4, seed=1)
     exemplars.write_folder(place / "browser", images, templates)
     modules = {
-        "output": "",  # wanted by JAX
+        "output": "",  # JAX imports it
         "drive": "def mount(path): print(f'mounted {path}')",
         "files": f"""
             import shutil
@@ -173,14 +181,14 @@ def text(cell: nbformat.NotebookNode) -> str:
 
 
 def shown(cell: nbformat.NotebookNode) -> list[bytes]:
-    """The PNGs below a cell."""
+    """Returns the PNGs that a cell shows."""
     data = (output.get("data", {}) for output in cell.outputs)
     return [base64.b64decode(entry["image/png"]) for entry in data if "image/png" in entry]
 
 
 @pytest.mark.long
-def test_it_runs_and_goes_on(tmp_path):
-    """Elsewhere, then on Colab."""
+def test_the_learning_notebook_runs_and_resumes_its_run(tmp_path):
+    """It runs first as on any machine and then as on Colab."""
     first = train(tmp_path, sys.executable, tiny.environment(), steps=2)
     imitate_colab(tmp_path)
     cells = train(tmp_path, sys.executable, tiny.environment(), steps=4)
@@ -188,35 +196,35 @@ def test_it_runs_and_goes_on(tmp_path):
     for cell, says in (("install", "mounted /content/drive"), ("export", "downloaded ")):
         assert says in text(cells[cell])
         assert says not in text(first[cell])
-    assert not (tmp_path / "constraints.txt").exists()  # the package is there, so nothing was installed
+    assert not (tmp_path / "constraints.txt").exists()  # the package is installed, so the notebook installs nothing
 
 
 @pytest.mark.long
-def test_draw_and_edit_runs(tmp_path):
+def test_the_notebook_draw_and_edit_runs(tmp_path):
     check_drawn(run(DRAW, tmp_path, sys.executable, tiny.environment(), **DRAWS_LITTLE))
 
 
 @pytest.mark.long
-def test_how_relation_inversion_works_runs(tmp_path):
+def test_the_notebook_how_relation_inversion_works_runs(tmp_path):
     check_tour(run(TOUR, tmp_path, sys.executable, tiny.environment(), **TRAINS_LITTLE))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_kept_without_outputs(name):
+def test_notebooks_are_stored_without_outputs(name):
     assert not any(cell.outputs or cell.execution_count for cell in code(name).values())
 
 
-def test_all_notebooks_are_tested():
+def test_every_notebook_is_tested():
     assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == sorted(NAMES)
 
 
-def test_all_install_in_the_same_way():
+def test_all_notebooks_install_the_package_in_the_same_way():
     assert len({code(name)["install"].source for name in NAMES}) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_it_imports_exists(name):
-    """Also what it takes from this package's modules: no cell runs here."""
+def test_everything_that_a_notebook_imports_exists(name):
+    """This includes the attributes of our modules that it uses. The test runs no cell."""
     source = "\n".join(cell.source for cell in code(name).values())
     tree = ast.parse(re.sub(r"^( *)%.*", r"\1pass", source, flags=re.MULTILINE))
     modules = {}
@@ -234,13 +242,13 @@ def test_what_it_imports_exists(name):
 
 
 def found(module: str, name: str):
-    """What `from module import name` gives. ImportError."""
+    """Returns what `from module import name` gives. Raises ImportError if there is nothing of this name."""
     package = importlib.import_module(module)
     return getattr(package, name) if hasattr(package, name) else importlib.import_module(f"{module}.{name}")
 
 
-def test_animations():
-    """They run there and back, and their titles are no HTML."""
+def test_animations_run_forward_and_back_and_escape_their_titles():
+    """At both turning points the end frame is shown once."""
     images = np.linspace(-1, 1, 4, dtype=np.float32)[:, None, None, None] * np.ones((4, 16, 16, 3), np.float32)
     shown_html = notebook.animations({"a <R> b": images}, width_px=99).data
     assert "a &lt;R&gt; b" in shown_html
@@ -252,12 +260,12 @@ def test_animations():
         levels.append(np.asarray(clip.convert("RGB")).mean())
         shown_ms.append(clip.info["duration"])
     np.testing.assert_allclose(levels, [0, 85, 170, 255, 170, 85], atol=3)
-    assert shown_ms == [120] * 6  # none is shown twice, where the clip turns or begins anew
+    assert shown_ms == [120] * 6  # a repeated frame would be shown for 240 ms
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-def test_draw_and_judge(inverse, monkeypatch):
-    """A model that draws what is asked is right, and its hatching is seen; the pairs are unseen ones."""
+def test_draw_and_judge_counts_right_relations_and_hatched_pictures(inverse, monkeypatch):
+    """A fake model draws unseen pairs as asked, except for one wrong relation, and hatches some pictures."""
     asked = scenes.unseen_scenes("hanging_from", 6, seed=1)
     hatched = [False, True, True, False, False, True]
     given = {}
@@ -282,14 +290,14 @@ def test_draw_and_judge(inverse, monkeypatch):
 
 @pytest.fixture
 def browser(monkeypatch):
-    """Files that stand ready in a browser, to be uploaded on what takes itself for Colab."""
+    """Imitates an upload in Colab. Returns a dictionary of the files {name: content} that the user will upload."""
     ready = {}
     upload = lambda: [Path(name).write_bytes(content) for name, content in ready.items()]
     monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(files=types.SimpleNamespace(upload=upload)))
     return ready
 
 
-def test_uploaded_exemplars(browser, tmp_path):
+def test_uploaded_exemplars_become_a_folder(browser, tmp_path):
     picture = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(picture, "PNG")
     browser["0.png"] = picture.getvalue()
@@ -302,26 +310,26 @@ def test_uploaded_exemplars(browser, tmp_path):
     assert notebook.upload_exemplars(folder, captions) == folder
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "text.json"]
     browser.clear()
-    assert notebook.upload_exemplars(folder, {}) == folder  # there already: nothing is asked
+    assert notebook.upload_exemplars(folder, {}) == folder  # the folder exists, so nothing is asked for
     browser |= {"0.png": picture.getvalue(), "text.json": json.dumps(captions).encode()}
     notebook.upload_exemplars(tmp_path / "other", {})
     assert (tmp_path / "other" / "text.json").read_bytes() == browser["text.json"]
 
 
-def test_uploads_are_colabs(tmp_path):
+def test_uploading_exemplars_is_refused_outside_colab(tmp_path):
     with pytest.raises(ValueError, match="on Colab only"):
         notebook.upload_exemplars(tmp_path / "exemplars", {})
 
 
 def _runs(python: str) -> bool:
-    """Whether there is such a Python: a version manager's shim may stand there without it."""
+    """Returns whether this Python runs. A version manager may have a command of this name that does not run."""
     found = shutil.which(python)
     return bool(found) and subprocess.run([found, "--version"], capture_output=True).returncode == 0
 
 
 @pytest.fixture(scope="module")
 def colab(tmp_path_factory) -> str:
-    """A Python with the packages of Colab's TPU runtime, as far as they matter here, and without this one."""
+    """The path of a Python with the relevant packages of Colab's TPU runtime, without this package."""
     python = "python3.13" if _runs("python3.13") else sys.executable
     place = tmp_path_factory.mktemp("colab")
     subprocess.run([python, "-m", "venv", place], check=True)
@@ -336,8 +344,8 @@ def versions(python: str) -> dict[str, str]:
 
 
 @pytest.mark.colab
-def test_it_leaves_colabs_jax_as_it_is(colab, tmp_path):
-    """Of a package that wants a newer one, nothing is installed. To be run before this one is."""
+def test_the_notebook_installs_nothing_that_would_change_colabs_jax(colab, tmp_path):
+    """The package in this test needs a newer JAX. This test must run before the next one, which installs ours."""
     project = """
         [project]
         name = "reversion_jax"
@@ -355,7 +363,7 @@ def test_it_leaves_colabs_jax_as_it_is(colab, tmp_path):
 
 
 @pytest.mark.colab
-def test_it_installs_and_runs_on_colab(colab, tmp_path):
+def test_the_notebooks_install_the_package_and_run_on_colab(colab, tmp_path):
     before = versions(colab)
     left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "runs")
     shutil.copytree(ROOT, tmp_path / "repository", ignore=left_out)
@@ -377,8 +385,8 @@ def test_it_installs_and_runs_on_colab(colab, tmp_path):
 def test_the_suite_passes_on_colab(colab):
     subprocess.run(
         [colab, "-m", "pip", "install", "-q", "ml_collections", "pytest-xdist"], check=True
-    )  # Colab lacks them
-    # Without this file, and without those whose processes take minutes.
+    )  # Colab does not have them
+    # Leaves out this file, and a file whose processes take minutes.
     left_out = [f"--ignore=tests/training/test_{name}.py" for name in ("notebook", "processes")]
     suite = [colab, "-m", "pytest", "-q", "-p", "no:cacheprovider", *left_out]
     subprocess.run(suite, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)

@@ -1,4 +1,4 @@
-"""What a model's own folder says of settings: it is used where the user says nothing, and it may say little."""
+"""Settings in a model's folder: they are used where the user sets nothing, and only some settings are allowed."""
 
 import json
 import shutil
@@ -30,22 +30,22 @@ def write(folder: Path, values: object) -> str:
 
 @pytest.fixture(scope="module")
 def model(recorded, tmp_path_factory) -> str:
-    """The tiny model with settings of its own."""
+    """The tiny model with a file of settings in its folder."""
     folder = shutil.copytree(recorded.folder, tmp_path_factory.mktemp("own") / "model")
     return write(folder, OWN)
 
 
-def test_the_models_own_fill_in_what_is_open(model):
+def test_the_models_settings_are_used_where_the_user_sets_nothing(model):
     c = settings.get_config()
     c.model, c.learning_rate, c.verbs = model, 0.5, "verbs"
     settled = prepare.settle(c)
     assert (settled.steps, settled.guidance_scale, settled.preview_prompts) == (2, 3, ("cat <R> dog",))
-    assert (settled.learning_rate, settled.verbs) == (0.5, "verbs")  # what the user sets stays
-    assert settled.batch_size == 2  # Stable Diffusion's, of which the model says nothing
+    assert (settled.learning_rate, settled.verbs) == (0.5, "verbs")  # the user set these
+    assert settled.batch_size == 2  # the model does not set it, so this is Stable Diffusion's value
     assert settings.settle(settings.get_config()).steps == 3000
 
 
-def test_training_uses_and_prints_them(model, config, tmp_path, capsys):
+def test_training_uses_and_prints_the_models_settings(model, config, tmp_path, capsys):
     mine = changed(config, model=model, steps=None, preview_prompts=None, learning_rate=0.01, preview_every_steps=0)
     (run,) = loop.learn(mine, tmp_path / "run")
     assert (run.step, run.settings.steps, run.settings.learning_rate) == (2, 2, 0.01)
@@ -56,14 +56,14 @@ def test_training_uses_and_prints_them(model, config, tmp_path, capsys):
     assert (stored["steps"], stored["guidance_scale"], stored["preview_prompts"]) == (2, 3, ["cat <R> dog"])
 
 
-def test_what_is_the_models_own_is_described(config):
+def test_the_description_lists_settings_of_the_model(config):
     job = prepare.prepare(prepare.settle(config))
     lines = report.describe(job, ("steps", "learning_rate")).splitlines()
     assert lines[1] == "its own     learning_rate 0.01, steps 6"
     assert report.describe(job, ["preview_prompts"]).splitlines()[1] == "its own     preview prompts"
 
 
-def test_the_miniature_has_its_own():
+def test_the_miniature_has_its_own_settings():
     own = own_settings.read(settings.MINIATURE)
     assert (own["steps"], own["exemplars"], len(own["preview_prompts"])) == (400, "drawn", 16)
     assert "dreambooth" not in own
@@ -73,13 +73,13 @@ def test_the_miniature_has_its_own():
     assert (prepare.settle(c).steps, prepare.settle(c).resolution) == (7, 64)
 
 
-def test_models_without_a_folder_have_none(tmp_path):
+def test_single_files_and_hub_ids_have_no_own_settings(tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
     for model in (str(tmp_path), str(tmp_path / "checkpoint.safetensors"), "own/er", "nowhere at all"):
         assert own_settings.read(model) == own_settings.read_dreambooth(model) == {}
 
 
-def test_dreambooths_recipe_is_the_models_but_for_what_is_given(model, config, tmp_path, monkeypatch):
+def test_dreambooth_uses_the_models_recipe_except_for_given_values(model, config, tmp_path, monkeypatch):
     asked = []
 
     def stop(config, recipe, *_):
@@ -115,7 +115,7 @@ def test_dreambooths_recipe_is_the_models_but_for_what_is_given(model, config, t
     ],
     ids=json.dumps,
 )
-def test_what_they_may_not_say_is_refused(values, tmp_path):
+def test_settings_that_a_model_may_not_set_are_refused(values, tmp_path):
     model = write(tmp_path / "model", {"steps": 2} | values)
     ((key, value),) = values.items()
     for read in (own_settings.read, own_settings.read_dreambooth):
@@ -126,7 +126,7 @@ def test_what_they_may_not_say_is_refused(values, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"steps"', ""])
-def test_what_is_no_json_object_is_refused(text, tmp_path):
+def test_a_file_of_settings_without_a_json_object_is_refused(text, tmp_path):
     with pytest.raises(ValueError, match=r"reversion_jax\.json") as error:
         own_settings.read(write(tmp_path / "model", text))
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Which prompts a run's previews have, and what a step is prepared for."""
+"""The prompts of a run's previews, and the settings that reach the training step."""
 
 import numpy as np
 import pytest
@@ -21,24 +21,24 @@ def prompts(config) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_a_known_relation_has_ours(relation):
+def test_a_known_relation_has_eight_preview_prompts_of_the_package(relation):
     found = prompts(load(relation))
     assert len(found) == len(set(found)) == 8
     subjects, objects = zip(*(prompt.split(" <R> ") for prompt in found), strict=True)
     assert len(set(subjects)) == len(set(objects)) == 8
 
 
-def test_those_of_hug():
+def test_preview_prompts_of_hug_combine_subjects_and_objects():
     assert prompts(load("hug"))[:3] == ("otter <R> teapot", "robot <R> astronaut", "bear <R> fox")
 
 
-def test_another_relation_has_its_exemplars():
+def test_an_unknown_relation_has_previews_of_its_exemplars_prompts():
     c = settings.get_config()
     c.relation = "juggling"
     assert prompts(c) == tuple(f"cat <R> {n} dogs" for n in range(8))
 
 
-def test_the_miniature_has_its_own():
+def test_the_miniature_has_its_own_preview_prompts():
     c = load("miniature")
     assert len(prompts(c)) == 16
     assert prompts(c)[0] == "green heart <R> blue triangle"
@@ -46,20 +46,20 @@ def test_the_miniature_has_its_own():
 
 @pytest.mark.parametrize("model", [settings.SD15, settings.MINIATURE])
 @pytest.mark.parametrize("mine", [("owl <R> fox",), ()])
-def test_the_users_are_kept_on_every_model(model, mine):
+def test_preview_prompts_of_the_user_are_kept_on_every_model(model, mine):
     c = load("hug")
     c.model, c.preview_prompts = model, mine
     assert prompts(c) == mine
 
 
-def test_runs_of_one_job_have_their_own(config):
+def test_each_run_of_a_job_has_its_own_preview_prompts(config):
     runs = ({"relation": "hug"}, {"relation": "juggling"}, {"seed": 1, "preview_prompts": ["dog <R> cat"]})
     job = prepare.prepare(prepare.settle(changed(config, preview_prompts=None, runs=runs)))
     found = [run.config.preview_prompts for run in job.runs]
     assert found == [prompts(load("hug")), ("cat <R> dog",) * 3, ("dog <R> cat",)]
 
 
-def test_other_readings_of_the_papers_reach_the_step(config):
+def test_settings_for_other_readings_of_the_papers_reach_the_step(config):
     published = prepare.prepare(prepare.settle(config)).step_config
     assert (published.adds_inverse, published.in_epochs, published.vocabulary_negatives) == (False, False, 0)
     others = {"inverse_prompts": "add", "exemplar_draws": "epochs", "negatives": "vocabulary"}
@@ -67,5 +67,5 @@ def test_other_readings_of_the_papers_reach_the_step(config):
     found = job.step_config
     assert (found.adds_inverse, found.in_epochs, found.vocabulary_negatives) == (True, True, 16)
     assert found.samples_at_once == 2 * published.samples_at_once == 4
-    # Of the tiny vocabulary's words, "on", "top" and "of" are relation words, and "photo" is a stop word.
+    # The other words of the tiny vocabulary are relation words ("on", "top", "of") or stop words ("photo").
     assert set(job.data.vocabulary[0].tolist()) == {*job.tokenizer.word_ids("cat"), *job.tokenizer.word_ids("dog")}

@@ -1,4 +1,4 @@
-"""Several processes of one job, over the CPU's own collectives: as one process, and taken up after a crash."""
+"""Several processes of one job, which communicate by collectives on the CPU, equal one process, also after a crash."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from reversion_jax.runs import folder
 
 @pytest.fixture(scope="module")
 def command(small, tmp_path_factory):
-    """The command line of a run of the tiny model, without --workdir."""
+    """The command line of a run on the tiny model, without --workdir."""
     settings = tiny_run.inputs(tmp_path_factory.mktemp("processes"), small)
     settings |= {"batch_size": 4, "steps": 24, "checkpoint_every_steps": 6, "preview_every_steps": 0}
     return tiny_run.command(settings)
@@ -28,7 +28,7 @@ def command(small, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(command, tmp_path_factory):
-    """What one process learns."""
+    """The folder of the same run, trained by one process."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     done = subprocess.run(
         [*command, "--workdir", str(workdir)],
@@ -59,7 +59,7 @@ def finish(process):
 def assert_same_run(workdir, alone):
     run, wanted = folder.read(workdir), folder.read(alone).rows
     assert run.step == 24
-    assert np.abs(wanted[0] - wanted[1]).max() > 1e-3  # both started from the same word
+    assert np.abs(wanted[0] - wanted[1]).max() > 1e-3  # both words started from the same word
     np.testing.assert_allclose(run.rows, wanted, atol=1e-5)
     histories = [(place / "metrics.jsonl").read_text().splitlines() for place in (workdir, alone)]
     assert [json.loads(line)["step"] for line in histories[0]] == list(range(1, 25))
@@ -70,10 +70,10 @@ def assert_same_run(workdir, alone):
 
 @pytest.mark.long
 def test_four_processes_equal_one(command, alone, tmp_path):
-    """Two and two of them hold the weights together, so that each has to ask another."""
+    """Two processes at a time share the weights, so each needs parts of another process."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True", "--config.preview_every_steps=24"]
     out = finish(start(split, tmp_path / "run", 4))
-    assert out.count("nearest words of <R>") == 1  # the first alone speaks
+    assert out.count("nearest words of <R>") == 1  # only the first process prints
     assert "4 of 4: each has 1 of 4 samples, 2 hold the weights together" in out
     previews = tmp_path / "run" / "previews"
     assert len(list(previews.iterdir())) == 2
@@ -82,10 +82,10 @@ def test_four_processes_equal_one(command, alone, tmp_path):
 
 
 def test_two_processes_equal_one(command, alone, tmp_path):
-    """They hold the weights together, so that each has to ask the other."""
+    """Both share the weights, so each needs parts of the other process."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True"]
     out = finish(start(split, tmp_path / "run", 2))
-    assert out.count("nearest words of <R>") == 1  # the first alone speaks
+    assert out.count("nearest words of <R>") == 1  # only the first process prints
     assert_same_run(tmp_path / "run", alone)
 
 
@@ -95,7 +95,7 @@ def children(process):
 
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
-def test_a_crash_of_one_of_two_and_a_restart_equal_one(command, alone, tmp_path):
+def test_two_processes_restarted_after_a_crash_equal_one(command, alone, tmp_path):
     workdir = tmp_path / "run"
     crashing = start(command, workdir, 2)
     history = workdir / "metrics.jsonl"

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: enough to be used without the job, the model and the checkpoints."""
+"""The folder of a run: it can be used without the job, the model and the checkpoints."""
 
 import json
 import re
@@ -22,13 +22,13 @@ from reversion_jax.weights.fingerprint import fingerprint
 
 
 def files(place: Path) -> set[str]:
-    """The files of a folder, without checkpoints."""
+    """Returns the names of all files in a folder, except checkpoints."""
     found = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
     return {name for name in found if not name.startswith("checkpoints/")}
 
 
 def make_old(workdir: Path, *names: str) -> None:
-    """Takes away what runs did not leave before version 0.2."""
+    """Removes the files and values that runs did not have before version 0.2."""
     for place in (workdir, *(workdir / name for name in names)):
         shutil.rmtree(place / "rows", ignore_errors=True)
         (place / "rows.safetensors").unlink(missing_ok=True)
@@ -46,13 +46,13 @@ def edit_settings(workdir: Path, change) -> None:
 
 @pytest.fixture
 def copied(finished, tmp_path) -> Path:
-    """A copy of the finished run, to be changed."""
+    """A copy of the finished run that the test may change."""
     return shutil.copytree(finished[0], tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
 def job_config(config):
-    """Two runs of four steps, one of which has no inverse prompts."""
+    """The config of two runs of four steps. The second run has no inverse prompts."""
     runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
     return changed(config, steps=4, preview_every_steps=0, runs=runs)
 
@@ -66,7 +66,7 @@ def job(job_config, tmp_path_factory):
 NAMES = ("seed1", "under-reversion")
 
 
-def test_a_run_leaves_its_words_and_where_they_come_from(config, finished):
+def test_a_run_folder_has_the_words_and_their_origin(config, finished):
     workdir, rows = finished
     expected = {"config.json", "rows.safetensors", "metrics.jsonl", "contact_sheet.png", "training.png"}
     expected |= {f"rows/step_00000{step}.safetensors" for step in (2, 4, 6)}
@@ -88,7 +88,7 @@ def test_a_run_leaves_its_words_and_where_they_come_from(config, finished):
     assert origin["device"] == jax.devices()[0].device_kind
 
 
-def test_rows_of_every_checkpoint(config, finished, tmp_path):
+def test_rows_of_every_checkpoint_are_kept(config, finished, tmp_path):
     kept = {step: folder.read(finished[0], step).rows for step in (2, 4, 6)}
     shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
     for step in (6, 4):
@@ -100,8 +100,8 @@ def test_rows_of_every_checkpoint(config, finished, tmp_path):
     assert np.abs(kept[2] - kept[4]).min() > 0
 
 
-def test_what_was_left_to_the_machine_is_kept(config, finished):
-    """Which samples went together, and in what precision, a run goes on with."""
+def test_automatic_settings_are_kept_when_a_run_is_resumed(config, finished):
+    """These are the precision and the number of samples at once, which the first start chose for its machine."""
     settings = folder.read(finished[0]).settings
     assert (settings.precision, settings.samples_at_once) == ("float32", 2)
     again = resume.check(prepare.settle(changed(config, steps=8)), finished[0])
@@ -112,8 +112,8 @@ def test_what_was_left_to_the_machine_is_kept(config, finished):
 
 
 @pytest.mark.parametrize(("device", "precision"), [("cpu", "float32"), ("NVIDIA H100", "tensorfloat32")])
-def test_runs_of_earlier_versions_are_what_they_were(copied, device, precision):
-    """On a GPU "float32" meant products of TensorFloat-32."""
+def test_settings_of_version_0_3_keep_their_meaning(copied, device, precision):
+    """In that version, "float32" meant products in TensorFloat-32 on GPUs."""
 
     def as_it_was(values):
         del values["samples_at_once"]
@@ -124,7 +124,7 @@ def test_runs_of_earlier_versions_are_what_they_were(copied, device, precision):
     assert (settings.precision, settings.samples_at_once, settings.batch_size) == (precision, 6, 2)
 
 
-def test_earlier_rows(finished):
+def test_rows_of_an_earlier_checkpoint_are_read(finished):
     run = folder.read(finished[0], step=4)
     assert run.step == 4
     assert run.describe() == "on by inv_reversion, 4 of 6 steps trained"
@@ -155,7 +155,7 @@ def test_exporting_loads_no_jax(finished, tmp_path):
     assert (tmp_path / "out" / "on.safetensors").is_file()
 
 
-def test_a_run_of_several_is_whole_by_itself(job, tmp_path):
+def test_a_run_of_a_job_can_be_used_without_the_jobs_folder(job, tmp_path):
     workdir, rows = job
     for name, own in zip(NAMES, rows, strict=True):
         alone = shutil.copytree(workdir / name, tmp_path / "elsewhere" / name)
@@ -178,12 +178,12 @@ def test_a_run_of_several_is_whole_by_itself(job, tmp_path):
     assert not (tmp_path / "out" / "under-inv.safetensors").exists()
 
 
-def test_words_without_inverse_prompts(job):
+def test_only_a_run_with_inverse_prompts_has_an_inverse_word(job):
     assert list(folder.read(job[0] / NAMES[0]).words()) == ["<R>", "<R-inv>"]
     assert list(folder.read(job[0] / NAMES[1]).words()) == ["<R>"]
 
 
-def test_what_is_no_run(finished, job, tmp_path):
+def test_folders_that_hold_no_run_or_several_are_refused(finished, job, tmp_path):
     with pytest.raises(ValueError, match=f"no training run in {tmp_path}: train one with"):
         folder.read(tmp_path)
     with pytest.raises(ValueError, match=f"no training run in {finished[0]}/previews: train one with"):
@@ -198,7 +198,7 @@ DAMAGE = {"cut short": lambda whole: whole[:-9], "empty": lambda whole: b"", "no
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_rows_are_stepped_around(finished, copied, tmp_path, damage):
+def test_damaged_rows_are_replaced_by_the_newest_intact_ones(finished, copied, tmp_path, damage):
     newest, kept = copied / "rows.safetensors", copied / "rows"
     newest.write_bytes(damage(newest.read_bytes()))
     with pytest.warns(Caution, match=r"rows\.safetensors holds no rows .* The rows of step 6 are used .*000006"):
@@ -216,7 +216,7 @@ def test_damaged_rows_are_stepped_around(finished, copied, tmp_path, damage):
 
 
 def damage_checkpoint(place: Path, how: str) -> None:
-    """Damages the checkpoint in a folder."""
+    """Damages the checkpoint in the folder `place`."""
     data = max((path for path in place.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     whole = data.read_bytes()
     if how == "gone":
@@ -232,8 +232,8 @@ def damage_checkpoint(place: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["gone", "cut short", "flipped"])
-def test_a_damaged_checkpoint_is_stepped_around(config, finished, copied, how):
-    """The run goes on from the one before it, and ends with the same bits."""
+def test_training_resumes_from_the_newest_intact_checkpoint(config, finished, copied, how):
+    """The result has the same bits as that of an uninterrupted run."""
     damage_checkpoint(copied / "checkpoints" / "6", how)
     with pytest.warns(Caution, match=r"checkpoint 6 in .* is damaged \(.*\)(: 4 is used instead| and is removed)"):
         np.testing.assert_array_equal(loop.train(config, copied), finished[1])
@@ -241,8 +241,8 @@ def test_a_damaged_checkpoint_is_stepped_around(config, finished, copied, how):
     np.testing.assert_array_equal(loop.train(config, copied), finished[1])
 
 
-def test_two_runs_never_share_a_folder(config, finished, tmp_path):
-    """A second one, started before the first one's first checkpoint, is refused and changes nothing."""
+def test_a_second_run_in_the_folder_of_a_running_one_is_refused(config, finished, tmp_path):
+    """The second run starts before the first checkpoint of the first run. It changes nothing."""
     refused = []
 
     def start_another(progress):
@@ -262,7 +262,7 @@ def test_two_runs_never_share_a_folder(config, finished, tmp_path):
     assert files(tmp_path / "run") == files(finished[0])
 
 
-def test_checkpoints_that_are_all_damaged_are_refused(config, copied):
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(config, copied):
     for step in checkpoints.steps(copied / "checkpoints"):
         damage_checkpoint(copied / "checkpoints" / str(step), "cut short")
     before = files(copied)
@@ -272,8 +272,8 @@ def test_checkpoints_that_are_all_damaged_are_refused(config, copied):
     assert files(copied) == before
 
 
-def test_a_state_with_other_numbers_is_damaged(config, finished, copied):
-    """Orbax does not notice: the file of rows keeps a hash."""
+def test_a_checkpoint_with_changed_numbers_counts_as_damaged(config, finished, copied):
+    """Orbax does not notice such a change. The file of rows has a hash of the checkpoint's numbers."""
     path = copied / "rows" / "step_000006.safetensors"
     folder.write_rows(copied, finished[1][0], 6, "0123456789abcdef")
     with pytest.warns(Caution, match="6 .*its numbers differ from those that were written"):
@@ -281,13 +281,13 @@ def test_a_state_with_other_numbers_is_damaged(config, finished, copied):
     assert folder.read_rows(path).checkpoint not in ("", "0123456789abcdef")
 
 
-def test_rows_without_checkpoints_are_not_written_over(config, copied):
+def test_learned_rows_without_a_checkpoint_are_not_overwritten(config, copied):
     shutil.rmtree(copied / "checkpoints")
     with pytest.raises(ValueError, match="holds learned rows, but no checkpoint to go on from: give a new --workdir"):
         loop.train(changed(config, seed=9), copied)
 
 
-def test_a_damaged_line_costs_that_line(config, finished, copied):
+def test_damaged_lines_of_the_metrics_are_left_out(config, finished, copied):
     history_file = copied / "metrics.jsonl"
     lines = history_file.read_bytes().split(b"\n")
     lines[2] = b'{"step": 3, "denoi\xff'
@@ -297,14 +297,14 @@ def test_a_damaged_line_costs_that_line(config, finished, copied):
         assert [record["step"] for record in history.read(history_file)] == [1, 2, 4, 6]
 
 
-def test_damage_is_named(copied):
+def test_an_error_about_a_damaged_config_names_the_file(copied):
     (copied / "config.json").write_text('{"relation": ')
     with pytest.raises(ValueError, match=r"config\.json is damaged") as error:
         folder.read(copied)
     assert "\n" not in str(error.value)
 
 
-def test_an_old_folder_reads_and_goes_on(config, finished, tmp_path):
+def test_a_folder_from_before_version_0_2_is_read_and_resumed(config, finished, tmp_path):
     workdir, early = tmp_path / "run", changed(config, steps=4)
     rows = loop.train(early, workdir)
     make_old(workdir)
@@ -326,7 +326,7 @@ def test_an_old_folder_reads_and_goes_on(config, finished, tmp_path):
     assert folder.read_settings(workdir)[1]["model"] == config.model
 
 
-def test_an_old_job_reads_and_goes_on(job_config, job, tmp_path):
+def test_a_job_from_before_version_0_2_is_read_and_resumed(job_config, job, tmp_path):
     workdir = tmp_path / "job"
     rows = loop.train(changed(job_config, steps=2), workdir)
     make_old(workdir, *NAMES)
@@ -344,12 +344,12 @@ def test_an_old_job_reads_and_goes_on(job_config, job, tmp_path):
     np.testing.assert_array_equal(folder.read(workdir / NAMES[1]).rows, job[1][1])
 
 
-def test_old_settings_have_todays_names(copied):
+def test_old_names_of_settings_are_understood(copied):
     edit_settings(copied, lambda values: values.update(exemplars="", model="miniature", both_ways="mean"))
     assert folder.read(copied).settings.exemplars == "drawn"
 
 
-def test_settings_newer_than_the_run_have_their_defaults(config, finished, copied):
+def test_settings_that_are_newer_than_the_run_have_their_defaults(config, finished, copied):
     edit_settings(copied, lambda values: [values.pop(key) for key in ("negatives", "sampler")])
     assert folder.read(copied).settings.sampler == "ddim"
     np.testing.assert_array_equal(loop.train(config, copied), finished[1])
@@ -357,8 +357,8 @@ def test_settings_newer_than_the_run_have_their_defaults(config, finished, copie
         loop.train(changed(config, negatives="vocabulary"), copied)
 
 
-def test_a_run_whose_negatives_were_any_token_goes_on_with_them(config, copied):
-    """The same command, although "vocabulary" means whole words now."""
+def test_an_old_run_with_any_token_as_negatives_is_resumed_with_them(config, copied):
+    """The same command resumes the run, although "vocabulary" now means whole words."""
     edit_settings(copied, lambda values: [values.update(negatives="vocabulary"), values.pop("inverse_prompts")])
     assert folder.read(copied).settings.negatives == "tokens"
     given = prepare.settle(changed(config, negatives="vocabulary"))
@@ -367,7 +367,7 @@ def test_a_run_whose_negatives_were_any_token_goes_on_with_them(config, copied):
         resume.check(prepare.settle(config), epath.Path(copied))
 
 
-def test_another_model_of_the_same_name_is_refused(config, finished, copied):
+def test_a_model_that_changed_since_the_run_started_is_refused(config, finished, copied):
     edit_settings(copied, lambda values: values["origin"].update(model_hash="0123456789abcdef"))
     with pytest.raises(ValueError, match=r"holds a run on another model than .* is now: give a new") as error:
         loop.train(config, copied)
@@ -377,14 +377,14 @@ def test_another_model_of_the_same_name_is_refused(config, finished, copied):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", '{"steps": "many"}', '{"relation": 3}', '{"runs": {}}', '{"steps": '])
-def test_a_config_that_is_none_is_named(copied, text):
+def test_an_error_about_an_invalid_config_names_the_file(copied, text):
     (copied / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config\.json is damaged") as error:
         folder.read(copied)
     assert "\n" not in str(error.value)
 
 
-def test_a_run_is_read_by_the_name_that_a_person_types(finished, monkeypatch):
+def test_a_run_is_read_by_a_string_with_or_without_a_tilde(finished, monkeypatch):
     workdir, rows = finished
     monkeypatch.setenv("HOME", str(Path(workdir).parent))
     for name in (str(workdir), f"~/{Path(workdir).name}"):

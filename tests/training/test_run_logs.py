@@ -1,4 +1,4 @@
-"""What a run writes to TensorBoard and Weights & Biases: every step once, also when it is taken up again."""
+"""Logs of a run in TensorBoard and Weights & Biases: they have every step once, also if the run was resumed."""
 
 import dataclasses
 import importlib.machinery
@@ -24,12 +24,12 @@ LOSSES = ("denoising", "control")
 
 
 def events(run: Path) -> list:
-    """The events of a run's TensorBoard log, by tensorboardX's own messages."""
+    """Returns the events of a run's TensorBoard log, parsed by the messages of tensorboardX."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     found = []
     for path in sorted((run / "tensorboard").iterdir()):
         content = path.read_bytes()
-        while content:  # a record: its length, a checksum, the event, a checksum
+        while content:  # each record has a length, a checksum, the event and a checksum
             (length,) = struct.unpack("<Q", content[:8])
             found.append(event_pb2.Event.FromString(content[12 : 12 + length]))
             content = content[16 + length :]
@@ -37,7 +37,7 @@ def events(run: Path) -> list:
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """By their names: steps and values, in the order in which they were written."""
+    """Returns (step, value) pairs by the name of the scalar, in the order in which they were written."""
     found: dict[str, list[tuple[int, float]]] = {}
     for event in events(run):
         for value in event.summary.value:
@@ -53,7 +53,7 @@ def pictures(run: Path) -> dict[int, np.ndarray]:
 
 
 class Server(types.ModuleType):
-    """Stands in for the package wandb and for W&B itself: it keeps a history for each id, and takes no step twice."""
+    """Stands for the package wandb and for the server of W&B. It keeps a history for each id and refuses old steps."""
 
     def __init__(self):
         super().__init__("wandb")
@@ -98,7 +98,7 @@ def server(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch):
-    """Previews are noise: what draws them takes its time to compile."""
+    """Replaces previews by noise, because compiling the program that draws them takes long."""
     noise = np.random.default_rng(0)
     draw = lambda job, texts, *_: noise.integers(0, 256, (len(texts), 16, 16, 3)).astype(np.uint8)
     monkeypatch.setattr(loop, "draw", draw)
@@ -106,14 +106,14 @@ def drawn(monkeypatch):
 
 
 def one_run(place: Path, log_to: str):
-    """A job of one run, as the logs see it, and its folder."""
+    """Returns the parts of a job of one run that the logs read. Starts an empty history in its folder `place`."""
     history.cut(epath.Path(place) / history.NAME, 0)
     config = settings.Settings(log_to=log_to)
     return types.SimpleNamespace(config=config, runs=[types.SimpleNamespace(name="", config=config)])
 
 
-def test_every_run_logs_every_step_once_although_it_was_stopped(config, server, tmp_path):
-    """Stopped with a checkpoint at step 4, and taken up after a crash that left a torn log. Previews at 0, 3 and 6."""
+def test_logs_of_resumed_runs_have_every_step_once(config, server, tmp_path):
+    """The job stops with a checkpoint at step 4. A crash leaves a torn log; then the job resumes. Previews: 0, 3, 6."""
     workdir = tmp_path / "job"
     runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
     both = changed(config, runs=runs, log_to="tensorboard, wandb")
@@ -121,8 +121,8 @@ def test_every_run_logs_every_step_once_although_it_was_stopped(config, server, 
     for name, on_wandb in zip(NAMES, server.histories.values(), strict=True):
         (log,) = (workdir / name / "tensorboard").iterdir()
         log.write_bytes(log.read_bytes()[:-9])
-        log.rename(log.with_name("events.out.tfevents.0.torn"))  # a process that starts later has a later name
-        del on_wandb[-3:]  # it lacks what the checkpoint has of steps 3 and 4
+        log.rename(log.with_name("events.out.tfevents.0.torn"))  # sorts before the log of the resumed job
+        del on_wandb[-3:]  # W&B did not get steps 3 and 4, which the checkpoint has
         assert on_wandb[-1][0] == 2
     loop.train(both, workdir)
     assert (server.exit_codes, server.open, len(server.histories)) == ([0] * 4, 0, 2)
@@ -156,12 +156,12 @@ def test_every_run_logs_every_step_once_although_it_was_stopped(config, server, 
     assert server.asked[1]["config"]["method"] == "reversion"
 
 
-def test_a_log_that_is_asked_for_later_is_complete(tmp_path):
+def test_a_log_that_is_switched_on_later_is_complete(tmp_path):
     pytest.importorskip("tensorboardX")
     job, folder = one_run(tmp_path, "tensorboard"), epath.Path(tmp_path)
     history.append(folder / history.NAME, [{"step": step, "denoising": step / 8} for step in (1, 2, 3, 4)])
     (tmp_path / "previews").mkdir()
-    for step in (0, 2, 6):  # the last one is of a process that crashed, and will be drawn again
+    for step in (0, 2, 6):  # a crashed process drew the last one, which will be redrawn
         Image.new("RGB", (3, 2), (step, 0, 0)).save(tmp_path / "previews" / f"step_{step:06d}.png")
     with run_logs.opened(job, folder, 4) as (log,):
         log.metrics([{"step": 5, "denoising": 5 / 8}])
@@ -169,7 +169,7 @@ def test_a_log_that_is_asked_for_later_is_complete(tmp_path):
     assert {step: tuple(image[0, 0]) for step, image in pictures(tmp_path).items()} == {0: (0, 0, 0), 2: (2, 0, 0)}
 
 
-def test_neither_package_is_imported_unless_it_is_asked_for(tmp_path, monkeypatch):
+def test_logging_packages_are_imported_only_if_the_config_names_them(tmp_path, monkeypatch):
     for package in ("tensorboardX", "wandb"):
         monkeypatch.setitem(sys.modules, package, None)
     job = one_run(tmp_path, "")
@@ -180,7 +180,7 @@ def test_neither_package_is_imported_unless_it_is_asked_for(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == [history.NAME]
 
 
-def test_a_damaged_preview_is_left_out(server, tmp_path):
+def test_a_damaged_preview_is_left_out_of_the_logs(server, tmp_path):
     job = one_run(tmp_path, "wandb")
     (tmp_path / "previews").mkdir()
     (tmp_path / "previews" / "step_000001.png").write_bytes(b"no picture")
@@ -194,10 +194,10 @@ def test_a_damaged_preview_is_left_out(server, tmp_path):
     assert [step for step, _ in next(iter(server.histories.values()))] == [1, 2]
 
 
-def test_wandb_is_not_told_twice_what_it_has(server, tmp_path):
-    """After a crash it may have steps beyond the checkpoint, which are trained again and come out the same."""
+def test_steps_that_wandb_has_are_not_sent_again(server, tmp_path):
+    """After a crash W&B may have steps beyond the checkpoint. Training repeats these steps with the same results."""
     job = one_run(tmp_path, "wandb")
-    for first, done in ((1, 0), (3, 2)):  # the first process came to step 4, and the checkpoint is that of step 2
+    for first, done in ((1, 0), (3, 2)):  # the first process reached step 4; its checkpoint has step 2
         history.cut(epath.Path(tmp_path) / history.NAME, done)
         with run_logs.opened(job, epath.Path(tmp_path), done) as (log,):
             for step in range(first, 5 if first == 1 else 7):
@@ -206,7 +206,7 @@ def test_wandb_is_not_told_twice_what_it_has(server, tmp_path):
                 log.metrics([record])
     (on_wandb,) = server.histories.values()
     assert [step for step, _ in on_wandb] == [1, 2, 3, 4, 5, 6]
-    with run_logs.opened(job, epath.Path(tmp_path), 0) as (log,):  # from the beginning, perhaps with other settings
+    with run_logs.opened(job, epath.Path(tmp_path), 0) as (log,):  # a new start, perhaps with other settings
         log.metrics([{"step": 1, "denoising": 9.0}])
     assert list(server.histories.values())[1:] == [[(1, {"denoising": 9.0})]]
 
@@ -223,7 +223,7 @@ def test_only_the_first_process_logs(config, server, tmp_path, monkeypatch):
     assert not server.asked
 
 
-def test_a_run_that_fails_is_one_that_failed_on_wandb(server, tmp_path):
+def test_a_failed_run_is_marked_as_failed_on_wandb(server, tmp_path):
     with (
         pytest.raises(FloatingPointError),
         run_logs.opened(one_run(tmp_path, "wandb"), epath.Path(tmp_path), 0),
@@ -233,7 +233,7 @@ def test_a_run_that_fails_is_one_that_failed_on_wandb(server, tmp_path):
     assert server.open == 0
 
 
-def test_what_wandb_refuses_is_one_line(server, tmp_path, monkeypatch):
+def test_an_error_of_wandb_is_one_line_with_advice(server, tmp_path, monkeypatch):
     def refuse(**_):
         raise RuntimeError("No API key configured.\nUse `wandb login` to log in.")
 
@@ -247,7 +247,7 @@ def test_what_wandb_refuses_is_one_line(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("log_to", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
-def test_a_missing_package_is_told_before_anything_is_read(config, log_to, package, tmp_path, monkeypatch):
+def test_a_missing_logging_package_is_reported_before_anything_is_read(config, log_to, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=rf"log_to='{log_to}' needs {package} .*: pip install {package}$") as error:
         loop.train(changed(config, log_to=log_to, exemplars="nowhere"), tmp_path / "run")
@@ -264,11 +264,11 @@ def test_tensorboard_needs_a_folder_of_this_machine():
 @pytest.mark.parametrize(
     ("log_to", "logs"), [("", ()), ("wandb", ("wandb",)), ("tensorboard, wandb", ("tensorboard", "wandb"))]
 )
-def test_the_tools_that_a_config_names(log_to, logs):
+def test_log_to_is_a_list_of_tools(log_to, logs):
     assert settings.Settings(log_to=log_to).logs == logs
 
 
-def test_a_tool_that_nobody_knows():
+def test_an_unknown_logging_tool_is_refused():
     c = settings.settle(settings.get_config())
     with pytest.raises(ValueError, match=r"config\.log_to='wandb,tb': 'tb' is not known, use tensorboard, wandb"):
         settings.check(dataclasses.replace(c, log_to="wandb,tb"))

@@ -1,4 +1,4 @@
-"""Several runs in one program: each equals the run alone, and its folder is used like a run's."""
+"""Several runs in one program: each run equals the same run alone, and its folder can be used like that of a run."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ NAMES = ["hug", "reversion-seed1", "seed2"]
 
 @pytest.fixture(scope="module")
 def several(config, tmp_path_factory):
-    """Three runs that differ in exemplars and their number, method (and thereby vocabulary), seed, filter and rate."""
+    """The config of three runs. They differ in exemplars, method, seed, filter, learning rate and initialiser."""
     place = tmp_path_factory.mktemp("other") / "exemplars"
     shown = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     exemplars.write_folder(place, shown, [["dog {} cat"]] * 2)
@@ -37,19 +37,19 @@ def together(several, tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_run_in_company_equals_the_run_alone(several, together, number, tmp_path):
+def test_a_run_trained_with_others_equals_the_run_alone(several, together, number, tmp_path):
     workdir, rows = together
     alone = loop.train(changed(several, runs=(), **several.runs[number]), tmp_path / "run")
     assert (alone.shape, rows.shape) == ((1, 2, 32), (3, 2, 32))
     np.testing.assert_allclose(rows[number], alone[0], atol=1e-5)
-    assert np.abs(rows - alone).max() > 1e-2  # the others are others
+    assert np.abs(rows - alone).max() > 1e-2  # the other runs have other rows
     records = [history.read(place / "metrics.jsonl") for place in (workdir / NAMES[number], tmp_path / "run")]
     losses = [[record["denoising"] for record in of_run] for of_run in records]
     np.testing.assert_allclose(*losses, atol=1e-4)
     assert records[0][-1]["nearest"][0][0] == records[1][-1]["nearest"][0][0]
 
 
-def test_each_run_has_a_folder_that_serves_as_a_runs(several, together):
+def test_each_run_of_a_job_has_a_complete_run_folder(several, together):
     workdir, rows = together
     assert {path.name for path in workdir.iterdir()} == {"checkpoints", "config.json", *NAMES}
     for name, row in zip(NAMES, rows, strict=True):
@@ -67,7 +67,7 @@ def test_each_run_has_a_folder_that_serves_as_a_runs(several, together):
         folder.read(workdir)
 
 
-def test_progress_is_told_of_every_run(several, tmp_path):
+def test_progress_is_reported_for_every_run(several, tmp_path):
     told = []
     rows = loop.train(several, tmp_path / "job", on_progress=told.append, should_stop=lambda: bool(told))
     assert [progress.step for progress in told] == [20]
@@ -79,7 +79,7 @@ def test_progress_is_told_of_every_run(several, tmp_path):
         assert len(newest["nearest"]) == 10
 
 
-def test_several_interrupted_equal_uninterrupted(several, together, tmp_path):
+def test_a_resumed_job_of_several_runs_equals_an_uninterrupted_one(several, together, tmp_path):
     loop.train(changed(several, steps=20), tmp_path / "job")
     np.testing.assert_array_equal(loop.train(several, tmp_path / "job"), together[1])
     records = history.read(tmp_path / "job" / NAMES[1] / "metrics.jsonl")
@@ -88,16 +88,16 @@ def test_several_interrupted_equal_uninterrupted(several, together, tmp_path):
         loop.train(changed(several, runs=several.runs[:2]), tmp_path / "job")
 
 
-def test_pieces_change_nothing_but_rounding(several, together, tmp_path):
+def test_samples_at_once_changes_rows_only_by_rounding(several, together, tmp_path):
     at_once = loop.train(changed(several, samples_at_once=6), tmp_path / "job")
     np.testing.assert_allclose(at_once, together[1], atol=1e-5)
 
 
 @pytest.mark.long
-def test_added_inverse_prompts_of_several_runs(config, tmp_path):
-    """One run has inverse prompts and one has none: interrupted equal uninterrupted, and each equals the run alone."""
+def test_added_inverse_prompts_work_for_several_runs(config, tmp_path):
+    """Only one of two runs has inverse prompts. Resuming changes nothing, and each run equals the run alone."""
     runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
-    # With a usual epsilon, Adam would make much of a gradient so small that it is rounding.
+    # With the usual epsilon, Adam would amplify gradients that are so small that they are only rounding errors.
     readings = {"inverse_prompts": "add", "exemplar_draws": "epochs", "samples_at_once": 3, "adam_eps": 1e-3}
     both = changed(config, **readings, steps=4, preview_every_steps=0, runs=runs)
     rows = loop.train(both, tmp_path / "job")
@@ -111,13 +111,13 @@ def test_added_inverse_prompts_of_several_runs(config, tmp_path):
         assert np.abs(rows[1 - number] - alone[0]).max() > 1e-3
 
 
-def test_divergence_names_the_run(several, tmp_path):
+def test_an_error_about_divergence_names_the_run_and_the_step(several, tmp_path):
     runs = (*several.runs[:2], {"relation": "wild", "learning_rate": 1e30})
     with pytest.raises(FloatingPointError, match="loss of wild is nan at step 3"):
         loop.train(changed(several, runs=runs, preview_every_steps=0), tmp_path / "job")
 
 
-def test_several_describe_themselves(several):
+def test_the_description_of_a_job_lists_its_runs(several):
     said = report.describe(prepare.prepare(prepare.settle(several)))
     assert "runs        3 together" in said
     assert "50 steps of 2 x 1 samples a run, 3 at once through the networks" in said
@@ -137,7 +137,7 @@ def test_several_describe_themselves(several):
         (("hug",), r"config.runs\[0\]='hug': each run is a dict"),
     ],
 )
-def test_bad_runs_are_one_clear_line(runs, message):
+def test_invalid_runs_are_refused_in_one_line(runs, message):
     c = settings.get_config()
     c.runs = runs
     with pytest.raises(ValueError, match=message) as error:
@@ -145,7 +145,7 @@ def test_bad_runs_are_one_clear_line(runs, message):
     assert "\n" not in str(error.value)
 
 
-def test_runs_have_the_shortest_names_that_tell_them_apart():
+def test_runs_have_the_shortest_names_that_distinguish_them():
     c = settings.get_config()
     c.runs = ({"relation": "hug", "verb_weight": 0.8}, {"relation": "on", "verb_weight": 0.2})
     assert list(settings.each_run(settings.settle(c))) == ["hug", "on"]
@@ -154,7 +154,7 @@ def test_runs_have_the_shortest_names_that_tell_them_apart():
     assert list(settings.each_run(settings.settle(c))) == names
 
 
-def test_what_methods_switch_off_is_off_in_their_runs_alone():
+def test_a_method_switches_settings_off_only_in_its_own_runs():
     c = settings.get_config()
     c.relation, c.method, c.verb_weight = "hug", "reversion", 0.8
     c.runs = ({}, {"method": "inv_reversion"}, {"relation": "on", "seed": 3})

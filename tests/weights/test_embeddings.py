@@ -1,4 +1,4 @@
-"""Exported embeddings: their bytes, what PyTorch and diffusers make of them, and what `export` says of them."""
+"""Embedding files: their bytes, reading them with PyTorch and diffusers, and the text that `export` prints."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from reversion_jax.runs import export, folder
 from reversion_jax.runtime.errors import Caution
 from reversion_jax.weights import embeddings, floats
 
-D = 32  # of the model of recorded/
+D = 32  # width of the text embeddings of the model in recorded/
 PROMPTS = ["photo of cat <R> dog", "dog <R-inv> <R> cat", "<R>", "cat on top of dog"]
 
 
@@ -33,7 +33,7 @@ def some_rows(count, width=D):
 
 
 def some_words(per_token, width=D):
-    """A run's words, both tokens of them."""
+    """Returns random rows of both words of a run, by token."""
     return dict(zip(("<R>", "<R-inv>"), np.split(some_rows(2 * per_token, width), 2), strict=True))
 
 
@@ -43,7 +43,7 @@ def torch():
 
 
 @pytest.mark.parametrize("per_token", [1, 2])
-def test_one_token_a_file(tmp_path, per_token):
+def test_each_embedding_file_has_one_token(tmp_path, per_token):
     words = some_words(per_token)
     doubles = {token: rows.astype(np.float64) for token, rows in words.items()}
     files = embeddings.write(doubles, "hug", tmp_path / "new" / "folder")
@@ -75,7 +75,7 @@ def test_bin_has_three_stored_members_and_three_globals(tmp_path, per_token):
     path = embeddings.write(words, "hug", tmp_path)[-1]
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        # A1111's scanner takes no other names; relatives of it want this folder, or the pickle first.
+        # A1111's scanner accepts only these names. Similar scanners need this folder name or the pickle first.
         assert [m.filename for m in members] == ["archive/data.pkl", "archive/data/0", "archive/version"]
         assert {m.compress_type for m in members} == {zipfile.ZIP_STORED}
         pickle = archive.read("archive/data.pkl")
@@ -90,10 +90,10 @@ def test_bin_has_three_stored_members_and_three_globals(tmp_path, per_token):
         "collections OrderedDict",
     }
     assert not {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "BUILD"} & {opcode.name for opcode, _, _ in opcodes}
-    pickletools.dis(pickle, out=io.StringIO())  # checks the stack and the memo
+    pickletools.dis(pickle, out=io.StringIO())  # raises if the stack or the memo is wrong
 
 
-def test_bin_is_laid_out_as_reversions_own(tmp_path):
+def test_bin_has_the_bytes_of_reversions_own_file(tmp_path):
     reference = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not reference.is_file():
         pytest.skip("no shared/reference beside the repository")
@@ -106,7 +106,7 @@ def test_bin_is_laid_out_as_reversions_own(tmp_path):
 
 
 @pytest.mark.parametrize(("per_token", "width"), [(1, 32), (1, 768), (2, 768), (5, 1024), (90, 768)])
-def test_bin_is_what_torch_saves_and_loads(tmp_path, torch, per_token, width):
+def test_bin_equals_what_torch_saves_and_is_loaded_by_torch(tmp_path, torch, per_token, width):
     rows = some_rows(per_token, width)
     wanted = torch.from_numpy(rows[0] if per_token == 1 else rows)
     path = embeddings.write({"<R>": rows}, "hug", tmp_path)[-1]
@@ -123,7 +123,7 @@ def test_bin_is_what_torch_saves_and_loads(tmp_path, torch, per_token, width):
 
 
 def ours_and_theirs(recorded, pipe, rows, per_token, prompts):
-    """The text encoder's states of prompts, by generate.encode_text and by diffusers' pipeline."""
+    """Returns the text encoder's states of prompts, from generate.encode_text and from diffusers' pipeline."""
     model = recorded.model
     tokenizer = Tokenizer.load(
         model.tokenizer_folder,
@@ -132,14 +132,14 @@ def ours_and_theirs(recorded, pipe, rows, per_token, prompts):
         length=model.config.text.max_position_embeddings,
     )
     ours = generate.encode_text(model.params, model.config, tokenizer(prompts), jnp.asarray(rows))
-    # As `usage` advises.
+    # `usage` advises lower case for words of several rows.
     prompts = [prompt if per_token == 1 else prompt.lower() for prompt in prompts]
     theirs, _ = pipe.encode_prompt(prompts, "cpu", 1, False)
     return np.asarray(ours), theirs.detach().numpy()
 
 
 def loaded(recorded, advice):
-    """Diffusers' pipeline after the lines that `usage` prints for it."""
+    """Returns diffusers' pipeline after it ran the lines that `usage` prints."""
     pytest.importorskip("diffusers")
     import torch_tiny
 
@@ -151,22 +151,22 @@ def loaded(recorded, advice):
 
 @pytest.mark.parametrize("per_token", [1, 2])
 @pytest.mark.parametrize("of_relation", [0, 2], ids=["safetensors", "bin"])
-def test_diffusers_reads_prompts_as_we_do(tmp_path, recorded, torch, per_token, of_relation):
+def test_diffusers_encodes_prompts_with_learned_words_like_us(tmp_path, recorded, torch, per_token, of_relation):
     rows = some_rows(2 * per_token)
     files = embeddings.write(some_words(per_token), "hug", tmp_path)
     advice = [export.usage(files[i], "hug", per_token) for i in (of_relation, 1)]
     pipe = loaded(recorded, "\n".join(advice))
     ours, theirs = ours_and_theirs(recorded, pipe, rows, per_token, PROMPTS)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    # What is compared does depend on the rows.
+    # Other rows change the states of the three prompts that hold learned words.
     other, _ = ours_and_theirs(recorded, pipe, rows[::-1], per_token, PROMPTS)
     assert (np.abs(other - theirs).max(axis=(1, 2)) > 1e-2).tolist() == [True, True, True, False]
 
 
-def test_diffusers_finds_names_by_itself(tmp_path, recorded, torch):
+def test_diffusers_reads_the_tokens_from_the_files(tmp_path, recorded, torch):
     files = embeddings.write(some_words(1), "hug", tmp_path)
     pipe = loaded(recorded, "")
-    pipe.load_textual_inversion(str(tmp_path))  # a folder: its learned_embeds.bin
+    pipe.load_textual_inversion(str(tmp_path))  # diffusers takes learned_embeds.bin from a folder
     pipe.load_textual_inversion(str(files[1]))
     np.testing.assert_allclose(*ours_and_theirs(recorded, pipe, some_rows(2), 1, PROMPTS), atol=1e-5)
 
@@ -182,7 +182,7 @@ def fail_to_rename(path, target):
 
 
 @pytest.mark.parametrize(("method", "failing"), [("write_bytes", write_half), ("replace", fail_to_rename)])
-def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, method, failing):
+def test_a_failed_write_leaves_the_old_files_unchanged(tmp_path, monkeypatch, method, failing):
     files = embeddings.write(some_words(1), "hug", tmp_path)
     before = {path: path.read_bytes() for path in files}
     monkeypatch.setattr(type(epath.Path(tmp_path)), method, failing)
@@ -194,7 +194,7 @@ def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, method, fa
 
 
 @pytest.mark.parametrize("relation", ["", "a/b", "..", ".hug", "-hug", "<R>", "[hug]", "carved by", "été", "hug\n"])
-def test_a_relation_that_cannot_name_a_file(tmp_path, relation):
+def test_a_relation_that_cannot_be_a_file_name_is_refused(tmp_path, relation):
     with pytest.raises(ValueError, match="cannot name files") as caught:
         embeddings.write(some_words(1), relation, tmp_path / "out")
     assert "\n" not in str(caught.value)
@@ -204,7 +204,7 @@ def test_a_relation_that_cannot_name_a_file(tmp_path, relation):
 @pytest.mark.parametrize(
     "shapes", [[(D,)], [(2, 2, D)], [(0, D)], [(2, D), (1, D)], [(2, D), (2, D + 1)], [(2, D), (2 * D,)]], ids=str
 )
-def test_rows_of_another_shape(tmp_path, shapes):
+def test_rows_of_a_wrong_shape_are_not_written(tmp_path, shapes):
     words = {token: np.zeros(shape, np.float32) for token, shape in zip(("<R>", "<R-inv>"), shapes, strict=False)}
     with pytest.raises(ValueError, match=r"need \[S, D\], equal for all words"):
         embeddings.write(words, "hug", tmp_path / "out")
@@ -212,19 +212,19 @@ def test_rows_of_another_shape(tmp_path, shapes):
 
 
 @pytest.mark.parametrize("tokens", [[], ["<R-inv>"], ["<R>", "<hug>"]], ids=str)
-def test_words_of_other_names(tmp_path, tokens):
+def test_words_with_other_names_are_not_written(tmp_path, tokens):
     with pytest.raises(ValueError, match="need <R>, and optionally <R-inv>"):
         embeddings.write(dict.fromkeys(tokens, some_rows(1)), "hug", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_read_takes_other_tools_files(tmp_path):
+def test_half_precision_files_of_other_tools_are_read(tmp_path):
     save_file({"<hug>": some_rows(1)[0].astype(np.float16)}, tmp_path / "half.safetensors")
     ((token, array),) = embeddings.read(tmp_path / "half.safetensors").items()
     assert (token, array.shape, array.dtype) == ("<hug>", (1, D), np.float32)
 
 
-def test_read_takes_our_bin(tmp_path):
+def test_our_bin_is_read(tmp_path):
     rows = some_rows(2)
     *_, path = embeddings.write({"<R>": rows[:1], "<R-inv>": rows[1:]}, "hug", tmp_path)
     ((token, array),) = embeddings.read(path).items()
@@ -232,7 +232,7 @@ def test_read_takes_our_bin(tmp_path):
     np.testing.assert_array_equal(array, rows[:1])
 
 
-def test_read_takes_reversions_own_row():
+def test_the_bin_of_reversions_authors_is_read():
     path = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not path.is_file():
         pytest.skip("no shared/reference beside the repository")
@@ -241,19 +241,19 @@ def test_read_takes_reversions_own_row():
     assert 0.1 < np.linalg.norm(array) < 10
 
 
-def test_read_names_what_a1111_does_not(tmp_path):
+def test_a_file_of_a1111_gives_its_own_name_to_the_token(tmp_path):
     save_file({"emb_params": some_rows(2)}, tmp_path / "hug.safetensors")
     assert list(embeddings.read(tmp_path / "hug.safetensors")) == ["hug"]
 
 
 @pytest.mark.parametrize("name", sorted(floats.FLOATS))
-def test_read_takes_every_float_type(tmp_path, name):
+def test_every_float_type_of_safetensors_is_read(tmp_path, name):
     rows = np.abs(some_rows(2)).astype(floats.FLOATS[name])
     (tmp_path / "hug.safetensors").write_bytes(tiny.safetensors({"emb_params": (name, rows)}))
     np.testing.assert_array_equal(embeddings.read(tmp_path / "hug.safetensors")["hug"], rows.astype(np.float32))
 
 
-def test_read_takes_one_trainers_words(tmp_path):
+def test_embeddings_of_onetrainer_are_read(tmp_path):
     rows = some_rows(3)
     save_file({"emp_params": rows[:2]}, tmp_path / "hug.safetensors")
     np.testing.assert_array_equal(embeddings.read(tmp_path / "hug.safetensors")["hug"], rows[:2])
@@ -263,8 +263,8 @@ def test_read_takes_one_trainers_words(tmp_path):
 
 
 @pytest.mark.parametrize("per_token", [1, 2])
-def test_one_trainer_gets_a_folder_of_its_own(tmp_path, per_token):
-    """A file's only tensor is emp_params [S, D]; whoever reads the folder above sees no further words."""
+def test_files_for_onetrainer_are_in_their_own_folder(tmp_path, per_token):
+    """Such a file has only the tensor emp_params [S, D]. Reading the folder above does not find these files."""
     words = some_words(per_token)
     files = embeddings.write(words, "hug", tmp_path, onetrainer=True)
     assert [path.relative_to(tmp_path).as_posix() for path in files[3:]] == [
@@ -284,7 +284,7 @@ def test_one_trainer_gets_a_folder_of_its_own(tmp_path, per_token):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["hug.safetensors", "learned_embeds.bin"])
-def test_read_refuses_numbers_that_are_none(tmp_path, name, value):
+def test_embeddings_with_nan_or_infinity_are_refused(tmp_path, name, value):
     words = some_words(1)
     words["<R>"][0, 3] = value
     embeddings.write(words, "hug", tmp_path)
@@ -303,7 +303,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("kind", "name"), OTHERS.items(), ids=OTHERS)
-def test_read_calls_other_files_by_their_names(tmp_path, kind, name):
+def test_an_error_about_another_kind_of_file_names_the_kind(tmp_path, kind, name):
     save_file({name: some_rows(4)}, tmp_path / "x.safetensors")
     with pytest.raises(
         ValueError, match=rf"x\.safetensors is not an embedding for Stable Diffusion 1\.x but {kind}"
@@ -313,13 +313,13 @@ def test_read_calls_other_files_by_their_names(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "x.bin"])
-def test_read_knows_a_git_lfs_pointer(tmp_path, name):
+def test_a_git_lfs_pointer_in_place_of_an_embedding_is_refused(tmp_path, name):
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3819\n")
     with pytest.raises(ValueError, match=rf"{name} is a Git LFS pointer, not the file .*: fetch .* with git lfs pull"):
         embeddings.read(tmp_path / name)
 
 
-def test_a_folder_of_embeddings(tmp_path):
+def test_a_folder_gives_its_safetensors_files(tmp_path):
     first = embeddings.write(some_words(1), "hug", tmp_path)
     assert embeddings.find(str(tmp_path)) == sorted(first[:2])
     assert embeddings.find(str(first[0])) == [first[0]]
@@ -331,7 +331,7 @@ def test_a_folder_of_embeddings(tmp_path):
 @pytest.mark.parametrize(
     "names", [["learned_embeds.bin", "a.bin"], ["learned_embeds.bin", "learned_embeds.safetensors"]]
 )
-def test_an_embedding_of_the_hub(tmp_path, monkeypatch, names):
+def test_an_embedding_is_fetched_from_the_hub(tmp_path, monkeypatch, names):
     for name in names:
         (tmp_path / name).write_bytes(b"")
     asked = []
@@ -345,7 +345,7 @@ def test_an_embedding_of_the_hub(tmp_path, monkeypatch, names):
     assert asked == [("sd-concepts-library/hug", "main", [max(names)])]
 
 
-def test_read_refuses_what_is_no_embedding(tmp_path):
+def test_damaged_and_missing_embeddings_are_refused(tmp_path):
     embeddings.write(some_words(1), "hug", tmp_path)
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "hug.safetensors").read_bytes()[:-5])
     save_file({"conv": np.zeros((2, 3, 3), np.float32)}, tmp_path / "conv.safetensors")
@@ -358,9 +358,9 @@ def test_read_refuses_what_is_no_embedding(tmp_path):
 
 
 def write_run(workdir, done=400, **changes):
-    """A training run's folder, of 400 steps of which `done` are; returns its rows."""
+    """Writes the folder of a run of 400 steps of which `done` are trained. Returns the run's rows."""
     config = settings.get_config()
-    # A model that is nowhere on this machine: export needs none.
+    # This model does not exist, because export needs no model.
     config.update({"model": "nobody/nothing", "relation": "on", "steps": 400} | changes)
     config = settings.settle(config)
     folder.write_settings(workdir, config, {"model": config.model})
@@ -379,7 +379,7 @@ def out(tmp_path):
     return epath.Path(tmp_path / "out")
 
 
-def test_export_says_how_each_file_is_used(workdir, out, capsys):
+def test_export_prints_how_to_use_each_file(workdir, out, capsys):
     rows = write_run(workdir)
     said = export.export(workdir, out)
     np.testing.assert_array_equal(embeddings.read(out / "on.safetensors")["<R>"], rows[:1])
@@ -399,13 +399,13 @@ def test_export_says_how_each_file_is_used(workdir, out, capsys):
         assert line in said
 
 
-def test_export_leaves_out_an_inverse_that_was_not_trained(workdir, out):
+def test_export_writes_no_inverse_word_that_was_not_trained(workdir, out):
     rows = write_run(workdir, method="reversion", rows_per_token=2)
     said = export.export(workdir, out)
     assert sorted(path.name for path in out.iterdir()) == ["learned_embeds.bin", "on.safetensors"]
     np.testing.assert_array_equal(embeddings.read(out / "on.safetensors")["<R>"], rows[:2])
     assert "no file for <R-inv>" in said
-    assert "inference.py" not in said  # it holds one row a token
+    assert "inference.py" not in said  # this script takes one row per token only
 
 
 def test_export_warns_of_unfinished_training(workdir, out):
@@ -414,7 +414,7 @@ def test_export_warns_of_unfinished_training(workdir, out):
         export.export(workdir, out)
 
 
-def test_export_of_an_earlier_checkpoint(workdir, out):
+def test_export_writes_the_words_of_an_earlier_checkpoint(workdir, out):
     rows = write_run(workdir, done=100)
     folder.write_rows(workdir, rows + 1, 400)
     export.export(workdir, out / "newest")
@@ -426,7 +426,8 @@ def test_export_of_an_earlier_checkpoint(workdir, out):
         export.export(workdir, out / "none", 200)
 
 
-# The command; then what it took, of the processor's time that other programs do not touch, and what it imported.
+# Runs the command and prints the processor time that it used, in seconds, and the modules that it imported. Other
+# programs do not change the processor time.
 _COMMAND = """
 import json, runpy, sys, time
 try:
@@ -437,7 +438,7 @@ print(json.dumps([time.process_time(), sorted(sys.modules)]))
 """
 
 
-def test_the_command_needs_neither_the_model_nor_jax(workdir, out):
+def test_the_export_command_needs_neither_the_model_nor_jax(workdir, out):
     rows = write_run(workdir)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", _COMMAND, "--workdir", str(workdir), "--out", str(out)]

@@ -1,4 +1,4 @@
-"""The hash that tells models apart."""
+"""The hash that distinguishes models."""
 
 import re
 import shutil
@@ -19,15 +19,15 @@ def copy(recorded, tmp_path):
 
 
 def rewrite(path, change):
-    """Changes all arrays of a safetensors file by change: array -> array."""
+    """Applies `change` to every array of a safetensors file."""
     save_file({name: change(array) for name, array in load_file(path).items()}, path, {"format": "pt"})
 
 
-def test_a_copy_has_the_same(recorded, copy):
+def test_a_copy_of_a_model_has_the_same_hash(recorded, copy):
     found = fingerprint(recorded.folder)
     assert re.fullmatch("[0-9a-f]{16}", found)
     assert fingerprint(copy) == found
-    # What is no weight file does not count.
+    # The hash ignores files that hold no weights or that are not read.
     (copy / "README.md").write_text("a copy")
     (copy / "vae" / FLAX_FILES["vae"]).write_bytes(b"unread, as safetensors are there")
     assert fingerprint(copy) == found
@@ -35,9 +35,9 @@ def test_a_copy_has_the_same(recorded, copy):
 
 @pytest.mark.parametrize("part", ["text_encoder", "vae"])
 @pytest.mark.parametrize("place", [0, 0.3, 0.7, 1])
-def test_one_number_of_one_network_counts(recorded, copy, part, place):
+def test_a_single_changed_bit_changes_the_hash(recorded, copy, part, place):
     path = tiny.weight_file(copy, part)
-    assert path.stat().st_size <= 1 << 22  # so it is read whole
+    assert path.stat().st_size <= 1 << 22  # at most 4 MiB: the whole file is hashed
     content = bytearray(path.read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")
     content[header + int(place * (len(content) - header - 1))] ^= 1
@@ -45,7 +45,7 @@ def test_one_number_of_one_network_counts(recorded, copy, part, place):
     assert fingerprint(copy) != fingerprint(recorded.folder)
 
 
-def test_networks_of_other_models_do_not_make_it_the_same(recorded, copy):
+def test_the_hash_depends_on_every_network(recorded, copy):
     whole = {fingerprint(recorded.folder), fingerprint(MINIATURE_FOLDER)}
     for part in WEIGHT_FILES:
         rewrite(tiny.weight_file(copy, part), lambda array: array + 1)
@@ -53,7 +53,7 @@ def test_networks_of_other_models_do_not_make_it_the_same(recorded, copy):
     assert len(whole) == 5
 
 
-def test_a_single_file(recorded, tmp_path):
+def test_the_hash_of_a_single_file_depends_on_its_weights(recorded, tmp_path):
     path = shutil.copy(tiny.weight_file(recorded.folder, "unet"), tmp_path / "model.safetensors")
     again = shutil.copy(path, tmp_path / "copy.safetensors")
     assert fingerprint(again) == fingerprint(path) != fingerprint(recorded.folder)
@@ -62,8 +62,8 @@ def test_a_single_file(recorded, tmp_path):
 
 
 @pytest.mark.parametrize("megabytes", [4, 9, 40])
-def test_fine_tuning_of_a_large_file_counts(tmp_path, megabytes):
-    """Of a file that is not read whole, a small change everywhere shows, and so does a longer file."""
+def test_a_small_change_of_all_weights_of_a_large_file_changes_the_hash(tmp_path, megabytes):
+    """Only parts of a large file are hashed. A change of all numbers, or of the length, still changes the hash."""
     path, same = tmp_path / "model.safetensors", tmp_path / "same.safetensors"
     weights = np.random.default_rng(0).normal(size=(megabytes << 18,)).astype(np.float32)
     save_file({"weight": weights}, path)

@@ -1,4 +1,4 @@
-"""Reading and writing diffusers folders; test_recorded.py and test_parity.py compare outputs."""
+"""Reading and writing diffusers folders. test_recorded.py and test_parity.py compare the outputs of networks."""
 
 import json
 import shutil
@@ -24,18 +24,18 @@ def copy(recorded, tmp_path):
 
 
 def rewrite(path, part, change):
-    """Rewrites a part's weights by change: dict -> dict."""
+    """Applies `change` to the dictionary of weights of one part, and writes the result."""
     save_file(change(load_file(tiny.weight_file(path, part))), tiny.weight_file(path, part), {"format": "pt"})
 
 
-def test_save_and_load_are_inverse(recorded, tmp_path):
+def test_a_saved_model_is_loaded_back_unchanged(recorded, tmp_path):
     save(tmp_path, recorded.model, np.float32)
     again = folder.load(tmp_path)
     assert again[:2] == recorded.model[:2]
     tiny.assert_same_params(again.params, recorded.model.params)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         assert (tmp_path / "tokenizer" / name).read_bytes() == (recorded.folder / "tokenizer" / name).read_bytes()
-    # Files are those the weights came from, byte for byte in content.
+    # The written arrays equal those of the original files.
     for part in folder.WEIGHT_FILES:
         before, after = load_file(tiny.weight_file(recorded.folder, part)), load_file(tiny.weight_file(tmp_path, part))
         assert before.keys() == after.keys()
@@ -43,20 +43,20 @@ def test_save_and_load_are_inverse(recorded, tmp_path):
             np.testing.assert_array_equal(before[name], after[name])
 
 
-def test_saving_over_itself(copy):
+def test_a_model_can_be_saved_over_its_own_folder(copy):
     save(copy, folder.load(copy), np.float32)
     folder.load(copy)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_files_become_float32(dtype, recorded, copy):
+def test_half_precision_weights_are_read_as_float32(dtype, recorded, copy):
     for part in folder.WEIGHT_FILES:
         rewrite(copy, part, lambda weights: {k: v.astype(dtype) for k, v in weights.items()})
     wanted = jax.tree.map(lambda x: np.asarray(x).astype(dtype).astype(np.float32), recorded.model.params)
     tiny.assert_same_params(folder.load(copy).params, wanted)
 
 
-def test_half_precision_variant_serves_where_it_is_alone(recorded, copy):
+def test_the_fp16_variant_is_read_if_there_is_no_other(recorded, copy):
     path = tiny.weight_file(copy, "unet")
     path.rename(path.with_name("diffusion_pytorch_model.fp16.safetensors"))
     tiny.assert_same_params(folder.load(copy).params, recorded.model.params)
@@ -72,7 +72,7 @@ def test_half_precision_variant_serves_where_it_is_alone(recorded, copy):
         ),
     ],
 )
-def test_sharded_weights(index, shard, recorded, copy):
+def test_sharded_weights_are_read(index, shard, recorded, copy):
     path = tiny.weight_file(copy, "unet")
     weights = load_file(path)
     path.unlink()
@@ -86,7 +86,7 @@ def test_sharded_weights(index, shard, recorded, copy):
         folder.load(copy)
 
 
-def test_bfloat16_on_the_device(recorded, copy, tmp_path):
+def test_in_bfloat16_the_token_table_and_the_vae_stay_float32(recorded, copy, tmp_path):
     model = folder.load(copy, dtype=jnp.bfloat16)
     table = model.params["text_encoder"]["text_model"]["embeddings"].pop("token_embedding")["embedding"]
     wanted = recorded.model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
@@ -99,7 +99,7 @@ def test_bfloat16_on_the_device(recorded, copy, tmp_path):
     np.testing.assert_array_equal(model.params["unet"]["conv_in"]["kernel"], kernel.astype(jnp.bfloat16))
 
 
-def test_arrays_are_on_the_device(recorded):
+def test_loaded_weights_are_on_the_device(recorded):
     params = recorded.model.params
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
     for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(jax.device_put(params)), strict=True):
@@ -110,7 +110,7 @@ OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_
 
 
 @pytest.mark.parametrize("convolutions", [False, True])
-def test_old_names_of_the_vaes_attention(convolutions, recorded, copy):
+def test_old_names_of_the_attention_of_the_vae_are_read(convolutions, recorded, copy):
     def age(weights):
         aged = {}
         for name, array in weights.items():
@@ -126,18 +126,18 @@ def test_old_names_of_the_vaes_attention(convolutions, recorded, copy):
     tiny.assert_same_params(folder.load(copy).params, recorded.model.params)
 
 
-def test_text_encoder_without_its_prefix(recorded, copy):
+def test_a_text_encoder_without_its_prefix_is_read(recorded, copy):
     rewrite(copy, "text_encoder", lambda w: {k.removeprefix("text_model."): v for k, v in w.items()})
     tiny.assert_same_params(folder.load(copy).params, recorded.model.params)
 
 
-def test_position_ids_are_no_parameter(recorded, copy):
+def test_position_ids_are_ignored(recorded, copy):
     positions = np.arange(tiny.LENGTH)[None]
     rewrite(copy, "text_encoder", lambda w: {**w, "text_model.embeddings.position_ids": positions})
     tiny.assert_same_params(folder.load(copy).params, recorded.model.params)
 
 
-def test_all_that_does_not_fit_is_in_one_error(copy):
+def test_one_error_names_all_weights_that_do_not_fit(copy):
     def spoil_unet(weights):
         weights["conv_in.weight"] = weights["conv_in.weight"][:, :3]
         del weights["conv_out.bias"]
@@ -156,7 +156,7 @@ def test_all_that_does_not_fit_is_in_one_error(copy):
     ]
 
 
-def test_tensors_that_are_nobodys_are_counted(recorded, copy):
+def test_unused_tensors_are_counted_in_a_warning(recorded, copy):
     rewrite(copy, "vae", lambda w: {**w, "loss.logvar": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)})
     with pytest.warns(Caution, match=r"2 tensors belong to none of the networks .* such as (loss.logvar|b)"):
         model = folder.load(copy)
@@ -171,14 +171,14 @@ def test_tensors_that_are_nobodys_are_counted(recorded, copy):
         ("vae/diffusion_pytorch_model.safetensors", "no diffusion_pytorch_model.safetensors"),
     ],
 )
-def test_missing_files(file, message, copy):
+def test_an_error_about_a_missing_file_names_the_file(file, message, copy):
     (copy / file).unlink()
     with pytest.raises(ValueError, match=message):
         folder.load(copy)
 
 
 @pytest.mark.parametrize("damage", [lambda x: x[:-100], lambda x: x[:100], lambda x: b"version https://git-lfs"])
-def test_damaged_file(damage, copy):
+def test_a_damaged_weight_file_is_refused(damage, copy):
     path = tiny.weight_file(copy, "vae")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"cannot read .* fetch it again") as raised:
@@ -187,7 +187,7 @@ def test_damaged_file(damage, copy):
     assert "\n" not in str(raised.value)
 
 
-def test_only_pickles(copy):
+def test_a_folder_with_only_pickles_is_refused(copy):
     path = tiny.weight_file(copy, "unet")
     path.rename(path.with_suffix(".bin"))
     with pytest.raises(ValueError, match=r"only diffusion_pytorch_model\.bin, a pickle.*save_pretrained") as raised:
@@ -195,7 +195,7 @@ def test_only_pickles(copy):
     assert "\n" not in str(raised.value)
 
 
-def test_quantised_weights(copy):
+def test_weights_in_integers_are_refused(copy):
     rewrite(copy, "unet", lambda w: {k: v.astype(np.int8) if k == "conv_in.weight" else v for k, v in w.items()})
     with pytest.raises(ValueError, match="conv_in/kernel is stored as int8"):
         folder.load(copy)
@@ -215,7 +215,7 @@ def change_json(**values):
         ("text_encoder/config.json", change_json(hidden_size=1024, hidden_act="gelu"), "2.x"),
     ],
 )
-def test_other_families_are_called_by_name(file, change, family, copy):
+def test_an_error_about_another_model_family_names_the_family(file, change, family, copy):
     change(copy / file)
     for read in (folder.load, folder.load_config):
         with pytest.raises(ValueError, match=f"is a Stable Diffusion {family} model: only") as raised:
@@ -223,14 +223,14 @@ def test_other_families_are_called_by_name(file, change, family, copy):
         assert "\n" not in str(raised.value)
 
 
-def test_save_refuses_parameters_of_another_config(recorded, tmp_path):
+def test_save_refuses_parameters_that_do_not_fit_the_config(recorded, tmp_path):
     params = {**recorded.model.params, "vae": {}}
     with pytest.raises(ValueError, match="vae parameters"):
         save(tmp_path / "out", recorded.model._replace(params=params))
     assert not (tmp_path / "out").exists()
 
 
-def test_layouts_are_inverse():
+def test_conversions_between_our_layout_and_pytorchs_are_inverse():
     for path, shape in {"a/conv/kernel": (3, 3, 2, 5), "a/to_q/kernel": (2, 5), "a/norm/scale": (4,)}.items():
         array = tiny.noise(0, shape)
         np.testing.assert_array_equal(names.from_torch(path, names.to_torch(path, array)), array)
@@ -255,13 +255,13 @@ def test_layouts_are_inverse():
         ),
     ],
 )
-def test_names(path, wanted):
+def test_our_names_become_pytorchs_names(path, wanted):
     assert names.torch_names(path) == wanted
 
 
 @pytest.mark.parametrize("part", folder.WEIGHT_FILES)
 @pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (np.inf, "float16"), (-np.inf, "bfloat16")])
-def test_numbers_that_are_none_are_refused(copy, part, value, dtype):
+def test_weights_with_nan_or_infinity_are_refused(copy, part, value, dtype):
     def spoil(weights):
         weights = {name: array.astype(dtype) for name, array in weights.items()}
         weights[max(weights)].flat[-1] = value
@@ -272,13 +272,13 @@ def test_numbers_that_are_none_are_refused(copy, part, value, dtype):
         folder.load(copy)
 
 
-def test_large_numbers_are_numbers(copy):
+def test_large_finite_weights_are_read(copy):
     rewrite(copy, "unet", lambda weights: {**weights, "conv_out.bias": np.full(4, 1e30, np.float32)})
     assert (np.asarray(folder.load(copy).params["unet"]["conv_out"]["bias"]) == np.float32(1e30)).all()
 
 
 @pytest.mark.parametrize("name", ["F8_E4M3", "F8_E5M2"])
-def test_eight_bit_floats_become_float32(recorded, copy, name):
+def test_weights_in_float8_are_read_as_float32(recorded, copy, name):
     dtype = floats.FLOATS[name]
     arrays = {key: (name, array.astype(dtype)) for key, array in load_file(tiny.weight_file(copy, "unet")).items()}
     tiny.weight_file(copy, "unet").write_bytes(tiny.safetensors(arrays))
@@ -286,7 +286,7 @@ def test_eight_bit_floats_become_float32(recorded, copy, name):
     tiny.assert_same_params(folder.load(copy).params["unet"], wanted)
 
 
-def test_the_schedule_is_what_stable_diffusions_pipeline_makes_of_it(recorded, copy):
+def test_the_schedule_is_corrected_with_a_warning(recorded, copy):
     path = copy / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"clip_sample": True, "steps_offset": 0}))
     with pytest.warns(Caution, match="steps_offset 0 as 1, clip_sample True as False, as diffusers' Stable Diffusion"):
@@ -294,7 +294,7 @@ def test_the_schedule_is_what_stable_diffusions_pipeline_makes_of_it(recorded, c
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_diffusers_corrects_the_schedule_as_we_do(copy):
+def test_the_schedule_is_corrected_like_in_diffusers(copy):
     diffusers = pytest.importorskip("diffusers")
     diffusers.utils.logging.set_verbosity_error()
     path = copy / "scheduler" / "scheduler_config.json"
@@ -305,14 +305,14 @@ def test_diffusers_corrects_the_schedule_as_we_do(copy):
     assert (ours.clip_sample, ours.steps_offset) == (theirs["clip_sample"], theirs["steps_offset"]) == (False, 1)
 
 
-def test_clip_skip_leaves_out_last_layers(recorded, copy):
+def test_clip_skip_leaves_out_the_last_layers_like_in_diffusers(recorded, copy):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     theirs = transformers.CLIPTextModel.from_pretrained(copy / "text_encoder")
     ids = tiny.inputs(0)["ids"]
     with torch.no_grad():
         states = theirs(torch.from_numpy(ids).long(), output_hidden_states=True).hidden_states
         norm = next(module for name, module in theirs.named_modules() if name.endswith("final_layer_norm"))
-        wanted = norm(states[-2]).numpy()  # as diffusers' clip_skip=1
+        wanted = norm(states[-2]).numpy()  # the result of diffusers for clip_skip=1
     model = folder.load(copy, variant=Variant(clip_skip=1))
     found = generate.encode_text(model.params, model.config, ids, np.zeros((0, 32), np.float32))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -322,20 +322,20 @@ def test_clip_skip_leaves_out_last_layers(recorded, copy):
             folder.load(copy, variant=Variant(clip_skip=skip))
 
 
-def test_prediction_type_is_the_users(copy):
+def test_the_user_can_choose_the_prediction_type(copy):
     assert folder.load(copy).schedule.prediction_type == "epsilon"
     chosen = folder.load(copy, variant=Variant(prediction_type="v_prediction"))
     assert chosen.schedule.prediction_type == "v_prediction"
 
 
-def test_a_folder_has_one_kind_of_weights(copy):
+def test_running_averages_are_refused_for_a_folder(copy):
     with pytest.raises(ValueError, match="is a folder, and only a single file can hold averages: leave ema out"):
         folder.load(copy, variant=Variant(ema=True))
 
 
 @pytest.fixture(params=["its folder", "a model's folder", "a file", "a file of a whole checkpoint"])
 def vae(request, recorded, tmp_path):
-    """Another VAE in a form that it comes in: where it lies, and its weights in our names."""
+    """Another VAE, in each form that users may have: its path, and its weights by our names."""
     place = shutil.copytree(recorded.folder, tmp_path / "other")
     shifted = jax.tree.map(lambda x: np.asarray(x) + np.float32(0.01), recorded.model.params["vae"])
     save(place, recorded.model._replace(params={**recorded.model.params, "vae": shifted}), np.float32)
@@ -349,14 +349,14 @@ def vae(request, recorded, tmp_path):
     return file, shifted
 
 
-def test_another_vae(recorded, copy, vae):
+def test_another_vae_replaces_that_of_the_model(recorded, copy, vae):
     where, weights = vae
     model = folder.load(copy, variant=Variant(vae=str(vae_file.resolve(str(where)))))
     tiny.assert_same_params(model.params["vae"], weights)
     tiny.assert_same_params(model.params["unet"], recorded.model.params["unet"])
 
 
-def test_what_is_no_vae(recorded, copy, tmp_path):
+def test_a_path_that_is_not_a_vae_is_refused(recorded, copy, tmp_path):
     with pytest.raises(ValueError, match="is not a VAE"):
         folder.load(copy, variant=Variant(vae=str(copy / "unet")))
     with pytest.raises(ValueError, match=r"vae 'nowhere' is neither a folder, nor a \.safetensors file, nor a hub id"):

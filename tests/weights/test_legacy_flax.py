@@ -1,4 +1,4 @@
-"""Folders that diffusers and transformers wrote while they had Flax classes."""
+"""Folders with weights in Flax's format, which earlier versions of diffusers and transformers wrote."""
 
 import json
 import shutil
@@ -34,27 +34,27 @@ def write(path, tree):
     path.write_bytes(serialization.msgpack_serialize(jax.tree.map(np.asarray, tree)))
 
 
-def test_flax_folder(recorded, flax_folder):
+def test_a_folder_of_flax_weights_is_read(recorded, flax_folder):
     model = folder.load(flax_folder)
     assert model[:2] == recorded.model[:2]
     tiny.assert_same_params(model.params, recorded.model.params)
 
 
-def test_bfloat16_leaves(recorded, flax_folder):
+def test_flax_weights_in_bfloat16_are_read_as_float32(recorded, flax_folder):
     half = jax.tree.map(lambda x: np.asarray(x).astype("bfloat16"), recorded.model.params)
     for part, name in FLAX_FILES.items():
         write(flax_folder / part / name, half[part])
     tiny.assert_same_params(folder.load(flax_folder).params, jax.tree.map(lambda x: x.astype(np.float32), half))
 
 
-def test_safetensors_are_read_first(recorded, flax_folder):
+def test_safetensors_are_preferred_to_flax_weights(recorded, flax_folder):
     for part in FLAX_FILES:
         shutil.copy(tiny.weight_file(recorded.folder, part), tiny.weight_file(flax_folder, part))
         (flax_folder / part / FLAX_FILES[part]).write_bytes(b"unread")
     tiny.assert_same_params(folder.load(flax_folder).params, recorded.model.params)
 
 
-def test_what_does_not_fit(recorded, flax_folder):
+def test_an_error_about_flax_weights_names_all_that_do_not_fit(recorded, flax_folder):
     params = recorded.model.params["unet"]
     bent = {**params, "conv_in": {"kernel": params["conv_in"]["kernel"][:2]}}
     write(flax_folder / "unet" / FLAX_FILES["unet"], bent)
@@ -78,7 +78,7 @@ def test_what_does_not_fit(recorded, flax_folder):
         lambda whole: b"\x81\xa6kernel\xc7\x05\x01\x93\x91\x02\xa1?\xc4",
     ],
 )
-def test_damaged_file(damage, flax_folder):
+def test_a_damaged_flax_file_is_refused(damage, flax_folder):
     path = flax_folder / "vae" / FLAX_FILES["vae"]
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"cannot read .* fetch it again") as raised:

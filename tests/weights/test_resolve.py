@@ -1,4 +1,4 @@
-"""Which files are a model's, and where they come from."""
+"""Which files belong to a model, and whether they come from a folder, the cache or the hub."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ FLAX = [f"{part}/{name}" for part, name in layout.FLAX_FILES.items()]
 @pytest.mark.parametrize(
     ("listed", "wanted"), [(FULL + HALF + FLAX, FULL), (HALF + FLAX, HALF), (FLAX, FLAX), (HALF[:2] + FULL[2:],) * 2]
 )
-def test_one_kind_of_weights(listed, wanted):
+def test_only_one_kind_of_weights_is_downloaded(listed, wanted):
     found = layout.snapshot_files(CONFIGS + NEVER + listed, "owner/name")
     assert sorted(found) == sorted(CONFIGS + wanted)
 
@@ -55,7 +55,7 @@ OLD_INDEX = "diffusion_pytorch_model.safetensors.fp16.index.json"
     "files",
     [[INDEX, *WHOLE], [HALF_INDEX, *NEW_HALF], [HALF_INDEX, *OLD_HALF], [OLD_INDEX, *OLD_HALF]],
 )
-def test_shards(files):
+def test_all_shards_of_the_preferred_kind_are_chosen(files):
     others = ["config.json", "diffusion_pytorch_model.bin.index.json", layout.FLAX_FILES["unet"]]
     assert layout.weight_files("unet", [*others, *files], "unet") == files
     if files[0] == INDEX:
@@ -63,12 +63,12 @@ def test_shards(files):
         assert layout.weight_files("unet", [*half, *files], "unet") == files
 
 
-def test_whole_checkpoints_alone():
+def test_a_repository_with_only_single_files_is_refused_with_advice():
     with pytest.raises(ValueError, match=r"hf download owner/name v1-5-pruned\.safetensors"):
         layout.snapshot_files([name for name in NEVER if "/" not in name], "owner/name")
 
 
-def test_folders_and_nonsense(tmp_path):
+def test_a_folder_is_its_own_path_and_other_names_are_refused(tmp_path):
     assert resolve(str(tmp_path)) == tmp_path
     for name in (str(tmp_path / "absent"), "one-word", "../owner/name", "owner/name@", "owner/na me"):
         with pytest.raises(ValueError, match="neither a folder"):
@@ -76,7 +76,7 @@ def test_folders_and_nonsense(tmp_path):
 
 
 class Hub:
-    """A hub with one model, whose branch "flax" it also has; remembers what was downloaded."""
+    """Stands for the hub. Every repository and branch has the same files. Records requests and downloads."""
 
     def __init__(self, folder: Path, monkeypatch):
         self.folder, self.asked, self.downloads = folder, [], []
@@ -106,7 +106,7 @@ def online(recorded, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("model", "revision"), [("o/m", None), ("o/m@flax", "flax"), ("o/m@refs/pr/3", "refs/pr/3")])
-def test_download(model, revision, online):
+def test_a_model_is_downloaded_once_and_without_unneeded_files(model, revision, online):
     for _ in range(2):
         assert resolve(model) == online.folder
     assert online.asked == [("o/m", revision)]
@@ -117,7 +117,7 @@ def test_download(model, revision, online):
     assert not set(everything) & set(NEVER)
 
 
-def test_other_families_are_refused_before_their_weights_are_here(online):
+def test_another_model_family_is_refused_before_its_weights_are_downloaded(online):
     config = json.loads((online.folder / "unet/config.json").read_text())
     (online.folder / "unet/config.json").write_text(json.dumps({**config, "cross_attention_dim": 2048}))
     with pytest.raises(ValueError, match="Stable Diffusion XL"):
@@ -125,7 +125,7 @@ def test_other_families_are_refused_before_their_weights_are_here(online):
     assert len(online.downloads) == 1
 
 
-def test_sizes_come_before_the_weights(online, recorded):
+def test_the_config_of_a_hub_model_is_read_without_its_weights(online, recorded):
     assert resolving.read_config("o/m") == recorded.model.config
     assert all(name.endswith(".json") for configs in online.downloads for name in configs)
     (online.folder / FULL[1]).unlink()
@@ -133,20 +133,20 @@ def test_sizes_come_before_the_weights(online, recorded):
         resolving.read_config("o/m")
 
 
-def test_sizes_of_what_is_here(recorded):
+def test_the_config_of_a_folder_is_read(recorded):
     assert resolving.read_config(str(recorded.folder)) == recorded.model.config
     with pytest.raises(ValueError, match="'one-word' is neither a folder"):
         resolving.read_config("one-word")
 
 
-def test_only_pickles_on_the_hub(online):
+def test_a_hub_model_with_only_pickles_is_refused(online):
     (online.folder / FULL[1]).unlink()
     with pytest.raises(ValueError, match=r"o/m/unet, only diffusion_pytorch_model\.bin, a pickle"):
         resolve("o/m")
     assert not online.downloads
 
 
-def test_interrupted_download(online, monkeypatch):
+def test_an_error_about_an_interrupted_download_is_one_line_with_advice(online, monkeypatch):
     def interrupted(*args, **kwargs):
         raise OSError("No space left on device\nand more")
 
@@ -158,7 +158,7 @@ def test_interrupted_download(online, monkeypatch):
 
 @pytest.fixture
 def cached(recorded, tmp_path, monkeypatch):
-    """A model in the hub's cache; conftest.py has switched the network off."""
+    """The folder of a model in the hub's cache. conftest.py has switched off the network."""
     resolving._from_hub.cache_clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--o--m"
@@ -168,7 +168,7 @@ def cached(recorded, tmp_path, monkeypatch):
     resolving._from_hub.cache_clear()
 
 
-def test_offline_the_cache_serves(cached, capsys, recorded):
+def test_without_a_network_the_model_comes_from_the_cache(cached, capsys, recorded):
     assert resolving.read_config("o/m") == recorded.model.config
     for _ in range(2):
         assert resolve("o/m").samefile(cached)
@@ -179,7 +179,7 @@ def test_offline_the_cache_serves(cached, capsys, recorded):
 
 
 @pytest.mark.parametrize("model", ["o/m", "o/m@flax", "o/absent"])
-def test_offline_without_a_whole_copy(model, cached):
+def test_without_a_network_an_incomplete_copy_is_refused(model, cached):
     (cached / FULL[0]).unlink()
     with pytest.raises(ValueError, match="hf download o/") as raised:
         resolve(model)
@@ -187,7 +187,7 @@ def test_offline_without_a_whole_copy(model, cached):
     assert "\\n" not in str(raised.value)
 
 
-def test_small_files_of_what_is_here(recorded, tmp_path):
+def test_small_files_of_a_local_model_are_in_its_folder(recorded, tmp_path):
     assert resolving.small_files(str(recorded.folder)) == recorded.folder
     assert resolving.small_files("miniature") == resolving.MINIATURE_FOLDER
     (tmp_path / "model.safetensors").touch()
@@ -195,21 +195,21 @@ def test_small_files_of_what_is_here(recorded, tmp_path):
         assert resolving.small_files(name) is None
 
 
-def test_of_a_hub_model_its_own_settings_come_before_its_weights(online):
+def test_own_settings_of_a_hub_model_are_downloaded_without_its_weights(online):
     (online.folder / layout.OWN_SETTINGS).write_text("{}")
     assert resolving.small_files("o/m@flax") == online.folder
     assert online.asked == [("o/m", "flax")]
     assert {name for names in online.downloads for name in names} == {layout.OWN_SETTINGS}
 
 
-def test_a_hub_model_without_own_settings_costs_no_download(online):
+def test_nothing_is_downloaded_from_a_hub_model_without_own_settings(online):
     folder = resolving.small_files("o/m")
     assert folder is None or not (folder / layout.OWN_SETTINGS).exists()
     assert not [names for names in online.downloads if names]
 
 
 @pytest.mark.parametrize("model", ["o/m", "o/absent"])
-def test_offline_small_files_are_looked_for_in_silence(model, cached, capsys):
+def test_without_a_network_small_files_are_looked_up_without_output(model, cached, capsys):
     (cached / layout.OWN_SETTINGS).write_text("{}")
     folder = resolving.small_files(model)
     assert (folder / layout.OWN_SETTINGS).samefile(cached / layout.OWN_SETTINGS) if model == "o/m" else folder is None

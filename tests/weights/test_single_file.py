@@ -1,4 +1,4 @@
-"""Single-file checkpoints under CompVis' names."""
+"""Single-file checkpoints with the parameter names of CompVis."""
 
 import math
 import shutil
@@ -23,7 +23,7 @@ def blank(shape):
 
 
 def renamed(part, arrays, config):
-    """A network's arrays as they lie in a checkpoint: the VAE's attention is made of 1x1 convolutions there."""
+    """Returns a network's arrays as a checkpoint stores them. There the VAE's attention has 1x1 convolutions."""
     found = {}
     for path, array in arrays.items():
         name, array = compvis_names(part, path, config)[0], names.to_torch(path, np.asarray(array))
@@ -50,7 +50,7 @@ def rewrite(path, change):
     save_file(change(load_file(path)), path)
 
 
-def test_loads_as_its_folder(recorded, checkpoint):
+def test_a_single_file_gives_the_same_model_as_its_folder(recorded, checkpoint):
     model = folder.load(checkpoint, config=tiny.CONFIG)
     assert model[:2] == recorded.model[:2]
     tiny.assert_same_params(model.params, recorded.model.params)
@@ -59,12 +59,12 @@ def test_loads_as_its_folder(recorded, checkpoint):
     assert resolve(str(checkpoint)) == checkpoint
 
 
-def test_text_encoder_without_its_prefix(recorded, checkpoint):
+def test_a_text_encoder_without_its_prefix_is_read_from_a_single_file(recorded, checkpoint):
     rewrite(checkpoint, lambda w: {k.replace("transformer.text_model.", "transformer."): v for k, v in w.items()})
     tiny.assert_same_params(folder.load(checkpoint, config=tiny.CONFIG).params, recorded.model.params)
 
 
-def test_what_is_missing_is_named(checkpoint):
+def test_an_error_about_a_single_file_names_missing_tensors(checkpoint):
     def spoil(weights):
         del weights["model.diffusion_model.out.2.bias"]
         return weights
@@ -77,7 +77,7 @@ def test_what_is_missing_is_named(checkpoint):
     ]
 
 
-def test_tensors_that_are_nobodys_are_counted(checkpoint):
+def test_unused_tensors_of_a_single_file_are_counted_in_a_warning(checkpoint):
     left = {"model.diffusion_model.extra": np.zeros(1), "embedding_manager.x": np.zeros(1)}
     rewrite(checkpoint, lambda weights: {**weights, **left})
     with pytest.warns(Caution, match="2 tensors belong to none .* ignored, such as model.diffusion_model.extra"):
@@ -92,7 +92,7 @@ def test_tensors_that_are_nobodys_are_counted(checkpoint):
         ("lora_unet_down_blocks_0_attentions_0_proj_in.alpha", "not a complete Stable Diffusion 1.x checkpoint"),
     ],
 )
-def test_other_models_are_called_by_name(name, message, tmp_path):
+def test_an_error_about_another_kind_of_checkpoint_names_the_kind(name, message, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({name: np.zeros(1, np.float32), "model.diffusion_model.out.2.bias": np.zeros(4, np.float32)}, path)
     for read in (folder.load, folder.load_config):
@@ -102,7 +102,7 @@ def test_other_models_are_called_by_name(name, message, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt"])
-def test_pickles_are_refused(name, tmp_path):
+def test_pickled_checkpoints_are_refused(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b"\x80\x02cos\nsystem\n.")
     for read in (folder.load, folder.load_config, lambda p: resolve(str(p))):
@@ -111,29 +111,29 @@ def test_pickles_are_refused(name, tmp_path):
         assert "\n" not in str(raised.value)
 
 
-def test_damaged_file(checkpoint):
+def test_a_damaged_single_file_is_refused(checkpoint):
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"cannot read .* fetch it again"):
         folder.load(checkpoint, config=tiny.CONFIG)
 
 
-def test_no_such_file(tmp_path):
+def test_a_missing_single_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no folder and no file"):
         folder.load(tmp_path / "absent.safetensors")
     with pytest.raises(ValueError, match=r"nor a \.safetensors file"):
         resolve("models/absent.safetensors")
 
 
-def test_without_a_tokenizer(checkpoint, tmp_path, monkeypatch):
+def test_an_error_about_a_missing_tokenizer_names_its_files(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     shutil.rmtree(checkpoint.parent / "tokenizer")
     with pytest.raises(ValueError, match=r"vocab\.json and merges\.txt") as raised:
-        folder.load(checkpoint, config=tiny.CONFIG)  # conftest.py has switched the network off
+        folder.load(checkpoint, config=tiny.CONFIG)  # conftest.py has switched off the network
     assert str(checkpoint.parent / "tokenizer") in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_tokenizer_from_the_hub(checkpoint, tmp_path, monkeypatch):
+def test_the_tokenizer_of_a_single_file_is_fetched_from_the_hub(checkpoint, tmp_path, monkeypatch):
     asked = []
 
     def fetch(repository, revision, choose):
@@ -180,7 +180,7 @@ def test_tokenizer_from_the_hub(checkpoint, tmp_path, monkeypatch):
         ("vae", "post_quant_conv/kernel", "post_quant_conv.weight"),
     ],
 )
-def test_sd15s_names(part, path, wanted):
+def test_parameters_of_sd15_have_the_names_of_compvis(part, path, wanted):
     assert path in folder.parameter_shapes(SD15)[part]
     prefix = {"unet": "model.diffusion_model", "vae": "first_stage_model"}[part]
     assert compvis_names(part, path, SD15) == (f"{prefix}.{wanted}",)
@@ -188,19 +188,19 @@ def test_sd15s_names(part, path, wanted):
 
 @pytest.mark.parametrize("config", [tiny.CONFIG, SD15], ids=["tiny", "sd15"])
 @pytest.mark.parametrize("part", ["unet", "vae"])
-def test_diffusers_understands_our_names(part, config):
-    """Converted by diffusers, what we call a parameter there must be what we call it in a folder."""
+def test_our_names_agree_with_diffusers_conversion(part, config):
+    """diffusers converts the CompVis name of a parameter into the name that the parameter has in a folder."""
     utils = pytest.importorskip("diffusers.loaders.single_file_utils")
     convert = {"unet": utils.convert_ldm_unet_checkpoint, "vae": utils.convert_ldm_vae_checkpoint}[part]
     shapes = folder.parameter_shapes(config)[part]
-    # Sizes that tell every parameter from every other, nothing allocated.
+    # Every parameter gets another size, so that a mix-up shows. Nothing is allocated.
     arrays = {path: blank((i + 2,) * len(shape)) for i, (path, shape) in enumerate(shapes.items())}
     converted = convert(renamed(part, arrays, config), getattr(config, part).to_json())
     wanted = {names.torch_names(path)[0]: names.to_torch(path, array).shape for path, array in arrays.items()}
     assert {name: array.shape for name, array in converted.items()} == wanted
 
 
-def test_number_of_sd15s_tensors():
+def test_sd15_has_the_known_number_of_tensors():
     found = [
         name
         for part, shapes in folder.parameter_shapes(SD15).items()
@@ -215,14 +215,14 @@ YAML = "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n
 
 
 @pytest.mark.parametrize(("said", "wanted"), [("v", "v_prediction"), ("eps", "epsilon")])
-def test_the_yaml_beside_it_says_what_it_predicts(checkpoint, said, wanted):
+def test_the_yaml_beside_a_single_file_sets_the_prediction_type(checkpoint, said, wanted):
     checkpoint.with_suffix(".yaml").write_text(YAML.format(f'"{said}"'))
     assert folder.load(checkpoint, config=tiny.CONFIG).schedule.prediction_type == wanted
     chosen = folder.load(checkpoint, config=tiny.CONFIG, variant=Variant(prediction_type="epsilon"))
     assert chosen.schedule.prediction_type == "epsilon"
 
 
-def test_a_mark_among_its_tensors_says_what_it_predicts(checkpoint):
+def test_a_marker_tensor_sets_the_prediction_type(checkpoint):
     rewrite(checkpoint, lambda weights: {**weights, "v_pred": np.zeros(0, np.float32)})
     assert folder.load(checkpoint, config=tiny.CONFIG).schedule.prediction_type == "v_prediction"
     rewrite(checkpoint, lambda weights: {**weights, "ztsnr": np.zeros(0, np.float32)})
@@ -231,20 +231,20 @@ def test_a_mark_among_its_tensors_says_what_it_predicts(checkpoint):
 
 
 @pytest.mark.parametrize("text", ["model: [", "- 1", "model: 3", YAML.format("x0"), "!!python/object:os.system {}"])
-def test_a_yaml_that_cannot_be_used_is_named(checkpoint, text):
+def test_an_error_about_an_unusable_yaml_names_the_file(checkpoint, text):
     checkpoint.with_suffix(".yaml").write_text(text)
     with pytest.raises(ValueError, match=r"tiny-sd\.yaml") as error:
         folder.load(checkpoint, config=tiny.CONFIG)
     assert "\n" not in str(error.value)
 
 
-def test_running_averages_are_used_if_asked_for(recorded, checkpoint):
+def test_running_averages_are_used_only_on_request(recorded, checkpoint):
     with pytest.raises(ValueError, match=r"tiny-sd\.safetensors: it holds no running average \(EMA\) of .*: leave ema"):
         folder.load(checkpoint, config=tiny.CONFIG, variant=Variant(ema=True))
 
     def average(weights):
         of_unet = [name for name in weights if name.startswith("model.diffusion_model.")]
-        # As CompVis' LitEma names them.
+        # The names that LitEma of CompVis gives.
         averages = {f"model_ema.{name[6:].replace('.', '')}": weights[name] + np.float32(1) for name in of_unet}
         return {**{k: v for k, v in weights.items() if not k.startswith("model_ema.")}, **averages}
 
@@ -256,7 +256,7 @@ def test_running_averages_are_used_if_asked_for(recorded, checkpoint):
     tiny.assert_same_params(averaged.params, {**recorded.model.params, "unet": wanted})
 
 
-def test_a_checkpoint_without_a_vae_takes_another(recorded, checkpoint):
+def test_a_checkpoint_without_a_vae_is_used_with_another_vae(recorded, checkpoint):
     rewrite(checkpoint, lambda weights: {k: v for k, v in weights.items() if not k.startswith("first_stage_model.")})
     with pytest.raises(ValueError, match=r"no tensor's name starts with first_stage_model\. .*; give a VAE by --vae"):
         folder.load(checkpoint, config=tiny.CONFIG)
@@ -265,7 +265,7 @@ def test_a_checkpoint_without_a_vae_takes_another(recorded, checkpoint):
     tiny.assert_same_params(model.params, recorded.model.params)
 
 
-def test_numbers_that_are_none_are_refused(checkpoint):
+def test_a_single_file_with_nan_is_refused(checkpoint):
     rewrite(checkpoint, lambda w: {**w, "model.diffusion_model.out.2.bias": np.full(4, np.nan, np.float32)})
     with pytest.raises(ValueError, match=r"tiny-sd\.safetensors: conv_out/bias holds NaN or infinity"):
         folder.load(checkpoint, config=tiny.CONFIG)

@@ -1,4 +1,4 @@
-"""Where the page is served, and who is warned."""
+"""The address of the page, and the warning if other machines can reach it."""
 
 import socket
 import warnings
@@ -11,7 +11,7 @@ from reversion_jax.training.page import address
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.0.1"])
-def test_loopback_is_this_machine_alone(host):
+def test_a_loopback_address_gives_no_warning(host):
     assert address.is_loopback(host)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -19,17 +19,17 @@ def test_loopback_is_this_machine_alone(host):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
-def test_other_hosts_are_warned_of(host):
+def test_an_address_that_others_can_reach_gives_a_warning(host):
     with pytest.warns(Caution, match="everyone who can reach this machine can train, draw and see the runs in runs"):
         address.warn_of_others(host, Path("runs"))
 
 
-def test_what_to_open():
+def test_the_url_is_one_that_a_browser_can_open():
     assert address.url("127.0.0.1", 7860) == address.url("0.0.0.0", 7860) == "http://127.0.0.1:7860"
     assert address.url("::1", 80) == "http://[::1]:80"
 
 
-def test_a_port_that_is_taken():
+def test_a_port_in_use_is_refused():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""The app in a real browser, as an artist uses it: pytest -m browser (needs gradio, playwright and a Chromium)."""
+"""The app in a real browser: pytest -m browser (needs gradio, playwright and a Chromium)."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from places import ROOT
 from reversion_jax.miniature import scenes
 
 pytestmark = pytest.mark.browser
-# Compiled well, as users have it: the miniature's steps are slow otherwise. Other settings are the suite's.
+# The environment of the other tests, but with XLA's optimisations, because the miniature's steps are slow without them.
 ENVIRONMENT = {**tiny.environment(), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 STEPS = 60
 
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def app(folder: Path) -> Iterator[str]:
-    """Runs the app for a folder; yields its address. It has to end by itself when it is told to."""
+    """Runs the app for a folder and yields its address. Checks at the end that the app stops on SIGTERM."""
     pytest.importorskip("gradio", reason="no gradio: pip install 'reversion_jax[app]'")
     line = [sys.executable, "-m", "reversion_jax.app", "--folder", str(folder), "--port", str(free_port())]
     with subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
@@ -50,7 +50,7 @@ def app(folder: Path) -> Iterator[str]:
 
 
 def opened(browser, address: str):
-    """A tab with the page, and the list of what goes wrong in it."""
+    """Returns a tab with the page, and a list that collects errors and requests to other addresses."""
     tab = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     wrong: list[str] = []
     tab.set_default_timeout(240_000)
@@ -63,7 +63,7 @@ def opened(browser, address: str):
 
 
 def refused(address: str, path: str) -> bool:
-    """Whether the page keeps a file of this machine to itself."""
+    """Returns whether the page refuses to serve a file of this machine."""
     try:
         urllib.request.urlopen(f"{address}/gradio_api/file={urllib.parse.quote(path)}", timeout=10).close()
     except urllib.error.HTTPError as error:
@@ -72,7 +72,7 @@ def refused(address: str, path: str) -> bool:
 
 
 def answers_to(address: str, name: str) -> bool:
-    """Whether the page answers a browser that knows this machine by another name."""
+    """Returns whether the page answers a request that names this host in its header."""
     request = urllib.request.Request(address, headers={"Host": name})
     try:
         urllib.request.urlopen(request, timeout=10).close()
@@ -82,7 +82,7 @@ def answers_to(address: str, name: str) -> bool:
 
 
 def takes(address: str, path: str) -> bool:
-    """Whether the page takes a file of this machine for one that was uploaded, if a program asks it to."""
+    """Returns whether the page accepts a forged request that names a local file as an uploaded one."""
     with urllib.request.urlopen(f"{address}/config", timeout=10) as answer:
         page = json.load(answer)
     (field,) = (part["id"] for part in page["components"] if part["props"].get("elem_id") == "embedding")
@@ -106,14 +106,14 @@ def pictures(tmp_path) -> list[str]:
 
 
 def text_of(tab, selector: str, says: str) -> str:
-    """The text of an element once it says something."""
+    """Waits until an element contains text that matches `says`. Returns the element's whole text."""
     found = tab.locator(selector)
     found.get_by_text(re.compile(says)).first.wait_for()
     return found.inner_text()
 
 
 def learn(tab, pictures: list[str]) -> None:
-    """Uploads pictures, writes captions, begins to learn, and stops."""
+    """Uploads pictures, writes captions, starts learning, and stops it."""
     text_of(tab, "#status", "Nothing has been learned")
     tab.get_by_label("My pictures").check()
     tab.set_input_files("#files input[type=file]", pictures)
@@ -124,7 +124,7 @@ def learn(tab, pictures: list[str]) -> None:
     tab.fill("#name input, #name textarea", "my hug")
     tab.fill("#steps input", str(STEPS))
     tab.get_by_role("button", name="More settings").first.click()
-    # As many as are compared later, so that one compiled program draws both.
+    # Three, as many as the comparison draws later, so that both use one compiled program.
     tab.get_by_label("Preview prompts").fill("red circle <R> blue star\npink moon {} red star\nblue star {} red heart")
     tab.click("#start")
     text_of(tab, "#learn-message", r"photo1.png: write \{\}")
@@ -138,7 +138,7 @@ def learn(tab, pictures: list[str]) -> None:
 
 
 def take_up(tab) -> None:
-    """Takes the run of the list up, and waits until it is finished."""
+    """Resumes the run in the list and waits until it is finished."""
     assert re.search(r"my_hug · inv reversion · miniature · step \d+ of 60", text_of(tab, "#runs", "my_hug"))
     assert tab.input_value("#steps-in-all input") == str(STEPS)
     tab.click("#take-up")
@@ -148,7 +148,7 @@ def take_up(tab) -> None:
 
 
 def draw(tab) -> dict[str, str]:
-    """Draws the same in three ways; returns the prompts by the names of the downloaded PNGs."""
+    """Draws one prompt in three ways. Returns the prompts by the names of the downloaded PNGs."""
     tab.get_by_role("tab", name="Draw").click()
     tab.get_by_label("Compare").check()
     tab.fill("#plain input, #plain textarea", "holding around")
@@ -163,14 +163,14 @@ def draw(tab) -> dict[str, str]:
 
 
 def take_away(tab) -> set[str]:
-    """The names of the files that other tools load, as the browser gets them."""
+    """Downloads the archive for other tools and returns the names of its files."""
     with tab.expect_download() as download:
         tab.locator("#take").click()
     with zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())) as archive:
         return set(archive.namelist())
 
 
-def test_learn_stop_take_up_draw_download_look(browser, pictures, tmp_path):
+def test_a_user_can_learn_stop_resume_draw_download_and_look(browser, pictures, tmp_path):
     folder = tmp_path / "runs"
     with app(folder) as address:
         tab, wrong = opened(browser, address)

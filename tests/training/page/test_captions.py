@@ -1,4 +1,4 @@
-"""Captions as a person types them."""
+"""Checks of captions that users type."""
 
 import json
 
@@ -14,13 +14,13 @@ def test_a_caption_becomes_a_direct_and_an_inverse_prompt():
     assert found.inverse == "a photo of stone <R-inv> <R> cat, at night"
 
 
-def test_a_method_without_an_inverse_asks_for_none():
+def test_a_caption_must_be_invertible_only_for_methods_with_inverse_prompts():
     unclear = "cat {} stone standing on grass"
     assert captions.check(unclear, invertible=False).direct == "cat <R> stone standing on grass"
     assert "may end at" in captions.check(unclear, invertible=True).fault
 
 
-def test_the_explicit_form_is_a_caption_too():
+def test_the_explicit_form_is_accepted_as_a_caption():
     explicit = {"text": "{subject} {} {object} on grass", "subject": "cat", "object": "stone"}
     assert captions.check(json.dumps(explicit), invertible=True).inverse == "stone <R-inv> <R> cat on grass"
 
@@ -37,14 +37,14 @@ def test_the_explicit_form_is_a_caption_too():
         ("cat {} " + "stone" * 200, "at most 500 letters"),
     ],
 )
-def test_a_fault_is_one_sentence(caption, says):
+def test_a_fault_in_a_caption_is_one_sentence(caption, says):
     fault = captions.check(caption, invertible=True).fault
     assert says in fault
     assert "\n" not in fault
-    assert '{"text"' not in fault  # the explicit form would only frighten
+    assert '{"text"' not in fault  # the page does not show the explicit form, which would confuse users
 
 
-def test_each_line_is_a_caption():
+def test_each_line_is_a_caption_of_its_own():
     assert captions.templates("cat {} stone\n\n a cat {} a stone ", "0.jpg", True) == [
         "cat {} stone",
         "a cat {} a stone",
@@ -52,7 +52,7 @@ def test_each_line_is_a_caption():
 
 
 @pytest.mark.parametrize("text", ["", "  \n ", "cat {} stone\ncat on stone"])
-def test_a_fault_names_the_picture(text):
+def test_an_error_about_a_caption_names_the_picture(text):
     with pytest.raises(ValueError, match=r"0\.jpg"):
         captions.templates(text, "0.jpg", invertible=True)
 
@@ -68,6 +68,6 @@ def test_a_text_json_fills_in_captions(tmp_path):
         captions.read_file(path, ["0.jpg"])
 
 
-def test_a_prompt_and_its_template():
+def test_prompts_and_templates_are_converted_into_each_other():
     assert captions.with_relation("cat {} stone") == "cat <R> stone"
     assert captions.as_template("cat <R> stone") == captions.as_template("cat <R-inv> <R> stone") == "cat {} stone"

@@ -1,4 +1,4 @@
-"""Drawing and looking for the page, on the tiny model."""
+"""The tabs Draw and Look of the page, with the tiny model."""
 
 import shutil
 import zipfile
@@ -18,7 +18,7 @@ from reversion_jax.weights import embeddings
 
 @pytest.fixture(scope="module")
 def place(finished, tmp_path_factory):
-    """A folder with a finished run of the tiny model, named "on"."""
+    """A folder with a finished run of the tiny model. The run is named "on"."""
     place = Place(tmp_path_factory.mktemp("page"))
     shutil.copytree(finished[0], place.folder / "on")
     return place
@@ -26,7 +26,7 @@ def place(finished, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _quiet(recwarn):
-    """What is warned of is no news here."""
+    """Swallows warnings, which do not matter here."""
 
 
 def form(**values):
@@ -38,7 +38,7 @@ def drawn(place, **values):
     return draw.draw(place, Trainer(), form(**values))
 
 
-def test_pictures_say_how_they_were_made(place, tmp_path):
+def test_drawn_pictures_record_how_they_were_made(place, tmp_path):
     made = drawn(place, prompts="cat {} dog\ndog <R-inv> <R> cat", negative="photo")
     assert made.columns == 2
     assert [caption for _, caption in made.pictures] == [
@@ -57,11 +57,11 @@ def test_pictures_say_how_they_were_made(place, tmp_path):
     assert texts[0]["negative_prompt"] == "photo"
     assert texts[0]["words"] == "on by inv_reversion, 6 of 6 steps trained"
     with zipfile.ZipFile(made.archive) as archive:
-        assert len(archive.namelist()) == 5  # with the grid
+        assert len(archive.namelist()) == 5  # four pictures and the grid
         archive.extractall(tmp_path)
     (grid,) = tmp_path.glob("*/grid.png")
     assert Image.open(grid).text["prompts"] == "cat <R> dog\ndog <R-inv> <R> cat"
-    # What the browser gets is a copy: it may not read the folder itself.
+    # The browser gets copies, because it may not read the folder.
     assert not any(path.startswith(str(place.folder)) for path, _ in made.pictures)
     assert len(list((place.folder / "on" / "samples").glob("*/0*.png"))) == 4
 
@@ -69,7 +69,7 @@ def test_pictures_say_how_they_were_made(place, tmp_path):
 def test_the_model_is_loaded_once(place, monkeypatch):
     models.forget()
     drawn(place, count=1)
-    monkeypatch.setattr(models, "load_model", None)  # would fail
+    monkeypatch.setattr(models, "load_model", None)  # loading again would fail
     drawn(place, count=1, prompts="cat <R-inv> <R> dog")
     assert models._loaded.cache_info().currsize == 1
 
@@ -91,7 +91,7 @@ def test_direct_inverse_and_plain_words_are_compared(place):
         draw.compared("cat dog", found, "on")
 
 
-def test_what_is_meant_is_not_warned_of(place):
+def test_a_comparison_gives_no_warning_about_its_plain_prompt(place):
     with heard() as notes:
         drawn(place, prompts="cat {} dog", compare=True, plain="on", count=1)
     assert notes == []
@@ -100,14 +100,14 @@ def test_what_is_meant_is_not_warned_of(place):
     assert notes == ["none of <R>, <R-inv> in 'cat on dog': what was learned has no part in it"]
 
 
-def test_an_embedding_file_is_drawn_with(place, small, tmp_path):
+def test_an_uploaded_embedding_file_draws_pictures(place, small, tmp_path):
     shutil.copytree(small, place.folder / "models" / "small", dirs_exist_ok=True)
     (place.folder / "models" / "small" / "reversion_jax.json").write_text('{"resolution": 16}')
     embeddings.write({"<R>": np.ones((1, 32))}, "hug", tmp_path)
     key = place.keep_embedding(tmp_path / "hug.safetensors")
     made = drawn(place, key=key, model="models/small", count=1)
     assert Image.open(made.pictures[0][0]).text["prompt"] == "cat <R> dog"
-    # And the model alone, without any word.
+    # The model without any learned word.
     alone = drawn(place, key="", model="models/small", count=1, prompts="a photo of cat")
     assert Image.open(alone.pictures[0][0]).text["words"] == "no learned words"
 
@@ -129,14 +129,14 @@ def test_an_embedding_file_is_drawn_with(place, small, tmp_path):
         ({"key": "", "model": "/etc"}, "model '/etc' is neither"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(place, changes, says):
+def test_what_cannot_be_drawn_is_refused_and_writes_nothing(place, changes, says):
     before = sorted(place.folder.rglob("*"))
     with pytest.raises(ValueError, match=says):
         drawn(place, **changes)
     assert sorted(place.folder.rglob("*")) == before
 
 
-def test_an_accelerator_that_trains_does_not_draw(place, monkeypatch):
+def test_drawing_is_refused_while_an_accelerator_trains(place, monkeypatch):
     busy = Trainer()
     busy.state = State("hug", trainer.TRAINING)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -146,7 +146,7 @@ def test_an_accelerator_that_trains_does_not_draw(place, monkeypatch):
         insight.look_into(place, busy, "run:on", "")
 
 
-def test_a_word_is_looked_into(place):
+def test_looking_at_a_word_gives_numbers_and_pictures(place):
     seen = insight.look_into(place, Trainer(), "run:on", "")
     assert set(seen.words) == {"<R>", "<R-inv>"}
     assert seen.words["<R>"]["norm"] > 0
@@ -159,7 +159,7 @@ def test_a_word_is_looked_into(place):
         insight.look_into(place, Trainer(), "", "")
 
 
-def test_a_runs_word_is_packed_for_other_tools(place):
+def test_the_words_of_a_run_are_packed_for_other_tools(place):
     archive = take_away.pack(place, "run:on")
     with zipfile.ZipFile(archive) as zipped:
         assert set(zipped.namelist()) == {

@@ -1,4 +1,4 @@
-"""What the page says when something fails."""
+"""The page's messages about errors and warnings."""
 
 import threading
 
@@ -18,18 +18,18 @@ from reversion_jax.training.page.faults import heard, sentence
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), "The device has too little memory"),
     ],
 )
-def test_an_error_is_a_sentence(error, says):
+def test_an_error_becomes_one_sentence(error, says):
     assert sentence(error).startswith(says)
 
 
-def test_a_fault_of_ours_is_told_in_the_terminal(capsys):
+def test_an_unexpected_error_is_printed_in_the_terminal_only(capsys):
     assert "terminal" in sentence(KeyError("secret"))
     assert "secret" not in sentence(KeyError("secret"))
     assert "KeyError: 'secret'" in capsys.readouterr().err
 
 
 def _warn_in_two_threads() -> list[str]:
-    """What is heard in this one."""
+    """Warns in another thread and in this one. Returns the warnings that this thread heard."""
     with heard() as mine:
         other = threading.Thread(target=warn, args=("theirs",))
         other.start()
@@ -43,4 +43,4 @@ def test_each_thread_hears_its_own_warnings():
     with pytest.warns(Caution) as told:
         mine = _warn_in_two_threads()
     assert mine == ["mine"]
-    assert [str(warning.message) for warning in told] == ["theirs", "mine", "mine"]  # the terminal hears all
+    assert [str(warning.message) for warning in told] == ["theirs", "mine", "mine"]  # the terminal shows all warnings

@@ -1,4 +1,4 @@
-"""Pieces of the page: what they say, and that nothing a person or a file says becomes HTML."""
+"""Pieces of the page: their text, and that no text of a user or a file becomes HTML."""
 
 import dataclasses
 
@@ -31,12 +31,12 @@ EVIL = "<script>alert('x')</script>"
                              "cosine_to": {EVIL: 1}}}),
     ],
 )  # fmt: skip
-def test_nothing_becomes_html(piece):
+def test_text_of_users_and_files_is_escaped(piece):
     assert "&lt;script&gt;" in piece
     assert "<script" not in piece
 
 
-def test_learned_words_stand_out():
+def test_learned_words_are_shown_in_bold():
     assert pieces.prompt("stone <R-inv> <R> cat") == "stone <b>&lt;R-inv&gt;</b> <b>&lt;R&gt;</b> cat"
 
 
@@ -51,13 +51,13 @@ def test_learned_words_stand_out():
         (trainer.FAILED, "stopped by an error"),
     ],
 )
-def test_how_far_a_run_is(stage, says, monkeypatch):
+def test_the_status_says_how_far_a_run_is(stage, says, monkeypatch):
     monkeypatch.setattr(trainer.time, "monotonic", lambda: 700.0)
     assert says in pieces.status(State("hug", stage, step=1200, steps=3000, first=0, since=100.0))
 
 
-def test_the_run_that_is_shown_is_always_in_the_list():
-    """Otherwise the page could not keep it chosen."""
+def test_the_list_always_has_the_run_that_is_shown():
+    """Otherwise the page could not keep this run selected."""
     hug = Listed("hug", dataclasses.replace(Settings(), steps=3), 3, ("hug",))
     names = lambda shown, state: [name for _, name in pieces.run_list([hug], shown, state)]
     assert names("hug", State()) == names("", State()) == ["hug"]
@@ -67,6 +67,6 @@ def test_the_run_that_is_shown_is_always_in_the_list():
     assert pieces.run_list([hug], "new", State("new", trainer.PREPARING))[0] == ("new · getting ready", "new")
 
 
-def test_pictures_lie_in_the_page_itself():
+def test_pictures_are_embedded_in_the_page():
     tiles = pieces.tiles(np.zeros((2, 4, 4, 3), np.uint8))
     assert tiles.count("src='data:image/png;base64,") == 2

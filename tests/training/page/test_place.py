@@ -1,4 +1,4 @@
-"""The chosen folder: what the page may reach, and what it lists."""
+"""The folder that the page serves: which paths the page may reach, and what it lists."""
 
 import dataclasses
 import shutil
@@ -21,7 +21,7 @@ def place(tmp_path):
 
 @pytest.fixture
 def with_run(place, finished):
-    """A folder with a finished run of the tiny model, named "on"."""
+    """A folder with a finished run of the tiny model. The run is named "on"."""
     shutil.copytree(finished[0], place.folder / "on")
     return place
 
@@ -30,7 +30,7 @@ def with_run(place, finished):
     "name",
     ["..", "../on", "on/..", "/etc", "on//x", "", ".hidden", "-x", "a b", "a\n", "a/b/c", "x" * 81, "ä", "a\\b"],
 )
-def test_only_plain_names_are_names(place, name):
+def test_names_other_than_plain_ones_are_refused(place, name):
     with pytest.raises(ValueError, match="is not a name in this folder"):
         place.path(name)
     with pytest.raises(ValueError, match="is not a name"):
@@ -57,7 +57,7 @@ def test_a_link_out_of_the_folder_is_not_followed(with_run, tmp_path):
         with_run.word("file:link.safetensors")
 
 
-def test_the_list_of_runs(with_run):
+def test_the_list_has_readable_runs_only(with_run):
     (run,) = with_run.runs()
     assert (run.name, run.step, run.runs) == ("on", 6, ("on",))
     assert "finished, 6 steps" in run.describe()
@@ -73,8 +73,8 @@ def test_the_list_of_runs(with_run):
         with_run.run("other")
 
 
-def test_several_runs_that_train_together(with_run):
-    """They are one entry of the list, and each has words of its own."""
+def test_a_job_of_several_runs_is_one_entry_of_the_list(with_run):
+    """Each run of the job has its own words."""
     whole = folder.read(epath.Path(with_run.folder / "on"))
     job, names = with_run.folder / "ten", ("seed0", "seed1")
     runs = tuple({"seed": seed} for seed in range(2))
@@ -89,18 +89,18 @@ def test_several_runs_that_train_together(with_run):
     assert with_run.word("run:ten/seed1")[0] == epath.Path(job / "seed1")
 
 
-def test_the_folder_is_one_of_this_machine():
+def test_a_folder_in_a_bucket_is_refused():
     with pytest.raises(ValueError, match="gs://bucket is no folder of this machine"):
         Place("gs://bucket")
 
 
-def test_a_name_for_a_new_run_is_free(with_run):
+def test_a_new_run_gets_a_valid_name_that_is_not_in_use(with_run):
     assert with_run.free("shaking hands!") == "shaking_hands"
     assert with_run.free("on") == "on-2"
     assert with_run.free("../..") == "relation"
 
 
-def test_an_uploaded_embedding_is_kept(place, tmp_path):
+def test_an_uploaded_embedding_is_stored_under_a_valid_name(place, tmp_path):
     (written, *_) = embeddings.write({"<R>": np.ones((1, 32))}, "hug", tmp_path / "upload")
     shutil.copy(written, tmp_path / "my hug (1).safetensors")
     key = place.keep_embedding(tmp_path / "my hug (1).safetensors")
@@ -110,7 +110,7 @@ def test_an_uploaded_embedding_is_kept(place, tmp_path):
     assert embeddings.read(path)["<R>"].shape == (1, 32)
 
 
-def test_what_is_no_embedding_is_not_kept(place, tmp_path):
+def test_an_uploaded_file_that_is_not_an_embedding_is_refused(place, tmp_path):
     (tmp_path / "photo.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"cannot read photo\.safetensors") as refused:
         place.keep_embedding(tmp_path / "photo.safetensors")
@@ -118,12 +118,12 @@ def test_what_is_no_embedding_is_not_kept(place, tmp_path):
     assert place.words() == []
 
 
-def test_models_are_listed_or_on_the_hub(place, small, tmp_path, monkeypatch):
+def test_only_listed_models_and_hub_ids_are_accepted(place, small, tmp_path, monkeypatch):
     shutil.copytree(small, place.folder / "models" / "small")
     assert place.models() == ["miniature", SD15, "models/small"]
     assert place.model("models/small") == str(place.folder / "models" / "small")
     assert place.model("owner/name") == "owner/name"
-    # A folder outside, by a name that a hub id could have.
+    # "else/where" looks like a hub id, but it is a folder outside the page's folder.
     shutil.copytree(small, tmp_path / "else" / "where")
     monkeypatch.chdir(tmp_path)
     for name in ("else/where", str(small), "../x", "x.safetensors", ""):
@@ -132,7 +132,7 @@ def test_models_are_listed_or_on_the_hub(place, small, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [0, 11, 1.5, None, "3", float("nan"), float("inf"), True])
-def test_numbers_are_bounded(value):
+def test_numbers_out_of_range_are_refused_by_the_page(value):
     assert whole(3.0, 1, 10, "steps") == 3
     with pytest.raises(ValueError, match="steps has to be a whole number from 1 to 10"):
         whole(value, 1, 10, "steps")

@@ -1,4 +1,4 @@
-"""What the page's form starts."""
+"""The run that the page's form starts."""
 
 import json
 
@@ -13,7 +13,7 @@ from reversion_jax.training.page.place import Place
 
 
 class Recorded:
-    """Stands for the trainer: records what it should do."""
+    """Stands for the trainer and records what it was asked to do."""
 
     def refuse_while_busy(self):
         pass
@@ -29,7 +29,7 @@ def place(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Two photographs, the first of which says where it was taken."""
+    """Paths of two photographs with a private description in their EXIF data."""
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
     for number, size in enumerate([(40, 30), (20, 24)]):
@@ -43,18 +43,18 @@ def form(**values):
     return {**usual, **drawn, "preview_prompts": "", **values}
 
 
-def test_drawn_exemplars(place):
+def test_the_form_starts_a_run_with_drawn_exemplars(place):
     trainer = Recorded()
     assert start.start(place, trainer, form(name="my hug"), drawn=True) == "my_hug"
     s = trainer.settings
     assert (s.model, s.exemplars, s.relation, s.num_exemplars) == ("miniature", config.DRAWN, "hug", 4)
     assert (s.steps, s.seed, s.verb_weight, s.preview_every_steps) == (60, 3, 0.2, 10)
-    assert s.preview_prompts is None  # the miniature's own
+    assert s.preview_prompts is None  # then the miniature's own prompts are used
     assert trainer.workdir == place.folder / "my_hug"
-    config.settle(s)  # makes sense
+    config.settle(s)  # raises if the settings are invalid
 
 
-def test_uploaded_pictures_become_an_exemplar_folder(place, pictures):
+def test_uploaded_pictures_become_an_exemplar_folder_without_exif_data(place, pictures):
     trainer = Recorded()
     captions = ["a photo of cat {} dog\ncat {} dog", "mouse {} hat", *[""] * 10]
     name = start.start(place, trainer, form(files=pictures, captions=captions, name="on"), drawn=False)
@@ -80,26 +80,26 @@ def test_uploaded_pictures_become_an_exemplar_folder(place, pictures):
         ({"model": "/etc"}, "model '/etc' is neither"),
     ],
 )
-def test_what_is_wrong_in_the_form_leaves_nothing_behind(place, pictures, changes, says):
+def test_a_fault_in_the_form_is_refused_and_writes_nothing(place, pictures, changes, says):
     given = form(files=pictures, captions=["cat {} dog"] * 12)
     with pytest.raises(ValueError, match=says):
         start.start(place, Recorded(), given | changes, drawn=False)
     assert not place.folder.exists()
 
 
-def test_a_file_that_is_no_picture_is_named_as_the_user_does(place, pictures, tmp_path):
+def test_an_error_about_an_uploaded_picture_has_the_users_name_of_it(place, pictures, tmp_path):
     (tmp_path / "photo1.jpg").write_text("no picture")
     with pytest.raises(ValueError, match=r"^photo1\.jpg: unreadable picture"):
         start.start(place, Recorded(), form(files=pictures, captions=["cat {} dog"] * 12), drawn=False)
     assert not any(path.name == "exemplars" for path in place.folder.rglob("*"))
 
 
-def test_too_many_pictures(tmp_path):
+def test_more_than_twelve_pictures_are_refused(tmp_path):
     with pytest.raises(ValueError, match="13 pictures are too many"):
         start.pictures([tmp_path / f"{number}.jpg" for number in range(13)])
 
 
-def test_steps_that_suit_a_model(place, small):
+def test_the_default_number_of_steps_depends_on_the_model(place, small):
     assert start.default_steps(place, "miniature") == 400
     assert start.default_steps(place, config.SD15) == start.default_steps(place, "owner/name") == 3000
     own = place.folder / "models" / "own"

@@ -1,4 +1,4 @@
-"""Training in the background: one at a time, and a stopped run goes on as if it had not been stopped."""
+"""Training in the background: one run at a time, and a resumed run equals an uninterrupted one."""
 
 import dataclasses
 import threading
@@ -19,7 +19,7 @@ from reversion_jax.training.watch import Progress
 
 
 class Pretended:
-    """Stands for `learn`: takes steps as long as nobody stops it."""
+    """Stands for `learn`. It takes steps until it is stopped."""
 
     def __init__(self, steps: int = 3, error: Exception | None = None):
         self.steps, self.error, self.go = steps, error, threading.Event()
@@ -38,10 +38,10 @@ class Pretended:
 
 @pytest.fixture(autouse=True)
 def _quiet(recwarn):
-    """What `Pretended` warns of is no news."""
+    """Swallows the warnings of `Pretended`."""
 
 
-def test_one_training_at_a_time(tmp_path):
+def test_only_one_run_trains_at_a_time(tmp_path):
     learning = Pretended()
     one = Trainer(learning)
     assert not one.state.under_way
@@ -59,10 +59,10 @@ def test_one_training_at_a_time(tmp_path):
     one.start("on", None, tmp_path, 3)
     assert one.wait(10).name == "on"
     one.stop()
-    assert one.state.stage == trainer.FINISHED  # there is nothing to stop
+    assert one.state.stage == trainer.FINISHED  # stopping a finished run does nothing
 
 
-def test_it_can_be_stopped_before_it_begins(tmp_path):
+def test_training_can_be_stopped_before_its_first_step(tmp_path):
     learning = Pretended()
     one = Trainer(learning)
     one.stop()
@@ -77,7 +77,7 @@ def test_it_can_be_stopped_before_it_begins(tmp_path):
     ("error", "says"),
     [(FloatingPointError("the rows ran away"), "The rows ran away."), (RuntimeError("ours"), "you did not cause")],
 )
-def test_an_error_ends_in_a_sentence(tmp_path, error, says):
+def test_an_error_of_training_becomes_one_sentence(tmp_path, error, says):
     learning = Pretended(error=error)
     learning.go.set()
     one = Trainer(learning)
@@ -88,15 +88,15 @@ def test_an_error_ends_in_a_sentence(tmp_path, error, says):
     assert not state.under_way
 
 
-def test_how_long_it_still_takes():
+def test_the_remaining_time_follows_from_the_steps_so_far():
     state = trainer.State("hug", trainer.TRAINING, step=30, steps=50, first=10, since=time.monotonic() - 40)
     assert state.seconds_left() == pytest.approx(40, rel=0.01)
     assert dataclasses.replace(state, step=10).seconds_left() is None
     assert dataclasses.replace(state, stage=trainer.STOPPING).seconds_left() is None
 
 
-def test_a_stopped_run_is_taken_up_bit_for_bit(config, finished, tmp_path):
-    """By the page, after a restart of the app: all it knows is the run's folder."""
+def test_a_run_resumed_by_the_page_equals_an_uninterrupted_one_bit_for_bit(config, finished, tmp_path):
+    """The app restarts in between, so it knows only the run's folder."""
     place, stopping = Place(tmp_path), Trainer()
 
     def learn_and_stop(config, workdir, *, on_progress, should_stop):
