@@ -1,4 +1,4 @@
-"""Relation inversion in JAX. What a library user needs is here; all other modules may move.
+"""Relation inversion in JAX. The names in `__all__` are the public API; all other modules may change between versions.
 
     import reversion_jax as rj
 
@@ -9,22 +9,22 @@
     (run,) = rj.learn(config, "runs/hug")  # from rj.get_config()
     rj.write_words(run.words(), "hug", "embeddings")
 
-The letters that name array axes, and the conventions that every file keeps:
+These letters name the axes of arrays in all files:
 
-    R  runs: independent inversions trained by one program
-    N  samples of a run's step, or images
-    G  samples that share the words of the control loss; a step has N / G such groups
-    K  samples, of all runs, that go through the networks together
-    P  trainable rows of a run: those of <R>, then those of <R-inv>
+    R  runs: independent inversions that one program trains together
+    N  samples in one training step of a run, or images
+    G  samples in a group, which share the words of the control loss; a step has N / G groups
+    K  samples per pass through the networks, counted over all runs
+    P  trainable rows of a run: first the rows of <R>, then the rows of <R-inv>
     S  rows of one placeholder token
-    L  token positions of a prompt
-    V  tokens of the frozen vocabulary
+    L  token positions in a prompt
+    V  tokens in the frozen vocabulary
     D  width of a token embedding
     H, W, C  height, width, channels
     T  diffusion timesteps
 
-Images are NHWC float32 in [-1, 1]. Latents are NHWC and already multiplied by the VAE's scaling factor, so no
-other file knows that factor. Token ids >= V are placeholders: id V + p is row p of the run.
+Images are NHWC float32 in [-1, 1]. Latents are NHWC and already multiplied by the VAE's scaling factor, so only the
+VAE's file uses that factor. Token ids >= V are placeholders: id V + p stands for row p of the run.
 """
 
 import importlib
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from reversion_jax.weights.embeddings import write as write_words
     from reversion_jax.weights.load import load_model as load_model
 
-# Imported when first used: `--help` need not wait for JAX.
+# These names are imported when they are first used, so that `--help` does not wait for JAX.
 _PUBLIC = {
     "Between": ("diffusion.noise", "Between"),
     "get_config": ("config", "get_config"),

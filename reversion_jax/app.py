@@ -1,9 +1,9 @@
-"""Opens the app, a page in the browser on which a relation is learned, drawn and looked into:
+"""Serves the app: a page in the browser where you can learn a relation, draw with the learned word, and inspect it.
 
     python -m reversion_jax.app
 
-It works at once and offline with the miniature, which comes with the package. Runs are kept in --folder; nothing
-outside it can be reached from the page. It needs gradio: pip install 'reversion_jax[app]'. docs/app.md shows the page.
+The app works offline with the miniature, a small model that comes with the package. It stores runs in --folder, and
+the page cannot reach files outside that folder. It needs gradio: pip install 'reversion_jax[app]'. See docs/app.md.
 """
 
 from reversion_jax.runtime.errors import one_line, parse_flags
@@ -16,12 +16,12 @@ def main(argv: list[str]) -> None:
     from reversion_jax.runtime.compilation import keep_compiled
 
     try:
-        from reversion_jax.training.page import serve  # after the flags are read: --help need not load JAX
+        from reversion_jax.training.page import serve  # imported here so that --help does not load JAX
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise ValueError(
-            "the app needs gradio: pip install 'reversion_jax[app]' (from a checkout -e '.[app]')"
+            "the app needs gradio: pip install 'reversion_jax[app]' (in a checkout: pip install -e '.[app]')"
         ) from error
 
     keep_compiled()
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     from absl import app, flags
 
-    _FOLDER = flags.DEFINE_string("folder", "runs", "Where runs and pictures are kept; made if it is not there.")
-    _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to serve at. Other machines can use any but this one.")
-    _PORT = flags.DEFINE_integer("port", 7860, "Port to serve at.", 1, 65535)
+    _FOLDER = flags.DEFINE_string("folder", "runs", "Folder for runs and pictures; created if it is missing.")
+    _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address of the page. With 0.0.0.0, other machines can open it.")
+    _PORT = flags.DEFINE_integer("port", 7860, "Port of the page.", 1, 65535)
     app.run(main, flags_parser=parse_flags)

@@ -1,9 +1,9 @@
-"""Every setting once, with its unit and default, and what `method` and the model make of the open ones.
+"""Defines every setting: its name, unit and default, and how the method and the model decide the open settings.
 
-Longer than other files, because every setting has a line of its own.
+This file is longer than the others because each setting has a line and a comment.
 
-Numbers are ReVersion's published run (RV, arXiv 2303.13495) unless marked: Inv-ReVersion (Appl. Sci. 2024, 14, 3338)
-states none, so its own settings are our guesses.
+Defaults are those of ReVersion's published run (RV, arXiv 2303.13495) unless a comment says "guess". Inv-ReVersion
+(Appl. Sci. 2024, 14, 3338) states no hyperparameters, so the values of the settings that it introduces are our guesses.
 """
 
 import dataclasses
@@ -18,117 +18,119 @@ from ml_collections.config_dict import placeholder
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 MINIATURE = "miniature"
-DRAWN = "drawn"  # instead of a folder of exemplars: scenes of the miniature's world
+DRAWN = "drawn"  # the value of `exemplars` that stands for scenes drawn by the miniature's generator
 
 OPEN: Any = None  # the default of a setting that the model decides; `settle` replaces it
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A settled config: frozen, and without open settings. The defaults are Inv-ReVersion on Stable Diffusion 1.5."""
+    """All settings, frozen. After `settle`, none is OPEN. The defaults are Inv-ReVersion on Stable Diffusion 1.5."""
 
     # What is learned, and from what.
     # A diffusers folder, a .safetensors checkpoint, a hub id (owner/name or owner/name@revision), or "miniature".
     model: str = SD15
-    vae: str = ""  # another VAE: a folder, a .safetensors file, or a hub id
-    ema: bool = False  # of a single file that keeps both, the weights' running average
-    prediction_type: str = ""  # "epsilon" or "v_prediction", where the model's files do not say or are wrong
-    clip_skip: int = 0  # last layers of the text encoder left out; A1111's "Clip skip 2" is 1 here, as in diffusers
-    # A folder of pictures and text.json, or "drawn"; default: exemplars/<relation>, on the miniature "drawn".
+    vae: str = ""  # a VAE that replaces the model's: a folder, a .safetensors file, or a hub id; "": keep the model's
+    ema: bool = False  # True: use the running average of the weights, for a single file that holds both
+    prediction_type: str = ""  # "epsilon" or "v_prediction": replaces what the model's files say; "": use the files
+    clip_skip: int = 0  # number of last text encoder layers to skip, as in diffusers; A1111's "Clip skip 2" is 1 here
+    # A folder of pictures with a text.json, or "drawn". Default: exemplars/<relation>; for the miniature "drawn".
     exemplars: str = OPEN
-    num_exemplars: int = 8  # of drawn exemplars
-    hatched: bool = False  # drawn exemplars are hatched, which no prompt says: a style that a word may leak
-    relation: str = "relation"  # names the exported files; of drawn exemplars one of the miniature's twelve relations
-    method: str = "inv_reversion"  # or "reversion", "textual_inversion": see METHODS
-    # The word whose embedding <R> and <R-inv> start from (RV); or what to go on from: an embedding file, or a hub id,
-    # owner/name or owner/name/file.safetensors.
+    num_exemplars: int = 8  # how many exemplars to draw if exemplars="drawn"; a folder's pictures are all used
+    hatched: bool = False  # True: drawn exemplars are hatched, a style that no prompt names and a word may learn
+    relation: str = "relation"  # names the exported files; for drawn exemplars, one of the miniature's twelve relations
+    method: str = "inv_reversion"  # or "reversion" or "textual_inversion"; METHODS lists what these two switch off
+    # The word whose embedding <R> and <R-inv> start from (RV). To continue from learned words, give their embedding
+    # file or hub id: owner/name or owner/name/file.safetensors.
     initialiser: str = "and"
     rows_per_token: int = 1  # embedding rows of each of <R> and <R-inv>
-    devices: int = 0  # maximum number of devices, which share the samples evenly; 0: all
-    weight_shards: int = 1  # devices that hold the weights together, where memory asks for it; above 1 needs remat
-    # Of the frozen networks: "float32", "tensorfloat32", "bfloat16" or "float16", see runtime/precision.py; "auto" is
-    # bfloat16 on TPUs and GPUs that have it, float16 on other GPUs, float32 on CPUs.
+    devices: int = 0  # maximum number of devices; each gets the same number of samples; 0: all devices
+    weight_shards: int = 1  # devices that share one copy of the weights, to save memory; above 1 needs remat=True
+    # Precision of the frozen networks: "float32", "tensorfloat32", "bfloat16" or "float16" (see runtime/precision.py).
+    # "auto" is bfloat16 on TPUs and on GPUs that support it, float16 on other GPUs, and float32 on CPUs.
     precision: str = "auto"
-    remat: bool = False  # True: a quarter of the activations' memory for a third more of the UNet's work
-    seed: int = 0  # of the training's noise, timesteps, exemplars and words
+    remat: bool = False  # True: activations take a quarter of the memory, and the UNet does a third more work
+    seed: int = 0  # of the noise, timesteps, exemplars and words that training draws
 
-    # Several runs in one program, each with these settings but for its own, such as
-    # ({"relation": "hug"}, {"relation": "on", "verb_weight": 0.2}). OF_RUN lists what a run may have of its own.
+    # Several runs in one program. Each entry lists the settings in which one run differs from those here, such as
+    # ({"relation": "hug"}, {"relation": "on", "verb_weight": 0.2}). OF_RUN lists the settings that an entry may have.
     runs: tuple = ()
 
-    # Optimisation: AdamW on the rows alone, constant rate (RV).
-    steps: int = OPEN  # optimiser steps: 3000, miniature 400
-    batch_size: int = OPEN  # samples of a group, which share the words of the control loss: 2, miniature 8
-    accumulation: int = OPEN  # groups a step, whose losses are averaged: 4, miniature 1
-    # Samples, of all runs, that go through the networks together. Their number decides how much memory a step needs. It
-    # changes results by rounding alone. 0: as many as the memory holds (default), miniature 40.
+    # Optimisation: AdamW with a constant learning rate, on the trained rows alone (RV).
+    steps: int = OPEN  # optimiser steps; default 3000, miniature 400
+    batch_size: int = OPEN  # samples per group; a group shares the words of the control loss; default 2, miniature 8
+    accumulation: int = OPEN  # groups per step; the step averages their losses; default 4, miniature 1
+    # Maximum number of samples per pass through the networks, counted over all runs. It decides how much memory a step
+    # needs, and changes results only by rounding. 0: as many as fit into memory. Default 0, miniature 40.
     samples_at_once: int = OPEN
-    resolution: int = OPEN  # px, both sides: 512, miniature 64
-    height: int = 0  # px, where pictures are not square; 0: the resolution
-    width: int = 0
-    resize: str = "squash"  # exemplars of another shape, as published; or "crop" (the middle), "pad" (with white)
-    learning_rate: float = OPEN  # 2e-3 (RV: 2.5e-4 times its batch of 8), miniature 3e-3
-    weight_decay: float = 0.01
-    adam_b1: float = 0.9
-    adam_b2: float = 0.999
-    adam_eps: float = 1e-8
+    resolution: int = OPEN  # height and width of the pictures, px; default 512, miniature 64
+    height: int = 0  # px, for pictures that are not square; 0: the resolution
+    width: int = 0  # px, for pictures that are not square; 0: the resolution
+    resize: str = "squash"  # how exemplars get the size: "squash" (RV), "crop" (the middle) or "pad" (with white)
+    learning_rate: float = OPEN  # default 2e-3 (RV: 2.5e-4 times its batch of 8), miniature 3e-3
+    weight_decay: float = 0.01  # AdamW's weight decay
+    adam_b1: float = 0.9  # AdamW's decay rate for the mean of the gradients
+    adam_b2: float = 0.999  # AdamW's decay rate for the mean of the squared gradients
+    adam_eps: float = 1e-8  # AdamW's epsilon, added to the denominator
 
     # The loss (Inv-ReVersion Eq. 10): denoise_weight * L_denoise + control_weight * L_control.
-    denoise_weight: float = 1.0
-    control_weight: float = 0.01
+    denoise_weight: float = 1.0  # lambda_denoise, the weight of the denoising loss
+    control_weight: float = 0.01  # lambda_control, the weight of the control loss
     verb_weight: float = 0.5  # lambda_verb; prepositions get the rest. Guess: 0.8 behavioural, 0.2 spatial relations
-    temperature: float = 0.07  # gamma
-    positives_per_sample: int = 4  # prepositions, and as many verbs, drawn for each sample
-    # The prompts' own other words (RV's code); "vocabulary": any whole word of the tokenizer's (the paper's text);
-    # "tokens": any token, pieces of words and punctuation included, as "vocabulary" was before version 0.5.
+    temperature: float = 0.07  # gamma, the temperature of the control loss
+    positives_per_sample: int = 4  # number of prepositions, and of verbs, drawn for each sample
+    # "prompts": the other words of the exemplars' prompts (RV's code). "vocabulary": any whole word of the tokenizer
+    # (the paper's text). "tokens": any token, also word pieces and punctuation (named "vocabulary" before 0.5).
     negatives: str = "prompts"
-    vocabulary_negatives_per_sample: int = 16  # guess
-    prepositions: str = OPEN  # word list: a file, or the packaged lists by name
-    verbs: str = OPEN
-    stop_words: str = "stop_words"
+    vocabulary_negatives_per_sample: int = 16  # negatives drawn for each sample, unless negatives="prompts" (guess)
+    prepositions: str = OPEN  # word list: a text file, or the name of a packaged list; the default suits the model
+    verbs: str = OPEN  # word list: a text file, or the name of a packaged list; the default suits the model
+    stop_words: str = "stop_words"  # word list, whose words are never negatives: a text file, or a packaged list's name
 
     # How exemplars are shown to the model.
-    exemplar_draws: str = "independent"  # or "epochs": permutations of 100 copies of each exemplar, as RV's loader
-    # Inverse prompts "E_B <R-inv> <R> E_A" replace a share of the direct ones; or "add": every sample is denoised with
-    # both of its prompts, at twice the networks' work. docs/sources.md compares the two.
+    exemplar_draws: str = "independent"  # drawn with replacement; or "epochs": shuffled lists of 100 copies each (RV)
+    # "replace": inverse prompts "E_B <R-inv> <R> E_A" replace a share of the direct prompts. "add": every sample is
+    # denoised with both of its prompts, which doubles the networks' work. docs/sources.md compares the two.
     inverse_prompts: str = "replace"
-    inverse_share: float = 0.5  # of samples whose prompt is replaced (guess); 0: no inverse prompts, by "add" neither
-    importance: float = 0.5  # alpha: larger timesteps likelier (RV); 0 is uniform
-    # Of the Gaussian low-pass, in px; 0 is off. Default: 2 at 512 px (guess), in proportion.
+    inverse_share: float = 0.5  # share of samples with a replaced prompt (guess); 0: no inverse prompts, also for "add"
+    importance: float = 0.5  # alpha of importance sampling: larger timesteps are likelier (RV); 0: all equally likely
+    # Standard deviation of the suppressor's Gaussian low-pass filter, px; 0: no filter. Default: 2 at a resolution of
+    # 512 px (guess), and in proportion at other resolutions.
     suppressor_sigma_px: float = OPEN
-    suppressor_target: str = "pixels"  # or "noisy_latents", the other reading of Eq. 8
+    suppressor_target: str = "pixels"  # what is filtered; or "noisy_latents", the other reading of Eq. 8
 
-    # Watching and keeping. None of these changes what is learned.
-    steps_per_dispatch: int = 50  # training steps between looks at the metrics
-    checkpoint_every_steps: int = OPEN  # 500, miniature 100
-    preview_every_steps: int = OPEN  # 500, miniature 200; 0 disables previews
-    # Drawn at step 0, then every preview_every_steps, always from the same noise. Default: the model's own prompts.
+    # Progress, checkpoints and previews. None of these settings changes what is learned.
+    steps_per_dispatch: int = 50  # training steps per call of the compiled program; metrics are read after each call
+    checkpoint_every_steps: int = OPEN  # default 500, miniature 100
+    preview_every_steps: int = OPEN  # 0 disables previews; default 500, miniature 200
+    # Drawn at step 0 and then every preview_every_steps, always from the same noise. Default: the prompts that the
+    # model's folder sets, else our prompts for the relation, else the exemplars' prompts.
     preview_prompts: tuple = OPEN
-    preview_seed: int = 0
-    judged_prompts: int = OPEN  # of drawn exemplars: unseen pairs that the judge looks at; 0: none, miniature 64
+    preview_seed: int = 0  # of the previews' noise
+    judged_prompts: int = OPEN  # unseen prompts that the judge checks, for drawn exemplars; default 0, miniature 64
 
-    # Where metrics and previews go besides the run's folder: "tensorboard", "wandb", or both with a comma.
+    # Where metrics and previews go besides the run's folder: "tensorboard", "wandb", or "tensorboard,wandb".
     log_to: str = ""
 
     # Sampling, for previews and as the defaults of `sample`.
-    sampler: str = "auto"  # the model's own; or "ddim" or another of diffusion/samplers.py
-    sample_steps: int = OPEN  # 50, miniature 20
-    guidance_scale: float = OPEN  # 7.5, miniature 3
-    negative_prompt: str = ""
-    sample_batch: int = OPEN  # images drawn at once: 4, miniature 16
+    sampler: str = "auto"  # "auto": the model's own; or the name of one in diffusion/samplers.py, such as "ddim"
+    sample_steps: int = OPEN  # denoising steps per image; default 50, miniature 20
+    guidance_scale: float = OPEN  # of classifier-free guidance; 1: no guidance; default 7.5, miniature 3
+    negative_prompt: str = ""  # what the pictures should not show
+    sample_batch: int = OPEN  # images drawn together; default 4, miniature 16
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of pictures, px."""
+        """Height and width of the pictures, px."""
         return self.height or self.resolution, self.width or self.resolution
 
     @property
     def logs(self) -> tuple[str, ...]:
-        """The tools that `log_to` names."""
+        """The names in `log_to`, such as ("tensorboard", "wandb")."""
         return tuple(name.strip() for name in self.log_to.split(",") if name.strip())
 
 
-# What suits Stable Diffusion 1.5. Another model's folder may say otherwise, see weights/own_settings.py.
+# Values of open settings for Stable Diffusion 1.5. A model's folder may replace them, see weights/own_settings.py.
 FOR_SD15: Mapping[str, Any] = {
     "steps": 3000,
     "batch_size": 2,
@@ -154,14 +156,14 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "textual_inversion": {"control_weight": 0.0, "importance": 0.0, **_EARLIER},
 }
 
-# What the runs of one program may differ in. They share all other settings.
+# Settings that may differ between the runs of one program. The runs share all other settings.
 OF_RUN = (
     *("relation", "exemplars", "num_exemplars", "hatched", "preview_prompts", "method", "initialiser", "seed"),
     *("learning_rate", "weight_decay", "denoise_weight", "control_weight", "verb_weight", "temperature"),
     *("inverse_share", "importance", "suppressor_sigma_px"),
 )
 
-# What may change when a run is taken up again, because it does not touch what is learned.
+# Settings that may change when a run is resumed, because they do not change what is learned.
 FREE = (
     *("devices", "weight_shards", "remat", "samples_at_once", "steps", "steps_per_dispatch"),
     *("checkpoint_every_steps", "preview_every_steps", "preview_prompts", "preview_seed", "judged_prompts"),
@@ -170,26 +172,30 @@ FREE = (
 
 
 def get_config() -> ConfigDict:
-    """The defaults as a ConfigDict, for config files and flags. Open settings are None there."""
+    """Returns the defaults as a ConfigDict, for config files and flags. Open settings are None in it."""
     fields = dataclasses.fields(Settings)
     return ConfigDict({f.name: placeholder(f.type) if f.default is None else f.default for f in fields})
 
 
 def from_dict(values: Mapping[str, Any]) -> Settings:
-    """Settings from JSON's values; a setting that they lack has its default. TypeError for one of another type."""
+    """Builds Settings from values read from JSON. Missing settings get their defaults; unknown names are ignored.
+
+    Raises TypeError if a value has the wrong type.
+    """
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     for field in dataclasses.fields(Settings):
         value, kind = values.get(field.name), cast(type, field.type)
         if value is not None and not isinstance(value, kind) and (kind, type(value)) != (float, int):
-            raise TypeError(f"{field.name} is {value!r}, no {kind.__name__}")
+            raise TypeError(f"{field.name} is {value!r}, which is not of type {kind.__name__}")
     return Settings(**{name: value for name, value in values.items() if name in Settings.__dataclass_fields__})
 
 
 def settle(config: ConfigDict | Settings, own: Mapping[str, Any] | None = None) -> Settings:
-    """The settings without open ones: those become `own`, the model's, or Stable Diffusion's. ValueError, one line.
+    """Fills in the open settings: from `own`, the model's own values, or else from those for Stable Diffusion 1.5.
 
-    Then what `method` lacks is switched off. Where there are several runs, what belongs to a run stays as it is, see
-    `each_run`. Preview prompts stay open where the model has none of its own.
+    Then switches off what `method` lacks. If the config has several runs, their own settings stay as they are; use
+    `each_run` to settle them. `preview_prompts` stays open if the model has none. Raises ValueError, with a message of
+    one line, if a value makes no sense.
     """
     c = config if isinstance(config, Settings) else _frozen(config)
     defaults = {**FOR_SD15, **(own or {})}
@@ -208,6 +214,7 @@ def settle(config: ConfigDict | Settings, own: Mapping[str, Any] | None = None) 
 
 
 def _frozen(config: ConfigDict) -> Settings:
+    """Converts a ConfigDict to Settings. Raises ValueError for an unknown setting."""
     values = renamed(config.copy_and_resolve_references().to_dict())
     known = {field.name for field in dataclasses.fields(Settings)}
     if unknown := sorted(values.keys() - known):
@@ -216,23 +223,25 @@ def _frozen(config: ConfigDict) -> Settings:
 
 
 def renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as version 0.3 had them, by today's names; `values` is changed."""
-    runs = values.pop("runs_at_once", None)  # whose samples of one group went through the networks together
+    """Renames the settings of version 0.3 to their present names. Changes `values` in place and returns it."""
+    # In version 0.3, one group of samples from each of so many runs went through the networks together.
+    runs = values.pop("runs_at_once", None)
     if runs and not values.get("samples_at_once"):
         values["samples_at_once"] = runs * (values.get("batch_size") or FOR_SD15["batch_size"])
     return values
 
 
 def no_setting(name: str) -> str:
-    """What to say of a setting that there is not: which one may be meant."""
+    """Returns the error message for an unknown setting. It suggests the setting with the most similar name."""
     close = difflib.get_close_matches(name, Settings.__dataclass_fields__, n=1)
     return f"no setting {name}: " + (f"did you mean {close[0]}?" if close else "reversion_jax/config.py lists them")
 
 
 def each_run(config: Settings) -> dict[str, Settings]:
-    """The settled settings of every run, by its name: its own settings, such as "hug-seed1". ValueError, one line.
+    """Returns the settled settings of each run, by the run's name. Settings without `runs` are one run, named "".
 
-    Settings without `runs` are one run, named "".
+    A run's name is made from the settings that are its own, such as "hug-seed1". Raises ValueError, with a message of
+    one line, if an entry of `runs` is not valid or two runs would have the same name.
     """
     if not config.runs:
         return {"": settle(config)}
@@ -242,12 +251,12 @@ def each_run(config: Settings) -> dict[str, Settings]:
         if not isinstance(own, Mapping):
             raise ValueError(f'{where}={own!r}: each run is a dict of settings, such as {{"seed": 1}}')
         if shared := sorted(own.keys() - set(OF_RUN)):
-            raise ValueError(f"{where} sets {shared[0]}, but a run can have only its own {', '.join(OF_RUN)}")
+            raise ValueError(f"{where} sets {shared[0]}: an entry of config.runs can only set {', '.join(OF_RUN)}")
         try:
             settled.append(settle(_with_own(config, own)))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
-    # The shortest names that tell the runs apart.
+    # Name the runs by a few settings if that tells them apart, else by more settings.
     named: list[str] = []
     for keys in (
         ("relation", "method", "seed"),
@@ -257,29 +266,30 @@ def each_run(config: Settings) -> dict[str, Settings]:
         if len(set(named)) == len(named):
             return dict(zip(named, settled, strict=True))
     number, name = next((number, name) for number, name in enumerate(named) if name in named[:number])
-    raise ValueError(f"config.runs[{number}]: there is a run {name} already; its relation may be any name of its own")
+    raise ValueError(f"config.runs[{number}]: there is a run {name} already: give one of them another relation")
 
 
 def prompts_per_sample(config: Settings) -> int:
-    """How many prompts each sample is denoised with: 2 if any run adds inverse prompts to the direct ones, else 1."""
+    """Returns the number of prompts that each sample is denoised with: 2 if any run adds inverse prompts, else 1."""
     adds = config.inverse_prompts == "add" and any(run.inverse_share for run in each_run(config).values())
     return 2 if adds else 1
 
 
 def _with_own(config: Settings, own: Mapping[str, Any]) -> Settings:
-    """The settings of one run, its own values checked for their types."""
+    """Returns the settings of one run. Raises TypeError if one of its own values has the wrong type."""
     typed = ConfigDict({key: placeholder(field.type) for key, field in Settings.__dataclass_fields__.items()})
     typed.update({key: tuple(value) if isinstance(value, list) else value for key, value in own.items()})
     return dataclasses.replace(config, runs=(), **{key: typed[key] for key in own})
 
 
 def _name(own: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Joins those of a run's own settings that `keys` lists into a name for its folder."""
     words = [f"{'' if key in ('relation', 'method') else key}{own[key]}" for key in keys if key in own]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(words))
 
 
 def check(c: Settings) -> None:
-    """ValueError, one line, for a settled value that makes no sense."""
+    """Raises ValueError, with a message of one line, if a settled value makes no sense."""
 
     def need(keys: str, fits: Callable[[Any], Any], rule: str) -> None:
         for key in keys.split():
@@ -306,7 +316,7 @@ def check(c: Settings) -> None:
     need("importance", lambda value: -1 < value < 1, "must be between -1 and 1")
     need("seed preview_seed", lambda value: 0 <= value < 2**31, "must be between 0 and 2**31 - 1")
     names_files = lambda value: re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value)
-    need("relation", names_files, "it names files, so letters, digits and _ . - only")
+    need("relation", names_files, "files are named after it: use letters, digits and _ . - only")
     need("temperature adam_eps", lambda value: value > 0, "must be positive")
     if c.denoise_weight == c.control_weight == 0:
         raise ValueError("config.denoise_weight and config.control_weight are both 0: nothing would be learned")

@@ -1,10 +1,10 @@
-"""Fine-tunes a model on a relation's exemplars, as DreamBooth does; a baseline, see training/dreambooth.py.
+"""Fine-tunes a whole model on a relation's exemplars by DreamBooth, as a baseline (see training/dreambooth.py).
 
     python -m reversion_jax.dreambooth --config configs/hug.py
     python -m reversion_jax.sample --model runs/hug-dreambooth/model --prompt "otter sks teapot"
 
-Takes the config's model, exemplars, seed and resolution; its own settings are flags. The result is a model, of the size
-of Stable Diffusion, not a word of a few kilobytes; it is left in diffusers' layout. A stopped run goes on.
+The model, exemplars, seed and resolution come from the config; the flags below set the rest. The result is a model of
+the same size as the original, as a diffusers folder. To resume a stopped run, give the same command again.
 """
 
 from reversion_jax.runtime.errors import one_line, parse_flags
@@ -29,14 +29,16 @@ if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file(
         "config", None, "A training config, such as configs/hug.py.", lock_config=True
     )
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Where the model goes; runs/<relation>-dreambooth by default.")
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the model; default: runs/<relation>-dreambooth.")
     _RECIPE = {
-        "word": flags.DEFINE_string("word", None, "What stands for the relation in prompts; sks."),
-        "steps": flags.DEFINE_integer("steps", None, "400 (miniature: 200).", lower_bound=1),
-        "batch_size": flags.DEFINE_integer("batch_size", None, "4 (miniature: 8).", lower_bound=1),
-        "learning_rate": flags.DEFINE_float("learning_rate", None, "5e-6 (miniature: 1e-4).", lower_bound=0),
+        "word": flags.DEFINE_string("word", None, "A rare word for the relation in prompts; default sks."),
+        "steps": flags.DEFINE_integer("steps", None, "Training steps; default 400 (miniature: 200).", lower_bound=1),
+        "batch_size": flags.DEFINE_integer(
+            "batch_size", None, "Samples per step; default 4 (miniature: 8).", lower_bound=1
+        ),
+        "learning_rate": flags.DEFINE_float("learning_rate", None, "Default 5e-6 (miniature: 1e-4).", lower_bound=0),
         "prior_weight": flags.DEFINE_float(
-            "prior_weight", None, "Of the loss on pictures that the model drew itself; 0: none.", lower_bound=0
+            "prior_weight", None, "Weight of the loss on the original model's pictures; default 0: none.", lower_bound=0
         ),
     }
     flags.mark_flag_as_required("config")

@@ -1,16 +1,16 @@
-"""Compares methods: trains what is missing, draws, scores, and writes tables and contact sheets.
+"""Compares methods: trains each of them, draws and scores pictures, and writes tables and contact sheets.
 
-The papers' tables, on Stable Diffusion and the ReVersion Benchmark (exemplars/<relation>, text.json in each):
+The papers' tables, for Stable Diffusion and the ReVersion Benchmark (pictures and text.json in exemplars/<relation>):
 
     python -m reversion_jax.evaluate --config configs/benchmark.py --config.evaluation.clip CLIP_FOLDER_OR_HUB_ID
 
-The methods on the miniature, a part of it in some minutes:
+The same methods on the miniature; --quick takes a few minutes:
 
     python -m reversion_jax.evaluate --config configs/evaluation.py --quick
 
-The same command goes on where it was stopped. With other seeds, relations or methods in the same --workdir, their
-cells join those that are there. WORKDIR gets tables.md, .json and .csv, sheets/<relation>.png, and all pictures, from
-which `study` makes a page for voters.
+To resume, give the same command again. To add seeds, relations or methods, change the config and keep --workdir: the
+new results join those already there. The command writes tables.md, .json and .csv, sheets/<relation>.png and all
+pictures into WORKDIR. `study` makes a page for voters from them.
 """
 
 from reversion_jax.runtime.errors import one_line, parse_flags
@@ -33,9 +33,11 @@ if __name__ == "__main__":
     from absl import app, flags
     from ml_collections import config_flags
 
-    _CONFIG = config_flags.DEFINE_config_file("config", None, "Such as configs/benchmark.py.", lock_config=True)
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; runs/benchmark or runs/evaluation by default.")
-    _QUICK = flags.DEFINE_bool("quick", False, "A part of it, see the config's evaluation.quick.")
-    _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Make the tables again, of WORKDIR's cells.jsonl alone.")
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "Config, such as configs/benchmark.py.", lock_config=True)
+    _WORKDIR = flags.DEFINE_string(
+        "workdir", None, "Folder for the results; default: runs/benchmark or runs/evaluation."
+    )
+    _QUICK = flags.DEFINE_bool("quick", False, "Smaller comparison, as evaluation.quick in the config says.")
+    _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Only rewrite the tables, from cells.jsonl in WORKDIR.")
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=parse_flags)

@@ -1,7 +1,7 @@
-"""Writes the files that other tools load: python -m reversion_jax.export --workdir W --out DIR
+"""Writes a run's learned words as files that other tools load: python -m reversion_jax.export --workdir RUN --out DIR
 
-It needs the run's folder alone, no model and no network. With --push_to_hub OWNER/NAME the files also go to the Hugging
-Face hub, with a model card; docs/sharing.md says what is sent.
+The command needs only the run's folder, no model and no network. With --push_to_hub OWNER/NAME, it also uploads the
+files to the Hugging Face hub, with a model card; docs/sharing.md lists what it sends.
 """
 
 from reversion_jax.runtime.errors import one_line, parse_flags
@@ -30,13 +30,13 @@ if __name__ == "__main__":
     from absl import app, flags
 
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-    _OUT = flags.DEFINE_string("out", None, "Where the files go: a folder of its own for each relation.")
-    _STEP = flags.DEFINE_integer("step", None, "An earlier checkpoint of the run, by its step; the newest by default.")
-    _ONETRAINER = flags.DEFINE_bool("onetrainer", False, "Write files for OneTrainer too, into OUT/onetrainer.")
+    _OUT = flags.DEFINE_string("out", None, "Folder for the files; use a different one for each relation.")
+    _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint to export; default: the newest.")
+    _ONETRAINER = flags.DEFINE_bool("onetrainer", False, "Also write files for OneTrainer, into OUT/onetrainer.")
     _PUSH = flags.DEFINE_string(
-        "push_to_hub", None, "OWNER/NAME: send the files there, made if need be. Needs a token."
+        "push_to_hub", None, "OWNER/NAME: upload the files to this repository, creating it if needed. Needs a token."
     )
-    _PRIVATE = flags.DEFINE_bool("private", False, "With --push_to_hub: a new repository is private.")
-    _LICENSE = flags.DEFINE_string("license", "", "With --push_to_hub: the license that the card names, as cc-by-4.0.")
-    _DRY_RUN = flags.DEFINE_bool("dry_run", False, "With --push_to_hub: write all of it to --out, and send nothing.")
+    _PRIVATE = flags.DEFINE_bool("private", False, "With --push_to_hub: make a new repository private.")
+    _LICENSE = flags.DEFINE_string("license", "", "With --push_to_hub: license on the card, such as cc-by-4.0.")
+    _DRY_RUN = flags.DEFINE_bool("dry_run", False, "With --push_to_hub: write all files to --out, and send nothing.")
     app.run(main, flags_parser=parse_flags)

@@ -1,11 +1,11 @@
 """Asks people which method's pictures fit best, as Inv-ReVersion's user study does.
 
-Writes one web page with all pictures in it, which works from a file, for voters to open:
+First, write one HTML file that contains all pictures and works without a server:
 
     python -m reversion_jax.study --evaluation runs/evaluation --workdir runs/study
 
-Each ranks the pictures and saves a votes-….json; keep key.json, which says what the pictures are, to yourself. Then,
-with their files in a folder, the average user rankings:
+Send study.html to the voters. Do not send key.json, which names the method of each picture. Each voter ranks pictures
+and saves a votes-….json. Put these files into a folder, here votes, and compute the average user rankings:
 
     python -m reversion_jax.study --workdir runs/study --votes votes
 """
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
 
     workdir, evaluation, votes = Path(_WORKDIR.value), _EVALUATION.value, _VOTES.value
     if bool(evaluation) == bool(votes):
-        raise ValueError("give --evaluation=FOLDER to write the page, or --votes=FOLDER to count votes on it")
+        raise ValueError("give --evaluation=FOLDER to write the page, or --votes=FOLDER to count votes")
     if votes:
         print(study.count_votes(workdir, Path(votes)), end="")
     elif evaluation:
@@ -33,10 +33,12 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     from absl import app, flags
 
-    _WORKDIR = flags.DEFINE_string("workdir", None, "The study's own folder: page, key, and table.", required=True)
-    _EVALUATION = flags.DEFINE_string("evaluation", None, "Write the page from this folder's pictures.json.")
-    _VOTES = flags.DEFINE_string("votes", None, "Count the votes-….json in this folder.")
-    _METHODS = flags.DEFINE_list("methods", [], "Which methods to compare, such as sd,reversion; by default all.")
-    _SETS = flags.DEFINE_integer("sets_per_relation", 4, "Prompts drawn of each relation.", lower_bound=1)
-    _SEED = flags.DEFINE_integer("seed", 0, "Of the choice of sets and of all orders.", lower_bound=0)
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study, for page, key and table.", required=True)
+    _EVALUATION = flags.DEFINE_string("evaluation", None, "Write the page from pictures.json in this folder.")
+    _VOTES = flags.DEFINE_string("votes", None, "Count the votes in the votes-….json files of this folder.")
+    _METHODS = flags.DEFINE_list("methods", [], "Methods to compare, such as sd,reversion; default: all.")
+    _SETS = flags.DEFINE_integer(
+        "sets_per_relation", 4, "Sets to show for each relation, one prompt a set.", lower_bound=1
+    )
+    _SEED = flags.DEFINE_integer("seed", 0, "Seed for choosing the sets and ordering the pictures.", lower_bound=0)
     app.run(main, flags_parser=parse_flags)

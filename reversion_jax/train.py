@@ -1,7 +1,7 @@
-"""Learns a relation: python -m reversion_jax.train --config configs/miniature.py
+"""Learns a relation from exemplars: python -m reversion_jax.train --config configs/miniature.py
 
-Any setting of the config can be overridden, such as --config.model=miniature --config.steps=100; the settings and
-their meanings are in reversion_jax/config.py. Running the same command again takes a stopped run up where it was.
+Flags override any setting of the config, such as --config.model=miniature --config.steps=100. All settings and their
+meanings are in reversion_jax/config.py. To resume a stopped run, give the same command again.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from reversion_jax.runtime.errors import one_line, parse_flags
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
-    from reversion_jax.runtime import files, parallel  # after the flags are read: --help need not load jax
+    from reversion_jax.runtime import files, parallel  # imported here so that --help does not load JAX
     from reversion_jax.runtime.compilation import keep_compiled
     from reversion_jax.training.loop import train
 
@@ -31,13 +31,13 @@ if __name__ == "__main__":
 
     _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/hug.py.", lock_config=True)
     _WORKDIR = flags.DEFINE_string(
-        "workdir", None, "Where results go, a folder or gs://bucket/folder; runs/<the config's name> by default."
+        "workdir", None, "Folder for the results, or gs://bucket/folder; default: runs/<name of the config file>."
     )
     _DISTRIBUTED = flags.DEFINE_bool(
         "distributed",
         False,
-        "This is one of several processes, all of the same command. They find each other on TPU pods, under Slurm "
-        "and Open MPI; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+        "This process is one of several that run the same command together. They find each other on TPU pods, under "
+        "Slurm and Open MPI; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
     )
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=parse_flags)

@@ -1,12 +1,12 @@
-"""Where the words of a prompt look: the UNet's cross-attention over a picture while it is drawn.
+"""Attention maps: draws a picture and averages the UNet's cross-attention for each word of the prompt.
 
-It has a path of its own, so that usual drawing pays nothing for it: the UNet's queries and keys are taken by Flax's
-`intercept_methods` while a program of its own is traced, and the sampler's loop runs in Python.
+This does not slow down usual drawing, because it has its own compiled program: Flax's `intercept_methods` records the
+UNet's queries and keys while that program is traced, and the sampler's loop runs in Python.
 
-What is averaged: at every call of the sampler's denoiser, of guidance's two halves the one with the prompt, over the
-heads and then the layers of each resolution, at last over the calls. A word of several tokens has their mean. So DAAM
-(Tang et al., 2022, arXiv:2210.04885) and prompt-to-prompt (Hertz et al., 2022, arXiv:2208.01626) average them; they
-differ in which resolutions they join.
+Of the two halves of classifier-free guidance, only the one with the prompt is used. Its attention probabilities are
+averaged over the heads, then over the layers of each resolution, then over all calls of the sampler's denoiser. A word
+of several tokens gets the mean of their maps. DAAM (Tang et al., 2022, arXiv:2210.04885) and prompt-to-prompt (Hertz et
+al., 2022, arXiv:2208.01626) average in the same way; they differ in the resolutions that they combine.
 """
 
 from functools import partial
@@ -30,26 +30,27 @@ from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runtime import parallel
 from reversion_jax.weights.folder import StableDiffusion
 
-_LAYER = "attn2"  # Hugging Face's name of cross-attention; attn1 is self-attention
+_LAYER = "attn2"  # Hugging Face's name for cross-attention; attn1 is self-attention
 
 
 class Attention(NamedTuple):
-    """A picture, and where each word of its prompt looked."""
+    """A picture, and the attention maps of the words in its prompt."""
 
     prompt: str
     seed: int
     image: np.ndarray  # float32 [H, W, 3] in [-1, 1]
-    words: list[str]  # of the prompt, in order, learned ones by their tokens
-    maps: dict[tuple[int, int], np.ndarray]  # by resolution (h, w): probabilities [words, h, w]
-    start: float  # mean probability of the start token, which takes what no word wants
+    words: list[str]  # the prompt's words, in order; learned words appear as their tokens
+    maps: dict[tuple[int, int], np.ndarray]  # mean probabilities [words, h, w], by resolution (h, w)
+    start: float  # mean probability of the start token, which gets the attention that no word gets
 
 
 def probabilities(
     params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The UNet's output, and every cross-attention's probabilities [N, heads, positions, L], float32, by its path.
+    """Returns the UNet's output, and the attention probabilities of each cross-attention layer, by its path.
 
-    Arguments as `networks.predict`; the probabilities are those by which it weighs its values, softmax(q k / √d).
+    The arguments are those of `networks.predict`. The probabilities are softmax(q k / √d), float32
+    [N, heads, positions, L].
     """
     projected: dict[tuple[str, str], jax.Array] = {}
 
@@ -82,11 +83,15 @@ def attend(
     sampling: generate.Sampling,
     progress: str | None = None,
 ) -> Attention:
-    """Draws a prompt as `generate.draw` does, and watches where its words look; arguments and errors as there."""
+    """Draws a prompt, and returns the picture with the attention maps of the prompt's words.
+
+    The picture, the arguments and the errors are those of `generate.draw`. Also raises ValueError if the prompt has no
+    words.
+    """
     generate.check(sampling, sd.config)
     words = words_of(tokenizer, prompt)
     if not words:
-        raise ValueError(f"the prompt {prompt!r} has no words whose attention could be shown")
+        raise ValueError(f"the prompt {prompt!r} has no words: write at least one, to see its attention")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}: must be from 0 to 2**32 - 1")
     sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
@@ -94,7 +99,8 @@ def attend(
     states = generate.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)
     noise = initial_noise([seed], sd.config, sampling.size)
     keys = sampler_keys(jnp.array([seed], jnp.uint32))
-    # As the weights lie: or else the second step, which gets what the first one made, would be compiled once more.
+    # Place the inputs on the devices of the weights. Otherwise the second step, whose inputs come from the first one,
+    # would have another placement and would be compiled again.
     states, noise, keys = parallel.replicate((states, noise, keys), parallel.mesh_of(sd.params))
     seen: list[dict[tuple[int, int], jax.Array]] = []
 
@@ -106,9 +112,9 @@ def attend(
         return output
 
     denoiser = guided_denoiser(predict, states[:1], states[1:], sampling.guidance_scale)
-    total = sampling.num_steps + (sampler == "pndm")  # which makes its first step twice
+    total = sampling.num_steps + (sampler == "pndm")  # PNDM makes its first step twice
     with jax.default_matmul_precision(sd.products), tqdm(total=total, desc=progress, disable=progress is None) as bar:
-        # Without jit, the samplers' lax.scan is a loop of Python's, which can hand out the maps of every step.
+        # Without jit, the samplers' lax.scan runs as a Python loop, so `predict` can store the maps of each step.
         with jax.disable_jit():
             latents = samplers.get(sampler)(denoiser, noise, schedule, sampling.num_steps, keys, FROM_NOISE)
         image = generate.clipped(np.asarray(_decode(sd.params, sd.config.vae, latents)))[0]
@@ -119,15 +125,18 @@ def attend(
 
 
 def words_of(tokenizer: Tokenizer, prompt: str) -> list[tuple[str, list[int]]]:
-    """The words of a prompt, signs too, and the positions of each one's tokens; those that are cut off are left out."""
+    """Returns the words and punctuation marks of a prompt, each with the positions of its tokens.
+
+    Words beyond the text encoder's length are left out.
+    """
     words: list[tuple[str, list[int]]] = []
     ids = tokenizer.word_ids(prompt)[: tokenizer.length - 2]
     first_rows = [tokenizer.placeholder_ids(token)[0] for token in tokenizer.rows_per_token]
-    begins = True  # whether a token of the model's own begins a word
+    begins = True  # whether a token that is not a learned one would begin a word
     for position, (i, name) in enumerate(zip(ids, tokenizer.ids_to_words(ids), strict=True), start=1):
         learned = i >= tokenizer.vocab_size
         ends = learned or tokenizer.backend.convert_ids_to_tokens(int(i)).endswith("</w>")
-        part = name if ends else name[:-1]  # which `ids_to_words` ends with "-"
+        part = name if ends else name[:-1]  # `ids_to_words` puts "-" at the end of a token that does not end a word
         if i in first_rows if learned else begins:
             words.append((part, [position]))
         else:
@@ -138,13 +147,16 @@ def words_of(tokenizer: Tokenizer, prompt: str) -> list[tuple[str, list[int]]]:
 
 
 def joined(found: Attention) -> np.ndarray:
-    """Where each word looks by all resolutions, float32 [words, h, w] at the finest: the mean of the upsampled maps."""
+    """Returns each word's map over all resolutions: the mean of their maps, upsampled to the finest one.
+
+    Float32 [words, h, w].
+    """
     finest = max(found.maps)
     return np.mean([[upsampled(own, finest) for own in maps] for maps in found.maps.values()], axis=0)
 
 
 def upsampled(own: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map [h, w] at another size (H, W), bicubic as DAAM's, float32 and not below 0."""
+    """Resizes a map [h, w] to another size (H, W), bicubic as in DAAM; returns float32, clipped at 0 from below."""
     larger = Image.fromarray(np.asarray(own, np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.maximum(np.asarray(larger), 0)
 
@@ -153,7 +165,10 @@ def upsampled(own: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _observe(
     params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array
 ) -> tuple[jax.Array, dict[tuple[int, int], jax.Array]]:
-    """The UNet's output for guidance's two halves [2, H, W, C], and the second one's maps [h, w, L] by resolution."""
+    """Returns the UNet's output for both halves of guidance [2, H, W, C], and the maps of the half with the prompt.
+
+    The maps are [h, w, L], by resolution (h, w).
+    """
     output, layers = probabilities(params, model, latents, timesteps, states)
     height, width = latents.shape[1:3]
     levels = [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(model.unet.block_out_channels))]

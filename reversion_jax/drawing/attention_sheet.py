@@ -1,4 +1,4 @@
-"""What `attention.attend` found, for people: a sheet of maps over the picture, and their numbers."""
+"""Presents the result of `attention.attend`: a sheet with the maps over the picture, and a table of numbers."""
 
 import textwrap
 from typing import Any
@@ -13,14 +13,15 @@ from reversion_jax.drawing import generate, plots
 from reversion_jax.drawing.attention import Attention, joined, upsampled
 from reversion_jax.inversion import words
 
-_COLUMNS = 8  # words on a sheet at most
+_COLUMNS = 8  # maximum number of words on a sheet
 
 
 def sheet(found: Attention, learned: tuple[str, ...] = ()) -> Image.Image:
-    """The picture and, a column for each word and a row for each resolution, where the words look.
+    """Draws a sheet with the picture and the attention maps: a column for each word, a row for each resolution.
 
-    learned: the learned words, which have a column whatever else the prompt says. Articles and the like have none.
-    Each map is drawn by its own peak, which its title tells: maps show where, not how much.
+    learned: the learned words, which always have a column. Stop words, such as articles, have none.
+    The brightness of each map is relative to its own peak, which is written above it. So the maps show where a word's
+    attention is, but not how strong it is.
     """
     shown = _shown(found, learned)
     maps = {"all resolutions": joined(found), **{f"{h} × {w}": found.maps[h, w] for h, w in sorted(found.maps)[::-1]}}
@@ -28,8 +29,8 @@ def sheet(found: Attention, learned: tuple[str, ...] = ()) -> Image.Image:
     width = 1.75 * (1 + len(shown))  # inches
     figure = Figure(figsize=(width, (1.75 * aspect + 0.3) * len(maps) + 0.5), layout="constrained")
     grid = figure.subplots(len(maps), 1 + len(shown), squeeze=False)
-    told = f"where the words of {plots.label(found.prompt)!r} look (seed {found.seed})"
-    lines = [told, "bright: a map's own peak, the probability above it"]
+    told = f"attention of the words of {plots.label(found.prompt)!r} (seed {found.seed})"
+    lines = [told, "each map is scaled to its own peak, the probability above it"]
     figure.suptitle("\n".join(textwrap.fill(line, int(11 * width)) for line in lines), fontsize=11)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -45,7 +46,7 @@ def sheet(found: Attention, learned: tuple[str, ...] = ()) -> Image.Image:
 
 
 def as_json(found: Attention, learned: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The numbers of the maps, by word: of all resolutions joined, and the mean probability of each resolution."""
+    """Returns the numbers of each word's map over all resolutions, and its mean probability at each resolution."""
     maps = joined(found)
     return {
         "prompt": found.prompt,
@@ -66,18 +67,18 @@ def as_json(found: Attention, learned: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def describe(numbers: dict[str, Any]) -> str:
-    """What `as_json` says, for people."""
-    lines = [f"where the words of {numbers['prompt']!r} look (seed {numbers['seed']})"]
+    """Formats the numbers from `as_json` as a table."""
+    lines = [f"attention of the words of {numbers['prompt']!r} (seed {numbers['seed']})"]
     lines.append(f"  {'word':16} {'mean':>6} {'peak':>6}  centre x, y  correlation to the map of")
     for word in numbers["words"]:
         x, y = word["centre"]
         alike = ", ".join(f"{other} {value:+.2f}" for other, value in word["correlation_to"].items())
         lines.append(f"  {word['word']:16} {word['mean']:6.3f} {word['peak']:6.3f}   {x:4.2f}, {y:4.2f}  {alike}")
-    return "\n".join([*lines, f"  the start token takes {numbers['start_token']:.0%}"])
+    return "\n".join([*lines, f"  the start token gets {numbers['start_token']:.0%}"])
 
 
 def _shown(found: Attention, learned: tuple[str, ...]) -> list[int]:
-    """The words with a column, in the prompt's order: learned ones first if there are too many."""
+    """Returns the indices of the words with a column, in the prompt's order. Learned words take precedence."""
     silent = words.packaged("stop_words")
     told = [i for i, word in enumerate(found.words) if word in learned or (word.isalnum() and word not in silent)]
     first = sorted(told, key=lambda i: found.words[i] not in learned)[:_COLUMNS]
@@ -85,7 +86,7 @@ def _shown(found: Attention, learned: tuple[str, ...]) -> list[int]:
 
 
 def _overlay(axes: Axes, image: np.ndarray, own: np.ndarray) -> None:
-    """A map [h, w] over the picture [H, W, 3], which is grey and pale beneath it."""
+    """Draws a map [h, w] over the picture [H, W, 3], which is made grey and pale."""
     weight = upsampled(own, image.shape[:2])
     weight = weight[..., None] / max(weight.max(), np.finfo(np.float32).tiny)
     grey = np.repeat((image.mean(axis=-1, keepdims=True) + 1) / 2, 3, axis=-1)
@@ -94,13 +95,13 @@ def _overlay(axes: Axes, image: np.ndarray, own: np.ndarray) -> None:
 
 
 def _centre(own: np.ndarray) -> tuple[float, float]:
-    """The centre of a map [h, w], x and y from 0 (left, top) to 1."""
+    """Returns the centre of mass of a map [h, w]: x and y from 0 (left, top) to 1."""
     y, x = ((np.arange(side) + 0.5) / side for side in own.shape)
     total = max(float(own.sum()), np.finfo(np.float32).tiny)
     return float((own.sum(axis=0) * x).sum() / total), float((own.sum(axis=1) * y).sum() / total)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's over the positions; 0 where a map is flat."""
+    """Returns the Pearson correlation of two maps over their positions; 0 if one of them is constant."""
     a, b = one.ravel() - one.mean(), other.ravel() - other.mean()
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), np.finfo(np.float32).tiny))

@@ -1,4 +1,4 @@
-"""Figures that explain the method. What they show is computed elsewhere, by the code that training uses."""
+"""Figures that explain the method, for a notebook. Their data come from the code that training uses."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 from reversion_jax.drawing import plots
 
 _BLUE, _RED, _INK = "#1f6fb4", "#c8552b", "#161616"
-_SERIES = ("#b9b9be", _BLUE, "#86b5de", _RED)  # of bars
+_SERIES = ("#b9b9be", _BLUE, "#86b5de", _RED)  # colours of the series in `bars`
 Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]  # x and y, [N] each
 
 
@@ -23,9 +23,10 @@ def curves(
     y: str,
     marks: Mapping[str, float] | None = None,
 ) -> Image.Image:
-    """Lines by their labels; x and y label the axes.
+    """Draws labelled lines. x, y: labels of the axes.
 
-    dots: further points, by the labels of their lines, whose colours they have. marks: vertical lines at values of x.
+    dots: further points, by the label of a line, drawn in the colour of that line.
+    marks: labels of vertical lines, with their values of x.
     """
     figure = Figure(figsize=(8.5, 4), layout="constrained")
     axes = figure.subplots()
@@ -44,7 +45,7 @@ def curves(
 
 
 def spectra(images: Mapping[str, np.ndarray]) -> Image.Image:
-    """The mean power spectrum of each set of images, float [N, H, W, C], on one logarithmic scale of colours."""
+    """Draws the mean power spectrum of each set of images, float [N, H, W, C], with one logarithmic colour scale."""
     figure = Figure(figsize=(3.4 * len(images) + 0.8, 3.7), layout="constrained")
     panels = figure.subplots(1, len(images), squeeze=False)[0]
     powers = {}
@@ -54,7 +55,7 @@ def spectra(images: Mapping[str, np.ndarray]) -> Image.Image:
     highest = max(power.max() for power in powers.values())
     for axes, (name, power) in zip(panels, powers.items(), strict=True):
         height, width = power.shape
-        y, x = 0.5 / height, 0.5 / width  # half a frequency: the middle of a pixel is its place
+        y, x = 0.5 / height, 0.5 / width  # half a pixel, because a frequency is at the centre of its pixel
         limits = (-0.5 - x, 0.5 - x, -0.5 - y, 0.5 - y)
         shown = axes.imshow(np.fft.fftshift(power), cmap="magma", vmin=-2, vmax=highest, extent=limits, origin="lower")
         axes.set(title=name, xlabel="cycles per pixel", xticks=(-0.5, 0, 0.5), yticks=(-0.5, 0, 0.5))
@@ -63,9 +64,9 @@ def spectra(images: Mapping[str, np.ndarray]) -> Image.Image:
 
 
 def circle(positives: np.ndarray, negatives: np.ndarray, path: np.ndarray, losses: Curve) -> Image.Image:
-    """Words of two numbers on a circle, and a row's path among them; beside it the loss of every direction.
+    """Draws the steering loss in two dimensions: words and a row's path on a circle, and the loss by direction.
 
-    positives [K, 2], negatives [M, 2], path [T, 2], whose last point is the newest; losses: by angle in degrees.
+    positives: [K, 2]. negatives: [M, 2]. path: the row over the steps, [T, 2]. losses: by angle in degrees.
     """
     figure = Figure(figsize=(10, 4.3), layout="constrained")
     plane, landscape = figure.subplots(1, 2, width_ratios=(1, 1.4))
@@ -93,7 +94,7 @@ def circle(positives: np.ndarray, negatives: np.ndarray, path: np.ndarray, losse
 
 
 def bars(shares: Mapping[str, Mapping[str, float]], *, title: str = "") -> Image.Image:
-    """Shares from 0 to 1 as groups of bars: `shares[series][group]`, each series with the same groups."""
+    """Draws shares from 0 to 1 as groups of bars: `shares[series][group]`. All series have the same groups."""
     groups = list(next(iter(shares.values())))
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     axes = figure.subplots()
@@ -112,7 +113,7 @@ def bars(shares: Mapping[str, Mapping[str, float]], *, title: str = "") -> Image
 
 
 def _arrows(axes: Axes, vectors: np.ndarray, colour: str) -> None:
-    """An arrow from the origin to each of vectors [N, 2]."""
+    """Draws an arrow from the origin to each of the vectors [N, 2]."""
     for vector in vectors:
         style: dict[str, Any] = {"arrowstyle": "-|>", "color": colour, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (float(vector[0]), float(vector[1])), (0, 0), arrowprops=style)

@@ -1,4 +1,4 @@
-"""Draws images: prompts and learned rows in, pictures out. Previews, `sample` and the judge all draw here."""
+"""Draws images from prompts and learned rows. Previews, `sample`, the app and the evaluation all use this module."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -28,22 +28,21 @@ from reversion_jax.runtime.errors import warn
 from reversion_jax.runtime.parallel import is_first, mesh_of, over_samples, whole
 from reversion_jax.weights.folder import StableDiffusion
 
-# The VAE decodes so many pixels at once: one picture of 512 px.
-_DECODED_PIXELS = 512 * 512
+_DECODED_PIXELS = 512 * 512  # the VAE decodes at most this many pixels at once: one picture of 512 px
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How images are drawn."""
+    """Settings for drawing images."""
 
     num_steps: int = 50
     guidance_scale: float = 7.5
-    resolution: int = 512  # px, both sides
-    sampler: str = "auto"  # the model's own; or another of diffusion/samplers.py
+    resolution: int = 512  # height and width, px
+    sampler: str = "auto"  # "auto": the model's own sampler; or the name of one in diffusion/samplers.py
     negative_prompt: str = ""
-    batch_size: int = 4  # images drawn at once
-    height: int = 0  # px, where pictures are not square; 0: the resolution
-    width: int = 0
+    batch_size: int = 4  # images drawn together
+    height: int = 0  # px, for pictures that are not square; 0: the resolution
+    width: int = 0  # px, for pictures that are not square; 0: the resolution
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,7 +51,7 @@ class Sampling:
 
     @classmethod
     def of(cls, settings: Settings, at_most: int | None = None) -> "Sampling":
-        """A settled config's, in batches of `at_most` images."""
+        """Returns the values of settled settings, with a batch size of at most `at_most`."""
         return cls(
             num_steps=settings.sample_steps,
             guidance_scale=settings.guidance_scale,
@@ -67,12 +66,12 @@ class Sampling:
 
 @partial(jax.jit, static_argnames="model")
 def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array) -> jax.Array:
-    """The text encoder's states of prompts with the same rows in all: ids [N, L], rows [P, D] -> [N, L, D]."""
+    """Returns the text encoder's states [N, L, D] for token ids [N, L] and learned rows [P, D]."""
     return networks.encode_text(params, model, ids, jnp.broadcast_to(rows, (len(ids), *rows.shape)))
 
 
 def decode(params: Any, config: VAEConfig, latents: jax.Array) -> jax.Array:
-    """Latents [N, H, W, C] -> images [N, 8 H, 8 W, 3], some at a time, so that memory does not grow with N."""
+    """Decodes latents [N, H, W, C] to images [N, 8 H, 8 W, 3], a few at a time, so that memory does not grow with N."""
     pixels = latents.shape[1] * latents.shape[2] * config.downscale**2
     decode_batch = nn.apply(VAE.decode, VAE(config))
     one = lambda latents: decode_batch({"params": params["vae"]}, latents[None])[0]
@@ -96,9 +95,9 @@ def _draw_batch(
     mesh: Mesh,
     skipped: int = 0,
 ) -> jax.Array:
-    """Text states [1, L, D] and [N, L, D], seeds uint32 [N] -> images [N, H, W, 3] of that size.
+    """Draws images [N, H, W, 3] from text states [1, L, D] and [N, L, D] and seeds, uint32 [N]. size: (H, W).
 
-    posterior, skipped: of image to image, as `init_image.encode` returns them.
+    posterior, skipped: for image to image, as `init_image.encode` returns them.
     """
 
     def draw(
@@ -120,11 +119,11 @@ def _draw_batch(
 
 
 def check(sampling: Sampling, model: ModelConfig) -> None:
-    """ValueError for a size that the model cannot have, and for guidance that is no number."""
+    """Raises ValueError if the model cannot draw this size, or if the guidance scale is not finite."""
     multiple = model.vae.downscale
     for name, pixels in zip(("height", "width"), sampling.size, strict=True):
         if pixels < multiple or pixels % multiple:
-            raise ValueError(f"{name} or resolution={pixels}: this model draws multiples of {multiple} pixels")
+            raise ValueError(f"{name} or resolution={pixels}: must be a multiple of {multiple} for this model")
     if not np.isfinite(sampling.guidance_scale):
         raise ValueError(f"guidance_scale={sampling.guidance_scale}: must be a number, and finite")
 
@@ -140,19 +139,20 @@ def draw_batches(
     init: InitImage | None = None,
     progress: str | None = None,
 ) -> Iterator[np.ndarray]:
-    """One image a prompt and seed, in batches of float32 [n, H, W, 3] in [-1, 1], as they are drawn.
+    """Draws one image for each prompt and its seed; yields batches of float32 [n, H, W, 3] in [-1, 1].
 
-    It runs on the devices that hold the weights. `rows` [P, D] are the learned ones, without which prompts must
-    hold no placeholder. Between two prompts the text encoder's states are interpolated linearly, between two seeds
-    their noises spherically. `init` is for image to image. The last batch is filled up by repetition, so that one
-    compiled program serves any number of images. `progress` labels a bar. ValueError for an unknown sampler, a size
-    that the model cannot have, a placeholder without a row, an `init` of another size or a strength outside (0, 1],
-    and unless there is a seed for each prompt. FloatingPointError for pictures of NaN.
+    prompts, seeds: of equal length. For a `Between`, the text states of two prompts are interpolated linearly, and the
+    noises of two seeds spherically. rows: learned rows [P, D]; without them, prompts must have no placeholders.
+    init: for image to image. progress: label of a progress bar. Draws on the devices that hold the weights. The last
+    batch is filled up by repetition, so that one compiled program serves any number of images.
+
+    Raises ValueError for an unknown sampler, a wrong size or strength, a placeholder without a row, or a missing seed,
+    and FloatingPointError if pictures are not finite.
     """
     check(sampling, sd.config)
     sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
     if sampling.sampler == samplers.AUTO and sd.own_sampler.nearest_to:
-        warn(f"the model's own sampler, {sd.own_sampler.nearest_to}, is not known here: {sampler} is the nearest")
+        warn(f"the model's own sampler, {sd.own_sampler.nearest_to}, is not supported: using the nearest, {sampler}")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: each image needs one")
     rows = jnp.asarray(np.zeros((0, sd.config.text.hidden_size), np.float32) if rows is None else rows)
@@ -188,7 +188,7 @@ def draw_batches(
 
 
 def clipped(images: np.ndarray) -> np.ndarray:
-    """Images in [-1, 1]. FloatingPointError for NaN."""
+    """Clips images to [-1, 1]. Raises FloatingPointError if they are not finite."""
     if not np.isfinite(images).all():
         raise FloatingPointError(
             "the model drew pictures of NaN, although its weights are finite: try float32 (--precision, "
@@ -198,7 +198,7 @@ def clipped(images: np.ndarray) -> np.ndarray:
 
 
 def _conditional(states: jax.Array, between: Between) -> jax.Array:
-    """Text states [n, L, D] out of those of all texts [T, L, D]; ends are indices [n]."""
+    """Selects text states [n, L, D] from those of all texts, [T, L, D], and interpolates them. Ends are indices [n]."""
     first = states[between.first]
     if not between.weight.any():
         return first
@@ -209,10 +209,10 @@ def _conditional(states: jax.Array, between: Between) -> jax.Array:
 def text_states(
     sd: StableDiffusion, tokenizer: Tokenizer, texts: Sequence[str], rows: jax.Array, batch_size: int
 ) -> jax.Array:
-    """The text encoder's states of N texts, [N, L, D], in batches. ValueError for a placeholder without a row."""
+    """Returns the text encoder's states [N, L, D] of N texts. Raises ValueError if a placeholder has no row."""
     ids = tokenizer(texts)
     if ids.max() >= tokenizer.vocab_size + len(rows):
-        raise ValueError(f"prompts hold placeholders for more than the {len(rows)} rows given")
+        raise ValueError(f"the prompts' placeholders need more than the {len(rows)} rows given")
     size = min(batch_size, len(ids))
     batches = [ids[_batch(start, size, len(ids))] for start in range(0, len(ids), size)]
     with jax.default_matmul_precision(sd.products):
@@ -230,21 +230,21 @@ def draw(
     init: InitImage | None = None,
     progress: str | None = None,
 ) -> np.ndarray:
-    """All of `draw_batches`'s images, [N, H, W, 3]."""
+    """Returns all images of `draw_batches`, [N, H, W, 3]. The arguments and errors are the same."""
     batches = draw_batches(sd, tokenizer, prompts, seeds, rows, sampling=sampling, init=init, progress=progress)
     return np.concatenate(list(batches))
 
 
 def _take(arrays: Any, chosen: np.ndarray) -> Any:
-    """A tree's arrays [N, ...] at indices [n]."""
+    """Selects the entries with indices [n] from each array [N, ...] of a tree."""
     return jax.tree.map(lambda array: array[chosen], arrays)
 
 
 def _batch(start: int, size: int, count: int) -> np.ndarray:
-    """Indices of a batch, which begins anew where the end is reached."""
+    """Returns the indices of a batch. After the last index they continue with the first one."""
     return np.arange(start, start + size) % count
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Images in [-1, 1] as uint8, rounded as diffusers rounds."""
+    """Converts images in [-1, 1] to uint8; rounds as diffusers does."""
     return np.round((images + 1) * 127.5).astype(np.uint8)

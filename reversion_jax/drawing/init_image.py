@@ -1,4 +1,4 @@
-"""The picture that image to image begins from: read, made the size that is drawn, and encoded."""
+"""Image to image: reads, resizes and encodes the picture that drawing starts from."""
 
 import os
 from functools import partial
@@ -18,17 +18,17 @@ STRENGTH = 0.8  # diffusers' default
 
 
 class InitImage(NamedTuple):
-    """A picture to begin from, and how much of it is drawn anew."""
+    """A picture to start from, and how much of it may change."""
 
-    pixels: np.ndarray  # float32 [H, W, 3] in [-1, 1], of the size that is drawn
-    strength: float = STRENGTH  # in (0, 1]: the share of the steps that are taken, from the picture with noise
-    name: str = ""  # for the metadata of what is drawn
+    pixels: np.ndarray  # float32 [H, W, 3] in [-1, 1], in the size of the images to draw
+    strength: float = STRENGTH  # in (0, 1]: the share of the sampler's steps that are taken, from the noised picture
+    name: str = ""  # for the metadata of the drawn images
 
 
 def read(file: str | os.PathLike, size: tuple[int, int], resize: str, strength: float = STRENGTH) -> InitImage:
-    """Reads a picture in any format that an exemplar may have, and makes it (H, W) as `exemplars.resized` does.
+    """Reads a picture in any format that an exemplar may have, and resizes it to (H, W) as `exemplars.resized` does.
 
-    ValueError, one line, for a file that is no picture.
+    Raises ValueError if there is no picture at this path.
     """
     place = files.place(os.fspath(file))
     if not files.is_file(place):
@@ -39,15 +39,15 @@ def read(file: str | os.PathLike, size: tuple[int, int], resize: str, strength: 
 def encode(
     sd: StableDiffusion, init: InitImage | None, size: tuple[int, int], steps: int
 ) -> tuple[tuple[jax.Array, ...], int]:
-    """The posterior's mean and standard deviation, two [1, H/8, W/8, C], and how many of the steps are skipped.
+    """Encodes the picture; returns its posterior's mean and standard deviation, and the number of skipped steps.
 
-    Without a picture: (), 0. ValueError unless the picture has the size (H, W) that is drawn and values in [-1, 1], and
-    for a strength that makes no sense.
+    Mean and standard deviation are [1, H/8, W/8, C] each. Without a picture, returns (), 0. Raises ValueError if the
+    picture is not of the size (H, W), has values outside [-1, 1], or if the strength is not valid.
     """
     if init is None:
         return (), 0
     if init.pixels.shape != (*size, 3):
-        raise ValueError(f"init_image is {list(init.pixels.shape)}: pictures are drawn at {[*size, 3]}")
+        raise ValueError(f"init_image has shape {list(init.pixels.shape)}, but must have {[*size, 3]}, as drawn")
     if not (np.abs(init.pixels) <= 1).all():
         raise ValueError("init_image has values outside [-1, 1]: give uint8 pixels as pixels / 127.5 - 1")
     skipped = skipped_steps(steps, init.strength)

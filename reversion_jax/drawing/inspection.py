@@ -1,4 +1,4 @@
-"""Inspects learned words: what `look` and `attention` find, printed and written into a folder."""
+"""Inspects learned words: prints the results of `look` and `attention`, and writes them into a folder."""
 
 import dataclasses
 import json
@@ -30,42 +30,49 @@ from reversion_jax.weights.variant import Variant
 
 
 class Source(NamedTuple):
-    """The learned words to inspect, as the command's arguments name them."""
+    """The learned words to inspect: the values of the command's arguments."""
 
     name: str  # a run's folder, an embedding file, a folder of such files, or a hub id
-    model: str | None = None  # by default the run's
-    step: int | None = None  # of a run's checkpoint; by default the newest rows
-    initialiser: str | None = None  # what a file's words started from; a run knows its own
+    model: str | None = None  # None: the run's model
+    step: int | None = None  # the step of a run's checkpoint; None: the newest rows
+    initialiser: str | None = None  # what the words of a file started from; for a run it is known
 
 
 class Prompt(NamedTuple):
-    """A prompt over whose picture the words' attention is drawn."""
+    """A prompt to draw with attention maps."""
 
     text: str
     seed: int = 0
-    settings: Mapping[str, Any] = {}  # that override the run's or the model's, by the names of config.py
+    settings: Mapping[str, Any] = {}  # values that replace the run's or the model's, by the names of config.py
 
 
 def read(source: Source) -> tuple[words.Words, look.Look]:
-    """The learned words, and a look at them. ValueError, OSError, one line each."""
+    """Reads learned words and compares them with the model's words. Raises ValueError or OSError for bad input."""
     if _is_run(source):
         return read_run(files.place(source.name), source.model, source.step)
     if source.step is not None:
-        raise ValueError(f"--step={source.step} names a checkpoint of a training run, and {source.name} is none")
+        raise ValueError(f"--step={source.step} is for training runs, but {source.name} is not one: leave it out")
     if not source.model:
-        raise ValueError(f"{source.name} is looked at beside a model's words: give --model=FOLDER_OR_HUB_ID")
+        raise ValueError(f"{source.name} is compared with the words of a model: give --model=FOLDER_OR_HUB_ID")
     found = words.read(None, source.model, [source.name])
     return found, look.look(found, None, source.initialiser)
 
 
 def read_run(workdir: epath.Path, model: str | None = None, step: int | None = None) -> tuple[words.Words, look.Look]:
-    """The words of a training run, and a look at them beside its own model's words or another's; errors as `read`."""
+    """Reads the words of a training run and compares them with the words of its model, or of another one.
+
+    Raises ValueError or OSError for bad input.
+    """
     found = words.read(workdir, model, step=step)
     return found, look.look(found, workdir, found.settings.initialiser)
 
 
 def _is_run(source: Source) -> bool:
-    """Whether a name means a training run: a folder that is none of embedding files, or nothing that could be one."""
+    """Returns whether a source's name means a training run, rather than embedding files or a hub id.
+
+    A folder is a run if it has a config or no embedding files. A name without a file is taken for a run if it cannot
+    be that of an embedding.
+    """
     path = files.place(source.name)
     if path.is_dir():
         holds_files = any(child.suffix in embeddings.SUFFIXES for child in path.iterdir())
@@ -74,7 +81,7 @@ def _is_run(source: Source) -> bool:
 
 
 def watch(found: words.Words, prompt: Prompt) -> attention.Attention:
-    """Draws the prompt with the learned words, and watches where they look. ValueError, OSError, one line each."""
+    """Draws the prompt with the learned words, with attention maps. Raises ValueError or OSError for bad input."""
     settings = dataclasses.replace(found.settings, **prompt.settings)
     check(settings)
     check_text(prompt.text)
@@ -89,11 +96,11 @@ def watch(found: words.Words, prompt: Prompt) -> attention.Attention:
 
 
 def inspect(source: Source, prompt: Prompt | None = None, out: str | None = None) -> epath.Path:
-    """Prints what there is to see of learned words and, with a prompt, of their attention; returns the files' folder.
+    """Prints and writes how learned words compare with the model's; with a prompt, also its attention maps.
 
-    Files: words.txt, words.json, words.png; of a prompt a picture, and attention-… as .png and .json. They lie in
-    inspect/ of the run's folder; of a file's words, in inspect/ and its name where the command runs. ValueError and
-    OSError, one line each.
+    Writes words.txt, words.json and words.png. For a prompt, writes its picture, and attention-… as .png and .json.
+    out: folder for these files; by default WORKDIR/inspect for a run, and inspect/NAME for an embedding file.
+    Returns the folder. Raises ValueError or OSError for bad input.
     """
     found, seen = read(source)
     print(f"{seen.model}: {seen.origin}\n{look.describe(seen)}")
@@ -108,7 +115,7 @@ def inspect(source: Source, prompt: Prompt | None = None, out: str | None = None
     if prompt:
         watched, learned = watch(found, prompt), tuple(found.tokens)
         numbers = attention_sheet.as_json(watched, learned) | {"stand_in": look.stand_in(seen, prompt.text)}
-        print(f"{attention_sheet.describe(numbers)}\nto compare with: --prompt {numbers['stand_in']!r}")
+        print(f"{attention_sheet.describe(numbers)}\ndraw this to compare: --prompt {numbers['stand_in']!r}")
         name = f"{shots.file_name(prompt.text)}-{prompt.seed}"
         of_prompt = {"prompt": prompt.text, "seed": str(prompt.seed), **about}
         pictures.save_png(place / f"{name}.png", generate.to_uint8(watched.image), of_prompt)

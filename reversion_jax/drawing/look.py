@@ -1,4 +1,4 @@
-"""Looks at learned words beside the model's own: norms, nearest words, cosines, and the way over the checkpoints."""
+"""Compares learned words with the model's words: norms, nearest words, cosines, and their path over the checkpoints."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,51 +19,52 @@ from reversion_jax.runtime.errors import warn
 from reversion_jax.weights import embeddings
 from reversion_jax.weights.resolve import read_config
 
-_NEAREST = 10  # tokens that are named
+_NEAREST = 10  # number of nearest tokens to list
 
 
 class Stop(NamedTuple):
-    """A learned row at one checkpoint."""
+    """A learned row at one checkpoint: a point on its path."""
 
     step: int
     vector: np.ndarray  # [D]
     norm: float
-    to_start: float  # cosine
+    to_start: float  # cosine to the start
     moved: float  # distance from the start
-    nearest: str
+    nearest: str  # the nearest whole word
 
 
 class Row(NamedTuple):
-    """A learned row beside the model's words."""
+    """A learned row, compared with the model's words."""
 
     vector: np.ndarray  # [D]
     norm: float
-    longer_than: float  # share of the model's tokens
-    to_start: float | None  # cosine; None where the start is not known
-    between: dict[str, float]  # cosines to the other learned rows
-    nearest: dict[str, float]  # cosines of the nearest tokens of the whole table, best first
+    longer_than: float  # share of the model's tokens whose norm is smaller
+    to_start: float | None  # cosine to the start; None if the start is not known
+    between: dict[str, float]  # cosines to the other learned rows, by name
+    nearest: dict[str, float]  # cosines to the nearest tokens of the whole token table, best first
     stand_in: str  # the nearest whole word
-    path: list[Stop]  # from its start, step 0, over the checkpoints to the row itself; [] of a file's word
+    path: list[Stop]  # from the start, step 0, over the checkpoints to the row itself; [] for an embedding file
 
 
 class Look(NamedTuple):
-    """What `look` finds. Vectors are float32, as in the token table."""
+    """The result of `look`. Vectors are float32 and not normalised."""
 
     model: str
-    origin: str  # of the learned words, for people
-    initialiser: str | None  # what the rows started from, if it is known
-    rows: dict[str, Row]  # by name: a token, or "<R>[1]" where a token has several rows
-    kinds: dict[str, str]  # of every word that is named here
-    norms: np.ndarray  # [V] of the model's tokens
-    words: list[str]  # W of the model's whole words: all prepositions and verbs, and frequent other words
-    vectors: np.ndarray  # [W, D], theirs
+    origin: str  # says where the learned words come from, for printing
+    initialiser: str | None  # the word or file that the rows started from, if it is known
+    rows: dict[str, Row]  # by name: a token, or such as "<R>[1]" if a token has several rows
+    kinds: dict[str, str]  # the kind of every word in this result, see vocabulary.py
+    norms: np.ndarray  # [V] norms of the model's tokens
+    words: list[str]  # W whole words of the model: all prepositions and verbs, and frequent other words
+    vectors: np.ndarray  # [W, D] vectors of these words
 
 
 def look(found: Words, workdir: epath.Path | None = None, initialiser: str | None = None) -> Look:
-    """Looks at learned words beside the words of the model that `found.settings` names. ValueError, OSError.
+    """Compares learned words with the words of the model `found.settings.model`. Reads only the model's token table.
 
-    workdir: their training run, whose checkpoints make the path. initialiser: the word, or the embedding file, that
-    they started from; without it nothing is said of a start. Of the model only the token table is read.
+    workdir: the training run of the words; its checkpoints are the path.
+    initialiser: the word or the embedding file that the words started from; None: unknown.
+    Raises ValueError or OSError for bad input.
     """
     embeddings.check_width(found.tokens, read_config(found.settings.model).text.hidden_size, found.settings.model)
     table, tokenizer = vocabulary.read_table(found.settings)
@@ -99,7 +100,7 @@ def look(found: Words, workdir: epath.Path | None = None, initialiser: str | Non
 
 
 def as_json(seen: Look) -> dict[str, dict[str, Any]]:
-    """The numbers by row, for a file."""
+    """Returns the numbers of each row, for a JSON file."""
     return {
         name: {
             "norm": row.norm,
@@ -119,7 +120,7 @@ def as_json(seen: Look) -> dict[str, dict[str, Any]]:
 
 
 def describe(seen: Look) -> str:
-    """What was seen, for people."""
+    """Formats the result as text."""
     lines = []
     for name, row in seen.rows.items():
         spread = f"mean {seen.norms.mean():.3f}, standard deviation {seen.norms.std():.3f}"
@@ -141,11 +142,14 @@ def describe(seen: Look) -> str:
 
 
 def stand_in(seen: Look, prompt: str) -> str:
-    """The prompt with the nearest whole words in place of the learned ones: what is it that they add?"""
+    """Returns the prompt with the nearest whole word in place of each learned one.
+
+    Pictures of both prompts, compared, show what the learned words add.
+    """
     words: dict[str, list[str]] = {}
     for name, row in seen.rows.items():
         words.setdefault(_token(name), []).append(row.stand_in)
-    # As the tokenizer finds them: the longest first, and "hug" not inside "hugging".
+    # Find tokens as the tokenizer does: the longest first, and not inside a word ("hug" is not found in "hugging").
     for token in sorted(words, key=len, reverse=True):
         whole = re.sub(r"^(?=\w)|(?<=\w)$", r"\\b", re.escape(token))
         prompt = re.sub(whole, " ".join(words[token]), prompt)
@@ -153,29 +157,35 @@ def stand_in(seen: Look, prompt: str) -> str:
 
 
 def at_step(seen: Look, step: int) -> dict[str, np.ndarray]:
-    """The words as they were at a step: rows [S, D] by token. Step 0 is their start. ValueError if it was not kept."""
+    """Returns the words at a step of their path: rows [S, D] by token. Step 0 is their start.
+
+    Raises ValueError if the path does not have this step.
+    """
     found: dict[str, list[np.ndarray]] = {}
     for name, row in seen.rows.items():
         vectors = {stop.step: stop.vector for stop in row.path}
         if step not in vectors:
-            raise ValueError(f"no {name} of step {step}: there are those of {', '.join(map(str, vectors)) or 'none'}")
+            raise ValueError(f"{name} has no step {step}: its steps are {', '.join(map(str, vectors)) or 'none'}")
         found.setdefault(_token(name), []).append(vectors[step])
     return {token: np.stack(own) for token, own in found.items()}
 
 
 def _token(name: str) -> str:
-    """The token of a row's name: of "<R>[1]" it is "<R>"."""
+    """Returns the token in a row's name: "<R>" for "<R>[1]"."""
     return re.sub(r"\[\d+\]$", "", name)
 
 
 def _history(workdir: epath.Path, tokens: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
-    """The learned rows by checkpoint and name, up to the one whose rows `tokens` are. A damaged file is left out."""
+    """Reads a run's rows [D], by step and name, up to the checkpoint that `tokens` comes from.
+
+    Leaves out damaged files, with a warning.
+    """
     found = {}
     for step in folder.kept_steps(workdir):
         try:
             own = folder.read(workdir, step).words()
         except (ValueError, OSError) as error:
-            warn(f"{error}: left out of the path")
+            warn(f"{error}: the path leaves it out")
             continue
         found[step] = _named(own)
         if all(np.array_equal(vectors, tokens[token]) for token, vectors in own.items() if token in tokens):
@@ -184,33 +194,36 @@ def _history(workdir: epath.Path, tokens: Mapping[str, np.ndarray]) -> dict[int,
 
 
 def _named(tokens: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows [D] by name, of rows [S, D] by token: a token of several rows numbers them."""
+    """Returns rows [D] by name, from rows [S, D] by token. If a token has several rows, their names have numbers."""
     return {f"{t}[{i}]" if len(own) > 1 else t: own[i] for t, own in tokens.items() for i in range(len(own))}
 
 
 def _first(
     tokens: Mapping[str, np.ndarray], initialiser: str | None, table: jax.Array, tokenizer: Tokenizer
 ) -> np.ndarray | None:
-    """The rows [P, D] that the words started from; None where that is not known, or its file is gone. ValueError."""
+    """Returns the rows [P, D] that the words started from; None if the start is not known or its file cannot be used.
+
+    Raises ValueError if the initialiser is not a word of the model.
+    """
     if initialiser is None:
         return None
     try:
         given = embeddings.initial_words(initialiser)
     except (ValueError, OSError) as error:
-        warn(f"{error}: nothing is said of the start")
+        warn(f"{error}: the comparison with the start is left out")
         return None
     if given is None:
         start = tokenizer.word_ids(initialiser)
         return np.concatenate([np.asarray(rows.init(table, [start], len(own))) for own in tokens.values()])
     first = np.concatenate([given.get(token, given[RELATION]) for token in tokens])
     if first.shape != (sum(map(len, tokens.values())), table.shape[1]):
-        warn(f"{initialiser}: rows of another shape than those that were learned from it: nothing is said of the start")
+        warn(f"{initialiser} has rows of another shape than the words: the comparison with the start is left out")
         return None
     return first
 
 
 def _nearest_words(vectors: np.ndarray | jax.Array, table: jax.Array, whole: Mapping[str, int]) -> list[str]:
-    """The whole word nearest to each of vectors [N, D]."""
+    """Returns the nearest whole word for each of the vectors [N, D]."""
     ids, _ = rows.nearest(jnp.asarray(vectors), table[jnp.asarray(list(whole.values()), jnp.int32)], 1)
     names = list(whole)
     return [names[i] for i in np.asarray(ids)[:, 0]]
@@ -219,7 +232,7 @@ def _nearest_words(vectors: np.ndarray | jax.Array, table: jax.Array, whole: Map
 def _path(
     first: np.ndarray | None, history: Mapping[int, np.ndarray], table: jax.Array, whole: Mapping[str, int]
 ) -> list[Stop]:
-    """A row's stops, of its start [D] and its vectors [D] by checkpoint; [] without either."""
+    """Returns a row's path from its start [D] and its vectors [D] by step; [] if one of the two is missing."""
     if first is None or not history:
         return []
     at: Sequence[np.ndarray] = [first, *history.values()]

@@ -1,4 +1,4 @@
-"""What pictures say in their files of how they were made."""
+"""The metadata in the files of pictures, which says how each picture was made."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from reversion_jax.drawing.words import Words
 
 
 def of_all(found: Words, init: InitImage | None) -> dict[str, str]:
-    """What all pictures of one call have in common."""
+    """Returns the metadata that all pictures of one call share."""
     settings = found.settings
     return {
         "model": settings.model,
@@ -23,7 +23,7 @@ def of_all(found: Words, init: InitImage | None) -> dict[str, str]:
     }
 
 
-# A1111's names of samplers.
+# A1111's names for samplers.
 _A1111 = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
@@ -33,7 +33,7 @@ _A1111 = {
 
 
 def parameters(prompt: str, seed: int, settings: Settings, init: InitImage | None = None) -> str:
-    """How a picture was made, as A1111 writes it and other tools read it."""
+    """Returns how a picture was made, as one text in A1111's format, which other tools read."""
     height, width = settings.size
     values = {
         "Steps": settings.sample_steps,

@@ -1,4 +1,4 @@
-"""Pictures for people: grids, contact sheets, and the plot of a training run."""
+"""Picture files: PNGs with metadata, animated clips, grids, and contact sheets."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ _INK, _PAPER, _PALE = (24, 24, 28), (255, 255, 255), (110, 110, 118)
 
 
 def save_png(path: epath.Path, picture: np.ndarray | Image.Image, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a PNG whole or not at all, `metadata` in its text chunks."""
+    """Writes a PNG with `metadata` in its text chunks. The file appears complete or not at all."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     info = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
@@ -25,19 +25,19 @@ def save_png(path: epath.Path, picture: np.ndarray | Image.Image, metadata: Mapp
 
 
 def read_metadata(path: epath.Path) -> dict[str, str]:
-    """What `save_png` wrote beside a picture; empty for other pictures. ValueError if it is no PNG."""
+    """Returns the metadata that `save_png` wrote; {} if there is none. Raises ValueError if the file is not a PNG."""
     try:
         with path.open("rb") as file, Image.open(file, formats=("PNG",)) as image:
-            image.load()  # text may come after the pixels
+            image.load()  # the text chunks may come after the pixels
             return dict(image.text) if isinstance(image, PngImagePlugin.PngImageFile) else {}
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: unreadable PNG: {error}") from error
+        raise ValueError(f"{path} cannot be read as a PNG: {error}") from error
 
 
 def clip(frames: Sequence[np.ndarray], frame_ms: int = 120) -> bytes:
-    """Frames uint8 [H, W, 3] as one animated WebP, which repeats without end.
+    """Encodes frames, uint8 [H, W, 3], as one animated WebP that repeats forever.
 
-    WebP, since a GIF has only 256 colours, and both it and an animated PNG were five times as large on the miniature.
+    A GIF has only 256 colours. On the miniature, GIFs and animated PNGs were five times as large as WebP files.
     """
     first, *others = map(Image.fromarray, frames)
     content = io.BytesIO()
@@ -46,12 +46,15 @@ def clip(frames: Sequence[np.ndarray], frame_ms: int = 120) -> bytes:
 
 
 def save_clip(path: epath.Path, frames: Sequence[np.ndarray], frame_ms: int = 120) -> None:
-    """Writes `clip` whole or not at all."""
+    """Writes frames as an animated WebP, see `clip`. The file appears complete or not at all."""
     files.write(path, clip(frames, frame_ms))
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """Any number of images uint8 [N, H, W, 3] side by side, about as many rows as columns, on white."""
+    """Arranges images, uint8 [N, H, W, 3], on a white grid. By default it has about as many rows as columns.
+
+    gap: pixels between images.
+    """
     count, height, width, _ = images.shape
     columns = columns or int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
@@ -63,7 +66,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
-    """The text's first `lines` lines of at most `width` px."""
+    """Breaks a text into lines of at most `width` px, and returns the first `lines` of them."""
     wrapped = [""]
     for word in text.split():
         longer = f"{wrapped[-1]} {word}".strip()
@@ -81,7 +84,7 @@ def contact_sheet(
     columns: int = 8,
     tile_px: int = 128,
 ) -> Image.Image:
-    """Headed sections of captioned images: (heading, images uint8 [N, H, W, 3], captions)."""
+    """Draws a contact sheet from sections of (heading, images uint8 [N, H, W, 3], N captions)."""
     margin, caption_px = 16, 34
     head, body, small = (ImageFont.load_default(size) for size in (20, 15, 11))
     heights = [30 + -(-len(images) // columns) * (tile_px + caption_px + 6) for _, images, _ in sections]

@@ -1,4 +1,4 @@
-"""The plot of a training run, and what all plots share."""
+"""The plot of a training run, and functions that all plots use."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,22 @@ if TYPE_CHECKING:
 
 
 def label(text: str) -> str:
-    """Text as matplotlib can write it: vocabularies hold "$", which it would typeset, and bytes and emoji."""
+    """Escapes what matplotlib cannot write. Vocabularies have bytes, emoji, and "$", which starts a formula."""
     return text.encode("unicode_escape").decode("ascii").replace("$", r"\$")
 
 
 def as_image(figure: "Figure", dpi: int = 110) -> Image.Image:
-    """A figure as a picture. A figure made without pyplot leaves the caller's backend and threads alone."""
+    """Renders a figure as a picture. Make figures without pyplot, which depends on the backend and on threads."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     return Image.open(content)
 
 
 def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> None:
-    """Plots both losses, the row's distance from its start, and its nearest words over the steps, if there are any."""
+    """Plots both losses, the nearest words of <R> and its distance from its start over the steps; writes a PNG.
+
+    records: from metrics.jsonl. Without any, writes nothing.
+    """
     if not records:
         return
     import matplotlib
@@ -35,7 +38,7 @@ def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> No
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # Margins are given: to find them, matplotlib would draw all of it twice.
+    # Fixed margins, because matplotlib would draw everything twice to find suitable ones.
     margins = {"left": 0.11, "right": 0.88, "bottom": 0.07, "top": 0.95, "hspace": 0.06}
     figure, (losses, words) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, gridspec_kw=margins)
     steps = [r["step"] for r in records]

@@ -1,4 +1,4 @@
-"""What a library user draws and differentiates with: a model, prompts, and learned words by their tokens."""
+"""The library's functions for drawing and for gradients, from a model, prompts, and learned words."""
 
 import dataclasses
 import os
@@ -22,30 +22,40 @@ LearnedWords = Mapping[str, "np.ndarray | jax.Array"]  # rows [S, D] by token
 
 
 def _with_words(model: Model, words: LearnedWords | None) -> tuple[Tokenizer, jax.Array]:
-    """A tokenizer that knows the words, and their rows [P, D]. ValueError if a word is as wide as no word here."""
+    """Returns a tokenizer that knows the learned words, and their rows [P, D].
+
+    Raises ValueError if a word's rows do not have the width of the model's embeddings.
+    """
     words = words or {}
     width = model.sd.config.text.hidden_size
     for token, rows in words.items():
         if rows.ndim != 2 or rows.shape[1] != width:
-            raise ValueError(f"{token} has shape {list(rows.shape)}: this model's words are [S, {width}]")
+            raise ValueError(f"{token} has shape {list(rows.shape)}: for this model it must be [rows, {width}]")
     tokenizer = dataclasses.replace(model.tokenizer, rows_per_token={token: len(r) for token, r in words.items()})
     return tokenizer, jnp.concatenate([jnp.zeros((0, width)), *map(jnp.asarray, words.values())])
 
 
 def encode_text(model: Model, prompts: str | Sequence[str], words: LearnedWords | None = None) -> jax.Array:
-    """The text encoder's states of prompts, [N, L, D]; they can be differentiated with respect to `words`' rows."""
+    """Returns the text encoder's states of the prompts, [N, L, D].
+
+    words: rows [S, D] by token, with respect to which the result is differentiable.
+    Raises ValueError if rows have another width than the model.
+    """
     tokenizer, rows = _with_words(model, words)
     with jax.default_matmul_precision(model.sd.products):
         return generate.encode_text(model.sd.params, model.sd.config, tokenizer(prompts), rows)
 
 
 def predict(model: Model, latents: jax.Array, timesteps: jax.Array, states: jax.Array) -> jax.Array:
-    """The UNet's output for latents [N, H, W, C] at timesteps [N], given `encode_text`'s states [N, L, D]."""
+    """Returns the UNet's output for latents [N, H, W, C] at timesteps [N] with text states [N, L, D].
+
+    The text states come from `encode_text`. The output has the shape of the latents.
+    """
     with jax.default_matmul_precision(model.sd.products):
         return _predict(model.sd.params, model.sd.config, latents, timesteps, states)
 
 
-_predict = jax.jit(networks.predict, static_argnums=1)  # alone, its many small operations take a minute to compile
+_predict = jax.jit(networks.predict, static_argnums=1)  # without jit, compiling each small operation takes a minute
 
 
 def draw(
@@ -59,13 +69,17 @@ def draw(
     progress: str | None = None,
     **sampling: Any,
 ) -> np.ndarray:
-    """One image a prompt, float32 [N, H, W, 3] in [-1, 1].
+    """Draws one image for each prompt; returns float32 [N, H, W, 3] in [-1, 1].
 
-    seeds: of each image's noise, by default 0, 1, …. progress: labels a bar. sampling: values of `Sampling`, such as
-    num_steps=20; what they leave open is what suits the model. ValueError, one line, for bad input.
-    init_image: for image to image, a file, which is squashed to the size that is drawn, or float32 [H, W, 3] in [-1, 1]
-    of that size; strength, in (0, 1], is how much of it is drawn anew. A prompt or a seed may be Between(first, last,
-    weight), a point on the way between two.
+    prompts: each a text, or Between(first, last, weight), to interpolate between two.
+    words: rows [S, D] by token.
+    seeds: of each image's noise, by default 0, 1, …; each may also be a Between.
+    init_image: for image to image: a file, which is squashed to the size to draw, or float32 [H, W, 3] in [-1, 1] of
+    that size.
+    strength: how much of init_image may change, in (0, 1].
+    progress: label of a progress bar; None: no bar.
+    sampling: values of `Sampling`, such as num_steps=20; by default what suits the model.
+    Raises ValueError for bad input.
     """
     tokenizer, rows = _with_words(model, words)
     settings = settle(Settings(model=model.name), own_settings.read(model.name))

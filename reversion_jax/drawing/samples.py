@@ -1,4 +1,4 @@
-"""Draws pictures of prompts into a folder: a PNG each, which says how it was made, a grid of them, perhaps a clip."""
+"""Draws pictures of prompts into a folder: PNGs with metadata, a grid, and for an interpolation also a clip."""
 
 import contextlib
 import dataclasses
@@ -26,32 +26,32 @@ from reversion_jax.weights.resolve import read_config
 from reversion_jax.weights.variant import Variant
 
 _MAX_ON_GRID = 100
-NUM_IMAGES = 4  # of each prompt, by default
+NUM_IMAGES = 4  # images of each prompt, by default
 CLIP = "clip.webp"
 
 
 def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
-    """The prompts of the command line, then those of a file, one a line; ValueError if there is none."""
+    """Returns the prompts of the command line, then those of a file, one per line. Raises ValueError or OSError."""
     try:
         if file and not files.is_file(files.place(file)):
             raise FileNotFoundError(f"no file of prompts at {file}")
         lines = files.place(file).read_bytes().decode("utf-8-sig").splitlines() if file else []
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8: save it as such") from error
+        raise ValueError(f"{file} is not a text file in UTF-8: save it in that encoding") from error
     given = [*prompts, *(line.strip() for line in lines if line.strip())]
     if not given:
-        raise ValueError("no prompt: give --prompt, or --prompts_file with one a line")
+        raise ValueError("no prompt: give --prompt, or --prompts_file with one per line")
     return given
 
 
 class Source(NamedTuple):
-    """What to draw with, as the command's flags name it."""
+    """What to draw with: the values of the command's flags."""
 
     workdir: str | None
     step: int | None
     model: str | None
     embeddings: Sequence[str]
-    settings: Mapping[str, Any]  # that override the run's, by the names of config.py
+    settings: Mapping[str, Any]  # values that replace the run's settings, by the names of config.py
 
 
 def sample(
@@ -66,19 +66,21 @@ def sample(
     interpolate: int | None = None,
     to_seed: int | None = None,
 ) -> epath.Path:
-    """Draws into the folder `out`, by default a new one beside the run; returns the grid's path. See `draw_into`.
+    """Draws pictures into the folder `out`; returns the grid's path. See `draw_into`.
 
-    With `interpolate` it draws a clip of so many frames, see `clip_into`. ValueError for flags that do not go together.
+    out: None for a new folder in `samples`, which is in the run's folder or, without a run, in the working directory.
+    interpolate: draw a clip of this many frames instead, see `clip_into`.
+    Raises ValueError if arguments do not go together.
     """
     if strength is not None and not init_image:
-        raise ValueError(f"--strength={strength} says how much of --init_image is drawn anew: give one")
+        raise ValueError(f"--strength={strength} says how much --init_image changes: give --init_image too")
     if to_seed is not None and interpolate is None:
-        raise ValueError(f"--to_seed={to_seed} is where --interpolate goes to: give the number of frames by it")
+        raise ValueError(f"--to_seed={to_seed} is the last seed of a clip: give its frames too, by --interpolate")
     if num_images is not None and interpolate is not None:
-        raise ValueError("--num_images is for pictures, --interpolate for one clip: give one of them")
+        raise ValueError("--num_images is for pictures, --interpolate for one clip: give only one of the two")
     workdir = files.place(source.workdir) if source.workdir else None
     found = words.read(workdir, source.model, source.embeddings, source.step)
-    # A size that is given replaces the run's own, whatever its shape.
+    # If a resolution is given, pictures are square even if the run's are not.
     square = {"height": 0, "width": 0} if "resolution" in source.settings else {}
     found = found._replace(settings=dataclasses.replace(found.settings, **{**square, **source.settings}))
     check(found.settings)
@@ -91,18 +93,18 @@ def sample(
             count = NUM_IMAGES if num_images is None else num_images
             grid = draw_into(found, prompts, folder, num_images=count, seed=seed, init=init)
     except BaseException:
-        with contextlib.suppress(OSError, ValueError):  # a folder that holds something stays
+        with contextlib.suppress(OSError, ValueError):  # rmdir fails, as it should, if a folder has files
             for made in () if out else (folder, folder.parent):
                 made.rmdir()
         raise
     clip = "" if interpolate is None else f"; clip: {folder / CLIP}"
-    print(f"pictures: {folder}, up to {_MAX_ON_GRID} of them on {grid}{clip}")
+    print(f"pictures: {folder}; grid of at most {_MAX_ON_GRID}: {grid}{clip}")
     return grid
 
 
 def _read(file: str, strength: float | None, settings: Settings) -> InitImage:
     strength = init_image.STRENGTH if strength is None else strength
-    skipped_steps(settings.sample_steps, strength)  # before a model is fetched
+    skipped_steps(settings.sample_steps, strength)  # raises for a wrong strength, before a model is downloaded
     return init_image.read(file, settings.size, settings.resize, strength)
 
 
@@ -116,10 +118,10 @@ def draw_into(
     init: InitImage | None = None,
     load: Callable[..., Model] = load_model,
 ) -> epath.Path:
-    """Writes `num_images` PNGs of each prompt, as they are drawn, and a grid; returns the grid's path.
+    """Writes `num_images` PNGs of each prompt, and a grid; returns the grid's path.
 
-    Image i of a prompt is drawn from noise of seed + i; every PNG says in its metadata how it was made. `init`: for
-    image to image. `load` gets `load_model`'s arguments: it may have the model at hand.
+    Image i of a prompt is drawn from the noise of seed + i. The metadata of each PNG says how it was made.
+    init: for image to image. load: replaces `load_model`, with the same arguments, such as to reuse a loaded model.
     """
     planned = shots.pictures(prompts, num_images, seed)
     return _draw(found, prompts, planned, out, {"seed": str(seed)}, init, load=load)
@@ -135,9 +137,9 @@ def clip_into(
     to_seed: int | None = None,
     init: InitImage | None = None,
 ) -> epath.Path:
-    """Writes the frames of a clip from one prompt to another, or seed to seed, a PNG each, the clip and a grid.
+    """Writes a clip from one prompt or seed to another, its frames as PNGs, and a grid; returns the grid's path.
 
-    The first frame and the last are the pictures that `draw_into` draws of the ends. See `shots.frames`.
+    The first and the last frame are the pictures that `draw_into` draws for the two ends. See `shots.frames`.
     """
     planned = shots.frames(prompts, seed, to_seed, frames)
     ends = {"seed": str(seed)} | ({} if to_seed is None else {"to_seed": str(to_seed)})
@@ -154,12 +156,12 @@ def _draw(
     clip: bool = False,
     load: Callable[..., Model] = load_model,
 ) -> epath.Path:
-    """Draws what is planned and writes it; `of_all` is for the grid's metadata. Returns the grid's path."""
+    """Draws and writes the planned pictures; returns the grid's path. of_all: metadata for the grid alone."""
     settings = found.settings
-    samplers.check(settings.sampler)  # before a model is fetched
+    samplers.check(settings.sampler)  # before a model is downloaded
     for text in (*prompts, settings.negative_prompt):
         check_text(text)
-    width = read_config(settings.model).text.hidden_size  # before the weights are fetched and read
+    width = read_config(settings.model).text.hidden_size  # before the weights are downloaded and read
     embeddings.check_width(found.tokens, width, settings.model)
     out.mkdir(parents=True, exist_ok=True)
     rows_per_token = {name: len(rows) for name, rows in found.tokens.items()}
@@ -168,7 +170,7 @@ def _draw(
     for complaint in complaints(prompts, settings.negative_prompt, tokenizer):
         warn(complaint)
     sampler, _ = own_sampler.choose(settings.sampler, sd.own_sampler, sd.schedule)
-    settings = dataclasses.replace(settings, sampler=sampler)  # pictures say what they were drawn by
+    settings = dataclasses.replace(settings, sampler=sampler)  # for the metadata: a name in place of "auto"
     print(f"{settings.model}: {found.origin}")
     batches = generate.draw_batches(
         sd,
@@ -185,7 +187,7 @@ def _draw(
     images = (image for batch in batches for image in generate.to_uint8(batch))
     for shot, image in zip(planned, images, strict=True):
         own = shot.metadata() | about
-        if isinstance(shot.prompt, str) and isinstance(shot.seed, int):  # other tools know of nothing in between
+        if isinstance(shot.prompt, str) and isinstance(shot.seed, int):  # A1111's format has no interpolation
             own["parameters"] = metadata.parameters(shot.prompt, shot.seed, settings, init)
         pictures.save_png(out / f"{shot.name}.png", image, own)
         if clip or len(shown) < _MAX_ON_GRID:
@@ -197,30 +199,30 @@ def _draw(
     return out / "grid.png"
 
 
-# What other tools' prompts can say, and this one cannot.
+# Syntax in prompts that other tools support and this package does not.
 _GRAMMAR = {
     "a weight": r"\([^()]*:\s*[\d.]+\s*\)",
     "attention brackets": r"\(\([^()]+\)\)|\[\[[^\[\]]+\]\]",
-    "ComfyUI's name of an embedding": r"\bembedding:\S+",
-    "A1111's name of a LoRA or hypernetwork": r"<(lora|lyco|hypernet):[^>]*>",
+    "ComfyUI's name for an embedding": r"\bembedding:\S+",
+    "A1111's name for a LoRA or hypernetwork": r"<(lora|lyco|hypernet):[^>]*>",
     "prompt editing": r"\[[^\[\]]*:[^\[\]]*:\s*[\d.]+\s*\]",
-    "A1111's word between chunks": r"\b(BREAK|AND)\b",
+    "A1111's separator between chunks": r"\b(BREAK|AND)\b",
     "compel's weight": r"\w[+]{2,}|\w-{2,}(?=\s|$)",
 }
 
 
 def complaints(prompts: Sequence[str], negative_prompt: str, tokenizer: Tokenizer) -> list[str]:
-    """What a user may not have meant: words that are not learned, learned ones left out, prompts that are cut."""
+    """Returns warnings about likely mistakes in prompts, such as unknown learned words or other tools' syntax."""
     found = []
     learned = tuple(tokenizer.rows_per_token)
     has_learned = lambda prompt: (tokenizer(prompt) >= tokenizer.vocab_size).any()
     for prompt in prompts:
         if learned and not has_learned(prompt) and not has_learned(negative_prompt):
-            found.append(f"none of {', '.join(learned)} in {prompt!r}: what was learned has no part in it")
+            found.append(f"none of {', '.join(learned)} in {prompt!r}: the picture does not use what was learned")
     for prompt in (*prompts, negative_prompt):
         for name in re.findall(r"<[\w-]+>", prompt):
             if name not in learned and not tokenizer.knows(name):
-                found.append(f"{name} in {prompt!r} is no learned word here, and is read letter by letter")
+                found.append(f"{name} in {prompt!r} is not a learned word here, so it is read letter by letter")
         for kind, pattern in _GRAMMAR.items():
             if said := re.search(pattern, prompt):
                 found.append(f"{said[0]!r} in {prompt!r} is read letter by letter, not as {kind}")
@@ -233,14 +235,14 @@ def complaints(prompts: Sequence[str], negative_prompt: str, tokenizer: Tokenize
 
 
 def free_folder(parent: epath.Path) -> epath.Path:
-    """Makes the first of parent/000, parent/001, … that is not there yet: no other command gets the same one."""
+    """Creates the first unused folder of parent/000, parent/001, …; two commands never get the same one."""
     parent.mkdir(parents=True, exist_ok=True)
     paths = (parent / f"{number:03d}" for number in itertools.count())
     return next(path for path in paths if not path.exists() and _is_made(path))
 
 
 def _is_made(path: epath.Path) -> bool:
-    """Makes a folder; False if another command was faster."""
+    """Creates a folder; returns False if it exists, because another command was faster."""
     with contextlib.suppress(FileExistsError):
         path.mkdir()
         return True

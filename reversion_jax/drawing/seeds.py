@@ -1,6 +1,6 @@
-"""What an image draws by its seed: the noise that it begins from, keys for a sampler, and a picture's latents.
+"""The random numbers of an image, from its seed: initial noise, keys for the sampler, and latents of a picture.
 
-Seeds are uint32 [N], or a `Between` of two such arrays; then each noise is interpolated.
+Seeds are uint32 [N], or a `Between` of two such arrays, for which the noise is interpolated.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from reversion_jax.models.presets import ModelConfig
 
 
 def initial_noise(seeds: Sequence[int] | Keys, model: ModelConfig, size: tuple[int, int]) -> jax.Array:
-    """One image's latent noise a seed, [N, H/8, W/8, C]; it depends on nothing but the seed and the size H, W."""
+    """Returns latent noise for each seed, [N, H/8, W/8, C]. It depends only on the seed and the size (H, W)."""
     shape = (*(side // model.vae.downscale for side in size), model.vae.latent_channels)
     draw = lambda seed: jax.random.normal(jax.random.key(seed), shape)
     return draw_noise(draw, seeds if isinstance(seeds, Between) else jnp.asarray(seeds, jnp.uint32))
 
 
 def sampler_keys(seeds: Keys) -> Keys:
-    """Keys [N] for a sampler that adds noise."""
+    """Returns keys [N] for samplers that add noise."""
     return _keys(seeds, 1)
 
 
 def sample_posterior(seeds: Keys, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """Latents of a picture for each seed, from its posterior: all [N, H/8, W/8, C]."""
+    """Samples a picture's latents for each seed from its posterior. All arrays are [N, H/8, W/8, C]."""
     return mean + std * draw_noise(lambda key: jax.random.normal(key, mean.shape[1:]), _keys(seeds, 2))
 
 

@@ -1,4 +1,4 @@
-"""One picture of a look at learned words: their path among the model's words, and the numbers beside it."""
+"""Draws the result of `look.look` as one picture: a map of words with the learned words' paths, and plots beside it."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -17,14 +17,14 @@ from reversion_jax.drawing.look import Look, Row
 from reversion_jax.drawing.vocabulary import OTHER, PIECE, PREPOSITION, STOP, VERB
 
 _COLOURS = {PREPOSITION: "#1f6fb4", VERB: "#c8552b", STOP: "#b8a25a", OTHER: "#6d7a75", PIECE: "#c8c8cc"}
-_PATHS = ("#161616", "#7b3fa0", "#2c7a4b", "#b03060")  # of rows; further ones are not drawn
+_PATHS = ("#161616", "#7b3fa0", "#2c7a4b", "#b03060")  # colours of rows; only as many rows are drawn
 _GREY = "#d2d2d6"
 _Text = tuple[str, np.ndarray, str, float]  # a label, its place [2], its colour, its size in points
-_TOLD = 8  # stops of a path whose steps are written
+_TOLD = 8  # number of evenly spaced stops of a path, of which those between the ends get a label with their step
 
 
 def picture(seen: Look) -> Image.Image:
-    """The map of words with the learned rows' paths on the left; norms, nearest words and the way on the right."""
+    """Draws the map of words with the rows' paths on the left, and norms, nearest words and path on the right."""
     rows = list(seen.rows.items())[: len(_PATHS)]
     figure = Figure(figsize=(15, 8.4), layout="constrained")
     title = f"{plots.label(seen.origin)}, among the words of {plots.label(seen.model)}"
@@ -33,18 +33,18 @@ def picture(seen: Look) -> Image.Image:
     _map(figure.add_subplot(grid[:, 0]), seen, rows)
     _norms(figure.add_subplot(grid[0, 1]), seen, rows)
     _nearest(figure.add_subplot(grid[1, 1]), seen, rows)
-    _way(figure.add_subplot(grid[2, 1]), rows)
+    _path(figure.add_subplot(grid[2, 1]), rows)
     return plots.as_image(figure)
 
 
 def project(seen: Look) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
-    """A plane for the words and the rows: places of words [W, 2], of each row's stops [T, 2], and the share shown.
+    """Projects words and rows onto a plane; returns places of words [W, 2], of each row's stops [T, 2], and a share.
 
-    It is the plane of the first two principal components of the prepositions, the verbs and both ends of each path,
-    all scaled to length 1: nearness is a cosine everywhere in this project, and the learned rows' length would
-    otherwise be all that is seen. It is linear, so what it shows is the path's shadow; t-SNE and UMAP may bend a path.
-    The stops between the ends are not fitted, lest the plane depend on how often a run writes checkpoints. The share
-    is that of the variance of what is fitted.
+    The plane is spanned by the first two principal components of the prepositions, the verbs and both ends of each
+    path. These vectors are scaled to length 1, because this project compares words by their cosine, and because
+    otherwise the map would mainly show the length of the learned rows. The share is the part of their variance that
+    the plane shows. The stops between the ends of a path do not influence the plane, so that it does not depend on how
+    often a run writes checkpoints. The projection is linear; t-SNE and UMAP can bend a path.
     """
     stops = {name: np.stack([s.vector for s in row.path] or [row.vector]) for name, row in seen.rows.items()}
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
@@ -58,7 +58,7 @@ def project(seen: Look) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
 
 
 def _map(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
-    """Words as points and the rows' paths as lines with their steps."""
+    """Draws words as points, and the rows' paths as lines with their steps."""
     words, stops, share = project(seen)
     kinds = np.array([seen.kinds[word] for word in seen.words])
     others = words[~np.isin(kinds, (PREPOSITION, VERB))]
@@ -78,7 +78,7 @@ def _map(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
     for (name, row), colour in zip(rows, _PATHS, strict=False):
         told = np.unique(np.linspace(0, len(row.path) - 1, _TOLD).round().astype(int))[1:-1]
         texts += [(str(row.path[i].step), stops[name][i], colour, 7.5) for i in told]
-    # Words that a row is near come first: where labels would overlap, the later one is left out.
+    # Words near a row come first, because a label that would overlap an earlier one is left out.
     near = {word for _, row in rows for word in row.nearest}
     for word, at, kind in sorted(zip(seen.words, words, kinds, strict=True), key=lambda item: item[0] not in near):
         if kind in (PREPOSITION, VERB):
@@ -93,19 +93,19 @@ def _map(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
 
 
 def _dots(axes: Axes, places: np.ndarray, **style: Any) -> None:
-    """Points at places [N, 2]."""
+    """Draws points at places [N, 2]."""
     axes.scatter(places[:, 0], places[:, 1], **style)
 
 
 def _write(axes: Axes, texts: Sequence[_Text], stops: Iterable[np.ndarray]) -> None:
-    """Writes labels (text, place, colour, size) beside their points, and on no earlier label or stop of `stops` [T, 2].
+    """Writes labels beside their points, without overlapping earlier labels or the stops of the paths, each [T, 2].
 
-    A small label that finds no free side is left out, a large one is written anyway.
+    If there is no free side, a small label is left out, and a large one is written on the last side.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
     axes.margins(0.12, 0.08)
-    figure.draw_without_rendering()  # so that places on the page are known
+    figure.draw_without_rendering()  # lays the figure out, so that positions on the page are known
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     points = axes.transData.transform(np.concatenate(list(stops)))
     taken = [Bbox([at - 2, at + 2]) for at in points]
@@ -127,7 +127,7 @@ def _write(axes: Axes, texts: Sequence[_Text], stops: Iterable[np.ndarray]) -> N
 
 
 def _norms(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
-    """The model's tokens by their norm, and the rows' norms."""
+    """Draws a histogram of the norms of the model's tokens, and the rows' norms as lines."""
     axes.hist(seen.norms, bins=60, color=_GREY)
     for (name, row), colour in zip(rows, _PATHS, strict=False):
         axes.axvline(row.norm, color=colour, label=f"{plots.label(name)} {row.norm:.2f}")
@@ -138,7 +138,7 @@ def _norms(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
 
 
 def _nearest(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
-    """The first two rows' nearest words, as bars."""
+    """Draws the nearest words of the first two rows as bars."""
     bars = [(name, word, cosine) for name, row in rows[:2] for word, cosine in list(row.nearest.items())[:8]]
     gaps = [i + int(i >= 8) for i in range(len(bars))]
     axes.barh(gaps, [cosine for *_, cosine in bars], color=[_COLOURS[seen.kinds[word]] for _, word, _ in bars])
@@ -149,8 +149,8 @@ def _nearest(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
     axes.set_title("nearest words by cosine: " + ", then ".join(plots.label(name) for name, _ in rows[:2]), fontsize=10)
 
 
-def _way(axes: Axes, rows: Sequence[tuple[str, Row]]) -> None:
-    """Cosine to the start and norm over the checkpoints."""
+def _path(axes: Axes, rows: Sequence[tuple[str, Row]]) -> None:
+    """Draws each row's cosine to its start, and its norm, over the checkpoints."""
     if not any(row.path for _, row in rows):
         axes.text(0.5, 0.5, "no path: there are no checkpoints of these words", ha="center", transform=axes.transAxes)
         axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""What there is to draw with: the words of a training run and of embedding files, and the settings to draw by."""
+"""Reads learned words, from a training run and from embedding files, and the settings to draw with."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,20 +16,22 @@ from reversion_jax.weights import embeddings, own_settings
 
 
 class Words(NamedTuple):
-    """Learned words, and how to draw with them."""
+    """Learned words, and the settings to draw with."""
 
-    settings: Settings  # the training run's, or the defaults for the model
+    settings: Settings  # those of the training run, or the defaults for the model
     tokens: dict[str, np.ndarray]  # rows [S, D] by placeholder token
-    origin: str  # of the tokens, for people
+    origin: str  # says where the words come from, for printing
 
 
 def read(
     workdir: epath.Path | None, model: str | None, embedding_files: Sequence[str] = (), step: int | None = None
 ) -> Words:
-    """The words of a training run (if any) and of embeddings, each "FILE" or "TOKEN=FILE". ValueError, OSError.
+    """Reads the words of a training run, if there is one, and of embedding files.
 
-    Instead of a file, a folder of them or a hub id may be given, see `embeddings.find`.
-    `step` names an earlier checkpoint of the run; by default its newest rows are read.
+    embedding_files: each "FILE", or "TOKEN=FILE" to give its word another token. Instead of a file, each may be a
+    folder of files or a hub id, see `embeddings.find`.
+    step: the step of an earlier checkpoint of the run; None: the newest rows.
+    Raises ValueError or OSError for bad input.
     """
     if not workdir and not model:
         raise ValueError("nothing to draw with: give --workdir=RUN or --model=FOLDER_OR_HUB_ID")
@@ -38,7 +40,8 @@ def read(
     if workdir:
         run = folder.read(workdir, step)
         tokens = run.words()
-        settings = dataclasses.replace(run.settings, precision=precision.AUTO)  # that of this machine, not the run's
+        # Another machine may have trained the run, so let this one choose the precision.
+        settings = dataclasses.replace(run.settings, precision=precision.AUTO)
         origins.append(run.describe())
     else:
         settings = Settings(model=model or "")
@@ -54,7 +57,7 @@ def read(
                 found = dict(zip([token], found.values(), strict=True))
             for word, rows in found.items():
                 if word in tokens:
-                    raise ValueError(f"{word} is given twice, also by {path}: name one anew, --embedding=TOKEN=FILE")
+                    raise ValueError(f"{word} is given twice, also by {path}: rename one by --embedding=TOKEN=FILE")
                 tokens[word] = rows
             origins.append(f"{', '.join(found)} from {path}")
     return Words(settings, tokens, "; ".join(origins) or "no learned words")

@@ -1,8 +1,9 @@
-"""A CLIP as an evaluation's scorer: ReVersion's scores by machine, and those of scores.py beside them.
+"""Scores the pictures of an evaluation by a CLIP model: ReVersion's automatic scores, and those of scores.py.
 
-Relation accuracy is measured in two ways. `classified` is ReVersion's: the share of pictures that a classifier of the
-exemplars' features takes for the relation. `zero_shot` needs no exemplars: the share of pictures that lie nearer to
-their sentence in natural words than to the same sentence with any other relation.
+Relation accuracy is measured in two ways. `classified` is ReVersion's: a classifier is fitted on the CLIP features of
+the exemplars, and the score is the share of pictures that it assigns to the relation. `zero_shot` needs no exemplars:
+it is the share of pictures that are more similar to their sentence in natural words than to the same sentence with any
+other relation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,17 +26,22 @@ METRICS = (
     Metric("entity_score", "entity score", percent=False),
     Metric("entity_minimum", "weaker entity", percent=False),
     Metric("order_right", "order right"),
-    Metric("leakage", "likest exemplar", percent=False),
+    Metric("leakage", "nearest exemplar", percent=False),
     Metric("diversity", "diversity", percent=False),
 )
-BY_RELATION = ("classified", "zero_shot", "entity_score")  # metrics with a table of every relation, as in the papers
+BY_RELATION = ("classified", "zero_shot", "entity_score")  # metrics that get a table by relation, as in the papers
 
 
 class ByClip:
-    """Scores pictures by a CLIP's features, given the exemplars and natural words of every relation."""
+    """Scores pictures by CLIP features, given the exemplars and natural words of every relation."""
 
     def __init__(self, clip: clip_features.Clip, exemplars: Mapping[str, np.ndarray], words: Mapping[str, str]):
-        """exemplars: each relation's pictures, uint8 [X, H, W, 3], as the training saw them. ValueError."""
+        """Computes the exemplars' features, and fits the classifier if there are enough relations and exemplars.
+
+        exemplars: each relation's pictures, uint8 [X, H, W, 3], as training uses them.
+        words: natural words for each relation.
+        Raises ValueError if scikit-learn is missing.
+        """
         self._clip, self._words = clip, words
         opened = {relation: [Image.fromarray(image) for image in images] for relation, images in exemplars.items()}
         self._exemplars = {relation: clip_features.of_pictures(clip, images) for relation, images in opened.items()}
@@ -43,7 +49,7 @@ class ByClip:
         self.classifier: Classifier | None = fit(self._exemplars) if can_tell else None
 
     def __call__(self, relation: str, prompts: Sequence[RelationPrompt], files: Sequence[Sequence[Path]]) -> Scores:
-        """The mean of each score over each prompt's pictures."""
+        """Returns the mean of each score over the pictures of each prompt."""
         count = len(files[0])
         images = clip_features.of_pictures(self._clip, [file for own in files for file in own])
         others = [words for other, words in self._words.items() if other != relation]
@@ -64,12 +70,15 @@ class ByClip:
         return {name: [float(value) for value in values] for name, values in means.items()}
 
     def describe(self) -> str:
-        """How far the classifier can be trusted, for people."""
+        """Returns a text about the accuracy of the classifier."""
         none = "no classifier of relations: it needs two relations, and two exemplars of each"
         return self.classifier.describe() if self.classifier else none
 
 
 def load(clip: str, exemplars: Mapping[str, np.ndarray], words: Mapping[str, str]) -> ByClip:
-    """The scorer with a folder's or hub id's CLIP; exemplars float [X, H, W, 3] in [-1, 1]. ValueError, OSError."""
+    """Returns a scorer that uses a CLIP model. Raises ValueError or OSError if the model cannot be used.
+
+    clip: a folder or a hub id. exemplars: float [X, H, W, 3] in [-1, 1] for each relation. words: see `ByClip`.
+    """
     shown = {relation: generate.to_uint8(images) for relation, images in exemplars.items()}
     return ByClip(clip_features.load(clip), shown, words)

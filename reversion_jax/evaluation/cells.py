@@ -1,11 +1,11 @@
-"""The cells of an evaluation: a relation drawn by one method's words, and what the scorer says of its pictures.
+"""The cells of an evaluation. A cell is one relation, method, seed and direction, with its pictures and their scores.
 
-Verdicts are kept in one file, a cell a line, which grows as cells are done:
+The scores are stored in one file. Each finished cell appends a line:
 
     cells.jsonl     {"relation": "hug", "method": "ReVersion", "seed": 0, "direction": "direct", "words": "<R>",
                      "made_by": "5f0c…", "scores": {"relation": [1, 0, …], …}}, with a number for each prompt
 
-A cell whose line is deleted is drawn again. `made_by` is a hash of every setting that a cell depends on.
+If a line is deleted, its cell is drawn again. `made_by` is a hash of every setting that the cell depends on.
 """
 
 import dataclasses
@@ -32,29 +32,29 @@ from reversion_jax.weights.load import Model, load_model
 from reversion_jax.weights.variant import Variant
 
 CELLS, DREAMBOOTH = "cells.jsonl", "DreamBooth"
-DIRECT, INVERTED = "direct", "inverse"  # "inverse": the entities named the other way round
+DIRECT, INVERTED = "direct", "inverse"  # "inverse": the prompt names the two entities in reverse order
 _OF_DRAWING = (
     *("model", "vae", "ema", "prediction_type", "clip_skip", "precision", "resolution", "height", "width"),
     *("sampler", "sample_steps", "guidance_scale", "negative_prompt"),
 )
-_FIRST_SEED = 1000  # of the pictures: the i-th picture's noise is the same for every method
+_FIRST_SEED = 1000  # seed of a cell's first picture; picture i has the same seed for every method
 
 Key = tuple[str, str, int | None, str]  # relation, method, seed of the training, direction
-Scores = dict[str, list[float]]  # of each metric, a number for each prompt
-# A relation, its prompts, and the files of each prompt's pictures -> the scores.
+Scores = dict[str, list[float]]  # for each metric, a number for each prompt
+# Computes the scores from a relation, its prompts, and the files of each prompt's pictures.
 Scorer = Callable[[str, Sequence[RelationPrompt], Sequence[Sequence[Path]]], Scores]
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A cell: prompts of one relation, drawn by learned words, by plain words, or by a model made for it."""
+    """A cell to be drawn: the prompts of one relation with learned words, plain words, or a model of DreamBooth."""
 
     relation: str
     method: str
-    seed: int | None  # of the training; None for plain words
-    direction: str
-    words: str  # what stands for the relation in the prompts
-    run: Settings | None = None  # the run whose words draw, or whose exemplars DreamBooth learns
+    seed: int | None  # seed of the training; None for plain words
+    direction: str  # DIRECT or INVERTED
+    words: str  # the words for the relation in the prompts
+    run: Settings | None = None  # the run that learns the words, or whose exemplars DreamBooth uses
 
     @property
     def key(self) -> Key:
@@ -62,17 +62,20 @@ class Asked:
 
     @property
     def name(self) -> str:
-        """Names the folder of its pictures."""
+        """The name of the folder of the cell's pictures."""
         method = "".join(letter if letter.isalnum() else "_" for letter in self.method.lower())
         return f"{self.relation}/{method}{'' if self.seed is None else f'-seed{self.seed}'}-{self.direction}"
 
     def texts(self, prompts: Sequence[RelationPrompt]) -> list[str]:
-        """What is drawn for the prompts."""
+        """Returns the texts that are drawn for the prompts."""
         return [(p.swapped() if self.direction == INVERTED else p).fill(self.words) for p in prompts]
 
 
 def of_plan(plan: Plan) -> Iterator[Asked]:
-    """Every cell: plain words once; each run's words, also turned round where that means something."""
+    """Yields every cell of a plan: plain words once, then the words of each run, then DreamBooth.
+
+    A run with inverse prompts is also drawn in the inverse direction, unless the relation is symmetric.
+    """
     for relation in plan.relations:
         runs = {key: run for key, run in plan.runs.items() if key[0] == relation}
         for name, words in plan.words.items():
@@ -91,9 +94,9 @@ def of_plan(plan: Plan) -> Iterator[Asked]:
 
 
 def made_by(plan: Plan, asked: Asked, scorer: str) -> str:
-    """A hash of all that a cell depends on: settings, prompts, and which scorer saw it.
+    """Returns a hash of everything that a cell depends on: settings, prompts, and the scorer's name.
 
-    Settings at their default do not count, so that a setting which a later version adds changes no hash.
+    Settings with their default value are left out, so that a new setting in a later version does not change the hash.
     """
     values = [
         settings_of(asked.run) if asked.run else {},
@@ -107,14 +110,17 @@ def made_by(plan: Plan, asked: Asked, scorer: str) -> str:
 
 
 def settings_of(run: Settings) -> dict[str, Any]:
-    """What a run's words depend on: its steps, and the settings that may not change when it is taken up again."""
+    """Returns the settings that a run's words depend on: its steps, and those that must not change when it is resumed.
+
+    Settings with their default value are left out.
+    """
     default = {field.name: field.default for field in dataclasses.fields(run)}
     own = {name: value for name, value in dataclasses.asdict(run).items() if value != default[name]}
     return {name: value for name, value in own.items() if name not in FREE or name == "steps"}
 
 
 def read(path: Path) -> dict[Key, dict[str, Any]]:
-    """The lines of cells.jsonl. A damaged one is left out with a warning, so that its cell is drawn again."""
+    """Reads cells.jsonl. Leaves out damaged lines, with a warning, so that their cells are drawn again."""
     found = {}
     for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), start=1):
         try:
@@ -125,7 +131,7 @@ def read(path: Path) -> dict[Key, dict[str, Any]]:
                 "scores": _checked(record["scores"]),
             }
         except (ValueError, KeyError, TypeError, AttributeError):
-            warn(f"{path}, line {number} is damaged: its cell is left out")
+            warn(f"{path}, line {number} is damaged: its cell will be drawn again")
     return found
 
 
@@ -134,7 +140,7 @@ def _checked(scores: Mapping[str, Any]) -> Scores:
 
 
 def write(path: Path, asked: Asked, made_by: str, scores: Scores) -> None:
-    """Adds a cell's line, also where the last one was never finished: by a kill, or an editor."""
+    """Appends a cell's line. If the last line has no line end, because of a kill or an editor, starts a new line."""
     plain = {name: [int(v) if v in (0, 1) else round(v, 5) for v in values] for name, values in scores.items()}
     about = dict(zip(("relation", "method", "seed", "direction"), asked.key, strict=True))
     line = json.dumps(about | {"words": asked.words, "made_by": made_by, "scores": plain}) + "\n"
@@ -144,14 +150,14 @@ def write(path: Path, asked: Asked, made_by: str, scores: Scores) -> None:
 
 
 def picture_files(plan: Plan, asked: Asked, workdir: Path) -> list[list[Path]]:
-    """Where a cell's pictures lie, by prompt."""
+    """Returns the paths of a cell's pictures, by prompt."""
     place = workdir / "pictures" / asked.name
     numbered = lambda i, k: f"{i:03d}.png" if plan.images == 1 else f"{i:03d}-{k}.png"
     return [[place / numbered(i, k) for k in range(plan.images)] for i in range(len(plan.prompts[asked.relation]))]
 
 
 def picture_seeds(plan: Plan, relation: str) -> list[list[int]]:
-    """The seed of each picture's noise, by prompt: the same for every method."""
+    """Returns the seed of each picture, by prompt. The seeds are the same for every method."""
     count = len(plan.prompts[relation])
     return [[_FIRST_SEED + i * plan.images + k for k in range(plan.images)] for i in range(count)]
 
@@ -164,9 +170,9 @@ def draw(
     workdir: Path,
     on_drawn: Callable[[int], object] = lambda count: None,
 ) -> list[list[Path]]:
-    """Draws a cell's pictures by the model, with learned rows [P, D] if there are any; returns their files.
+    """Draws a cell's pictures; returns their paths by prompt.
 
-    `on_drawn` is told how many pictures each batch brings.
+    rows: learned rows [P, D], or None. on_drawn: called after each batch with its number of pictures.
     """
     if asked.method == DREAMBOOTH:
         model = _fine_tuned(model, plan, asked, workdir / "dreambooth")
@@ -183,14 +189,14 @@ def draw(
 
 
 def _fine_tuned(model: Model, plan: Plan, asked: Asked, workdir: Path) -> Model:
-    """What DreamBooth makes of the model by a run's exemplars. It is not kept: a UNet for each cell is too much."""
+    """Fine-tunes the model on a run's exemplars by DreamBooth. The result is not stored, because UNets are large."""
     assert plan.dreambooth is not None
     assert asked.run is not None
     sd, tokenizer, name = model
     taught = sd
-    if jax.tree.leaves(sd.params["unet"])[0].dtype != np.float32:  # 16 bits are too few to learn in
+    if jax.tree.leaves(sd.params["unet"])[0].dtype != np.float32:  # 16 bits are too coarse for training
         taught = load_model(name, precision="tensorfloat32", variant=Variant.of(asked.run)).sd
-    shutil.rmtree(workdir, ignore_errors=True)  # of an evaluation that was stopped
+    shutil.rmtree(workdir, ignore_errors=True)  # may be left by an evaluation that was stopped
     unet = dreambooth.train(asked.run, plan.dreambooth, taught, tokenizer, load_exemplars(asked.run), workdir)
     shutil.rmtree(workdir)
     unet = jax.tree.map(lambda new, old: np.asarray(new).astype(old.dtype), unet, sd.params["unet"])

@@ -1,4 +1,4 @@
-"""A linear classifier of relations by features: ReVersion's relation accuracy needs one."""
+"""A linear classifier that tells relations apart by features of pictures, for ReVersion's relation accuracy."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,17 +9,18 @@ _FOLDS = 5
 
 
 class Classifier(NamedTuple):
-    """A fitted classifier, and how well it does on exemplars that it was not fitted on."""
+    """A fitted classifier, and its accuracy on exemplars that it was not fitted on."""
 
     model: Any  # a scikit-learn classifier of features [N, E]
-    held_out: float  # cross-validated accuracy
-    chance: float
+    held_out: float  # cross-validated accuracy, in [0, 1]
+    chance: float  # accuracy of guessing, in [0, 1]
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """The relation's name for each of features [N, E]."""
+        """Returns the name of the relation for each of the features [N, E]."""
         return self.model.predict(features)
 
     def describe(self) -> str:
+        """Returns a text about the accuracy."""
         return (
             f"classifier of relations: right on {100 * self.held_out:.0f}% of held-out exemplars "
             f"(chance {100 * self.chance:.0f}%)"
@@ -27,13 +28,14 @@ class Classifier(NamedTuple):
 
 
 def fit(features: Mapping[str, np.ndarray]) -> Classifier:
-    """Linear discriminant analysis of each relation's exemplars, features [X, E], of which there are two or more.
+    """Fits a classifier by linear discriminant analysis.
 
-    ValueError without scikit-learn.
+    features: each relation's exemplars, [X, E], with X at least 2.
+    Raises ValueError if scikit-learn is not installed.
 
-    There are fewer exemplars than features, so the covariance is shrunk (Ledoit & Wolf, 2004), which leaves no constant
-    to choose. Every relation is as likely as another, however many exemplars it has. The accuracy is that of a
-    stratified cross-validation: with 4 to 10 exemplars a relation it says whether the classifier can be trusted at all.
+    There are fewer exemplars than features, so the covariance is shrunk (Ledoit & Wolf, 2004), which needs no constant
+    to be chosen. All relations have the same prior probability, however many exemplars they have. The accuracy comes
+    from stratified cross-validation. With 4 to 10 exemplars per relation it is a rough check of the classifier.
     """
     try:
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis

@@ -1,4 +1,4 @@
-"""Pictures and texts as CLIP sees them: unit vectors of one space, which `scores` compares."""
+"""CLIP features of pictures and texts: unit vectors of one space, which scores.py compares."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,10 +23,10 @@ from reversion_jax.weights.stored import read_json
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How a CLIP wants its pictures: shorter side resized, middle cut out, channels shifted and scaled.
+    """CLIP's preprocessing of pictures: resizes the shorter side, crops the middle, shifts and scales the channels.
 
-    Our own, not transformers' image processor, which computes with torchvision where that is installed, and then
-    other numbers, and whose variant for Pillow has had another name in every other release.
+    transformers' image processor is not used, for two reasons. If torchvision is installed, it computes with that and
+    gets other numbers. And its variant for Pillow often changes its name between releases.
     """
 
     resize_px: int = 224
@@ -36,18 +36,21 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Reads transformers' preprocessor_config.json; ValueError for steps that CLIP's own do not have."""
+        """Reads the values of transformers' preprocessor_config.json.
+
+        Raises ValueError if they describe another preprocessing than CLIP's.
+        """
         fixed = {"resample": 3, **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), True)}
         for key, wanted in fixed.items():
             if values.get(key, wanted) != wanted:
-                raise ValueError(f"{key}={values[key]!r} is not CLIP's preprocessing, which has {wanted!r}")
+                raise ValueError(f"{key}={values[key]!r} is not CLIP's preprocessing, which needs {wanted!r}")
         resize_px, crop_px = _side(values, "size", "shortest_edge"), _side(values, "crop_size", "height")
         channels = {key: tuple(values[f"image_{key}"]) for key in ("mean", "std") if f"image_{key}" in values}
         return cls(resize_px, crop_px, **channels)
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
-        """A picture of any size and mode -> float32 [crop_px, crop_px, 3]."""
-        # As CLIPImageProcessorPil: the longer side is rounded down, the middle towards top and left.
+        """Preprocesses a picture of any size and mode; returns float32 [crop_px, crop_px, 3]."""
+        # As in CLIPImageProcessorPil, round the longer side down, and the crop's offset towards top and left.
         short = min(picture.size)
         width, height = (int(self.resize_px * side / short) for side in picture.size)
         picture = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
@@ -57,7 +60,7 @@ class Preprocessing:
 
 
 class Clip(NamedTuple):
-    """A CLIP as it lies in a folder; params on JAX's default device."""
+    """A CLIP model, loaded from its folder. `params` are on JAX's default device."""
 
     config: CLIPConfig
     params: dict[str, Any]
@@ -66,7 +69,10 @@ class Clip(NamedTuple):
 
 
 def load(model: str) -> Clip:
-    """A CLIP by its folder, as transformers' CLIPModel and CLIPProcessor write it, or hub id; ValueError, OSError."""
+    """Loads a CLIP model from a folder, as transformers' CLIPModel and CLIPProcessor write it, or from a hub id.
+
+    Raises ValueError or OSError if it cannot be loaded.
+    """
     folder = clip_folder.resolve(model)
     config = clip_folder.load_config(folder)
     tokenizer = Tokenizer.load(folder, vocab_size=config.text.vocab_size, length=config.text.max_position_embeddings)
@@ -80,7 +86,10 @@ def load(model: str) -> Clip:
 def of_pictures(
     clip: Clip, pictures: Sequence[Image.Image | Path], batch_size: int = 32, progress: str | None = None
 ) -> np.ndarray:
-    """Unit vectors float32 [N, E] of pictures, open ones or files; `progress` labels a bar. ValueError, OSError."""
+    """Returns unit vectors, float32 [N, E], of pictures, which are given as images or as files.
+
+    progress: label of a progress bar; None: no bar. Raises ValueError or OSError if a file cannot be read.
+    """
     opened = (
         picture if isinstance(picture, Image.Image) else read_picture(picture)
         for picture in tqdm(pictures, progress, disable=progress is None, mininterval=1)
@@ -90,37 +99,40 @@ def of_pictures(
 
 
 def of_texts(clip: Clip, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-    """Unit vectors float32 [N, E] of texts; what is longer than the model's positions is cut."""
+    """Returns unit vectors, float32 [N, E], of texts. Texts with too many tokens for the model are cut."""
     ids = clip.tokenizer(texts) if len(texts) else ()
     return _in_batches(partial(_text_features, clip.params, config=clip.config), ids, batch_size, clip)
 
 
 def of_sentences(clip: Clip, sentences: Sequence[Sequence[str]]) -> np.ndarray:
-    """`of_texts` of K texts for each of N pictures, float32 [N, K, E]; what is said more than once is encoded once."""
+    """Returns unit vectors, float32 [N, K, E], of K texts for each of N pictures. Encodes equal texts only once."""
     different, number = np.unique(sentences, return_inverse=True)
     return of_texts(clip, different.tolist())[number.reshape(np.shape(sentences))]
 
 
 @partial(jax.jit, static_argnames="config")
 def _image_features(params: Any, pixels: jax.Array, *, config: CLIPConfig) -> jax.Array:
-    """Unit vectors of preprocessed pictures, [N, crop_px, crop_px, 3] -> [N, E]."""
+    """Returns unit vectors [N, E] of preprocessed pictures [N, crop_px, crop_px, 3]."""
     return unit(nn.apply(CLIP.image_features, CLIP(config))({"params": params}, pixels))
 
 
 @partial(jax.jit, static_argnames="config")
 def _text_features(params: Any, ids: jax.Array, *, config: CLIPConfig) -> jax.Array:
-    """Unit vectors of token ids, [N, L] -> [N, E]."""
+    """Returns unit vectors [N, E] of texts with token ids [N, L]."""
     return unit(nn.apply(CLIP.text_features, CLIP(config))({"params": params}, ids))
 
 
 def _in_batches(embed: Any, rows: Iterable[np.ndarray], size: int, clip: Clip) -> np.ndarray:
-    """embed([size, ...]) -> [size, E] of all rows; the last batch is filled up, so that one program serves them all."""
+    """Computes `embed` on all rows, in batches of `size`; returns [N, E].
+
+    embed: maps [size, ...] to [size, E]. The last batch is filled up, so that one compiled program serves all batches.
+    """
 
     def features() -> Iterator[np.ndarray]:
         left = iter(rows)
         while batch := list(islice(left, size)):
             filled = np.stack([*batch, *batch[:1] * (size - len(batch))])
-            # A TPU would multiply in bfloat16, whose errors are as large as the differences that matter here.
+            # By default a TPU multiplies in bfloat16, whose errors are as large as the differences between scores.
             with jax.default_matmul_precision("float32"):
                 yield np.asarray(embed(filled))[: len(batch)]
 
@@ -128,26 +140,30 @@ def _in_batches(embed: Any, rows: Iterable[np.ndarray], size: int, clip: Clip) -
 
 
 def _side(values: Mapping[str, Any], key: str, name: str) -> int:
-    """A size in px, which old files give as a number and newer ones by name."""
+    """Returns a size in pixels. Old files have it as a number, newer ones as a dict such as {name: size}."""
     given = values.get(key, 224)
     if isinstance(given, dict):
         given = given.get(name) if len(set(given.values())) == 1 else None
     if not isinstance(given, int):
         raise ValueError(
-            f"{key}={values[key]!r} is not CLIP's preprocessing, which has a number of px or {{{name!r}: px}}"
+            f"{key}={values[key]!r} is not CLIP's preprocessing, which needs a number of px or {{{name!r}: px}}"
         )
     return given
 
 
 def _read_preprocessing(folder: Path, image_size: int) -> Preprocessing:
-    """From preprocessor_config.json or, as transformers 5 writes it, processor_config.json; OpenAI's without them."""
+    """Reads the preprocessing of a CLIP folder; without a file, returns that of OpenAI's CLIP.
+
+    The file is preprocessor_config.json or, as transformers 5 writes it, processor_config.json.
+    Raises ValueError if the preprocessing does not fit the model.
+    """
     own, shared = folder / "preprocessor_config.json", folder / "processor_config.json"
     values = read_json(own) if own.is_file() else read_json(shared).get("image_processor") if shared.is_file() else None
     try:
         found = Preprocessing(image_size, image_size) if values is None else Preprocessing.from_json(values)
         if found.crop_px != image_size or found.resize_px < image_size:
             raise ValueError(
-                f"pictures of {found.crop_px} px, where the model's config.json has image_size={image_size}"
+                f"its preprocessing makes pictures of {found.crop_px} px, but config.json has image_size={image_size}"
             )
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error

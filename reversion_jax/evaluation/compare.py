@@ -1,13 +1,13 @@
-"""The comparison of methods, cell by cell: what is trained, drawn and scored, and put into tables.
+"""Compares methods: trains, draws and scores cell by cell, and writes tables.
 
-A cell is a relation, a method, a seed and a direction. Each is kept as it is done, so that a stopped evaluation goes
-on; further seeds, methods and relations join those that are there. The folder gets
+A cell is one relation, method, seed and direction. Each finished cell is stored at once, so a stopped evaluation can be
+resumed, and further seeds, methods and relations can be added later. The evaluation's folder gets
 
-    cells.jsonl                          each cell's scores, see cells.py
-    tables.md, tables.json, tables.csv   made of all cells, whenever they were done
-    sheets/<relation>.png                methods side by side
+    cells.jsonl                          the scores of each cell, see cells.py
+    tables.md, tables.json, tables.csv   tables of all cells in cells.jsonl
+    sheets/<relation>.png                contact sheets with the methods side by side
     pictures/, pictures.json, exemplars/ for the user study
-    training/<job>/<run>                 the learned words, a run's folder each
+    training/<job>/<run>                 the folder of each run, with its learned words
 """
 
 import hashlib
@@ -42,12 +42,12 @@ interval says nothing about others.
 
 
 def _identity(run: Settings) -> str:
-    """What a run's words depend on."""
+    """Returns the settings that a run's words depend on, as text."""
     return json.dumps(cells.settings_of(run), sort_keys=True)
 
 
 def trained(workdir: Path) -> dict[str, Path]:
-    """Folders of the runs whose last step is done, by `_identity`."""
+    """Returns the folders of the finished runs, by their `_identity`."""
     found = {}
     for path in sorted(workdir.glob(f"training/*/*/{folder.CONFIG}")):
         run, _ = folder.read_settings(epath.Path(path.parent))
@@ -57,7 +57,7 @@ def trained(workdir: Path) -> dict[str, Path]:
 
 
 def jobs(plan: Plan, todo: Sequence[Asked], workdir: Path) -> dict[Path, Settings]:
-    """What there is to train for the cells, by its folder: a job for each seed and each set of shared settings."""
+    """Returns the jobs to train for the cells, by folder: one job for each seed and each set of shared settings."""
     needed = {_identity(cell.run) for cell in todo if cell.run and cell.method != DREAMBOOTH} - trained(workdir).keys()
     missing = {key: own for key, run in plan.runs.items() if (own := _identity(run)) in needed}
     together: defaultdict[str, list[plans.Key]] = defaultdict(list)
@@ -65,7 +65,7 @@ def jobs(plan: Plan, todo: Sequence[Asked], workdir: Path) -> dict[Path, Setting
         together[json.dumps([key[2], plan.shared(key)])].append(key)
     found = {}
     for keys in together.values():
-        # A stopped job is found again by its name: none of its runs is done before all are.
+        # All runs of a job finish together, so after a stop the same runs are missing and the job has the same name.
         digest = hashlib.sha256("".join(missing[key] for key in keys).encode()).hexdigest()[:8]
         found[workdir / "training" / f"seed{keys[0][2]}-{digest}"] = plan.job(keys)
     return found
@@ -79,23 +79,25 @@ def evaluate(
     tables_only: bool = False,
     given: Collection[str] = (),
 ) -> str:
-    """Does what is not done yet; returns the tables, and where they are. ValueError, OSError.
+    """Trains, draws and scores the cells that are not finished yet; returns the tables and their paths, as text.
 
-    quick: a part of it, see `plan.make`, as `given`.
-    tables_only: nothing is trained, drawn or scored; tables are made of the cells that the folder has.
+    workdir: folder of the evaluation; None: runs/evaluation or runs/benchmark, with "-quick" if `quick` is set.
+    quick, given: see `plan.make`.
+    tables_only: only make the tables, from the cells that the folder has.
+    Raises ValueError or OSError for bad input.
     """
     if files.is_remote(workdir or ""):
         raise ValueError(f"--workdir={workdir}: an evaluation needs a folder of this machine")
     plan = plans.make(config, quick=quick, given=given)
     if not plan.clip and not plan.of_drawn:
-        raise ValueError("pictures are scored by a CLIP: give --config.evaluation.clip=FOLDER_OR_HUB_ID")
+        raise ValueError("a CLIP model scores the pictures: give it by --config.evaluation.clip=FOLDER_OR_HUB_ID")
     default = f"runs/{'evaluation' if plan.of_drawn else 'benchmark'}{'-quick' * quick}"
     place = Path(workdir or default).expanduser()
     asked = list(cells.of_plan(plan))
     done = _done(plan, asked, place)
     if tables_only:
         if not done:
-            raise ValueError(f"{place / CELLS} has none of the config's cells: evaluate without --tables_only first")
+            raise ValueError(f"{place / CELLS} has none of the config's cells: run without --tables_only first")
         return f"{write_tables(plan, place)}\ntables: {place / 'tables.md'}"
     with owned(epath.Path(place)):
         todo = [cell for cell in asked if cell.key not in done]
@@ -108,27 +110,27 @@ def evaluate(
 
 
 def _done(plan: Plan, asked: Sequence[Asked], place: Path) -> set[cells.Key]:
-    """The cells that are done. ValueError where one was made in another way."""
+    """Returns the keys of the finished cells. Raises ValueError if one was made with other settings."""
     done, kept, scorer = set(), cells.read(place / CELLS), _scorer_name(plan)
     for cell in asked:
         if cell.key not in kept:
             continue
         if kept[cell.key]["made_by"] != cells.made_by(plan, cell, scorer):
             raise ValueError(
-                f"{place / CELLS} holds {cell.name} made with other settings, prompts or scores: give a new --workdir, "
-                "or delete its line"
+                f"{place / CELLS} has {cell.name} with other settings, prompts or scores: give a new --workdir, or "
+                "delete its line"
             )
         done.add(cell.key)
     return done
 
 
 def _exemplars(plan: Plan, relation: str) -> Exemplars:
-    """The exemplars of the relation's first run."""
+    """Returns the exemplars of the relation's first run."""
     return load_exemplars(next(run for key, run in plan.runs.items() if key[0] == relation))
 
 
 def _scorer_name(plan: Plan) -> str:
-    """Says which scorer sees the pictures, and what its scores depend on."""
+    """Returns a name for the scorer that includes everything its scores depend on."""
     return f"{plan.clip} of {plan.words[plans.NATURAL]}" if plan.clip else judged.NAME
 
 
@@ -147,7 +149,7 @@ def _load(plan: Plan) -> Model:
 
 
 def _fill(plan: Plan, todo: Sequence[Asked], place: Path) -> None:
-    """Trains, draws and scores cells. What may fail comes first, and what takes hours last."""
+    """Trains, draws and scores cells. Does first what may fail, and last what takes hours."""
     scorer, name = _scorer(plan), _scorer_name(plan)
     to_train = jobs(plan, todo, place)
     print(describe(plan, todo, list(to_train.values())), flush=True)
@@ -165,12 +167,12 @@ def _fill(plan: Plan, todo: Sequence[Asked], place: Path) -> None:
 
 
 def _count(plan: Plan, todo: Sequence[Asked]) -> int:
-    """The number of pictures of cells."""
+    """Returns the number of pictures in cells."""
     return sum(len(plan.prompts[cell.relation]) * plan.images for cell in todo)
 
 
 def describe(plan: Plan, todo: Sequence[Asked], to_train: Sequence[Settings]) -> str:
-    """What is about to be done, and an estimate of the time and the disk that it needs."""
+    """Returns a text about what will be trained and drawn, with an estimate of the time and the disk space."""
     count = _count(plan, todo)
     a_prompt = next(iter(plan.prompts.values()))[0].fill("and")
     a_picture = estimate.picture_cost(_load(plan), plan.training, a_prompt)
@@ -183,14 +185,14 @@ def describe(plan: Plan, todo: Sequence[Asked], to_train: Sequence[Settings]) ->
         lines.insert(0, f"trains      {sum(len(job.runs) for job in to_train)} words, {steps} steps each")
         times.insert(0, f"{estimate.duration(all_steps * a_step)} of training")
     if fine_tuned := sum(cell.method == DREAMBOOTH for cell in todo):
-        lines.append(f"fine-tunes  {fine_tuned} models by DreamBooth, whose time the estimate leaves out")
+        lines.append(f"fine-tunes  {fine_tuned} models by DreamBooth (their time is not in the estimate)")
     devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     lines.append(f"estimate    {' and '.join(times)} on {devices}, {count * a_picture.bytes / 1e9:.2f} GB of pictures")
     return "\n".join(lines)
 
 
 def write_tables(plan: Plan, workdir: Path) -> str:
-    """tables.md, which is returned; tables.json and tables.csv, with every figure."""
+    """Writes tables.md, and tables.json and tables.csv with every number; returns the text of tables.md."""
     found: defaultdict[tables.Which, dict] = defaultdict(dict)
     for (relation, method, seed, direction), cell in cells.read(workdir / CELLS).items():
         found[relation, method, direction][seed] = cell["scores"]

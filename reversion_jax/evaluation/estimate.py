@@ -1,4 +1,4 @@
-"""How long an evaluation takes and how much disk it needs, from a few timed steps and pictures."""
+"""Estimates the time and the disk space of an evaluation, from a few timed steps and pictures."""
 
 import io
 import time
@@ -17,11 +17,11 @@ _TIMED_STEPS = 3
 
 
 def step_seconds(job: Settings) -> float:
-    """Seconds of a step that trains all runs of a job; the time to compile it is left out."""
+    """Measures a step that trains all runs of a job, s. The time to compile it is left out."""
     prepared = prepare(job)
     state = first_state(prepared)
     seconds = 0.0
-    for count in (1, _TIMED_STEPS):  # the first call compiles
+    for count in (1, _TIMED_STEPS):  # the first call also compiles, and is not counted
         began = time.perf_counter()
         state, _ = advance(prepared, state, count, job.steps_per_dispatch)
         jax.block_until_ready(state.rows)
@@ -30,14 +30,14 @@ def step_seconds(job: Settings) -> float:
 
 
 class PictureCost(NamedTuple):
-    """What a picture costs."""
+    """The cost of one picture."""
 
-    seconds: float
-    bytes: int
+    seconds: float  # time to draw it
+    bytes: int  # size of its PNG
 
 
 def picture_cost(model: Model, config: Settings, text: str) -> PictureCost:
-    """What a picture of `text` costs, from a batch of them; the time to compile is left out."""
+    """Measures the cost of a picture of the prompt `text`, from one batch. The time to compile is left out."""
     sampling = generate.Sampling.of(config)
     images, seconds = np.zeros(0), 0.0
     for _ in range(2):
@@ -52,7 +52,7 @@ def picture_cost(model: Model, config: Settings, text: str) -> PictureCost:
 
 
 def duration(seconds: float) -> str:
-    """Such as "40 s", "12 min" or "3.5 h"."""
+    """Formats a duration, such as "40 s", "12 min" or "3.5 h"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Means with 95% intervals by a hierarchical bootstrap: relations, seeds within them, and the prompts of all."""
+"""Means with 95% intervals, by a hierarchical bootstrap over relations, seeds within relations, and prompts."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Interval(NamedTuple):
-    """A mean and the bounds of its interval."""
+    """A mean and the bounds of its confidence interval."""
 
     mean: float
     low: float
@@ -14,20 +14,21 @@ class Interval(NamedTuple):
 
 
 def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
-    """The mean of values [relations, seeds, prompts] and its percentile interval (Efron & Tibshirani, 1993, §13).
+    """Returns the mean of values [relations, seeds, prompts] and its percentile interval.
 
-    Each resample draws relations, then seeds of each, and prompts once for all, with replacement: a prompt, and the
-    noise that it starts from, is the same for every relation and seed, and some are harder than others. For two
-    methods give their differences: what they share, relation, seed and prompt, is thereby paired. One relation or one
-    seed is taken as it is: the interval then says nothing about others; of two or three it is too narrow. ValueError
-    unless there is a value.
+    The method is the percentile bootstrap (Efron & Tibshirani, 1993, §13).
+    Each resample draws with replacement: relations, then seeds for each relation, and prompts once for all relations
+    and seeds. Prompts are drawn once because a prompt, and the noise of its picture, is the same for every relation and
+    seed, and some prompts are harder than others. To compare two methods, give their differences; then the values are
+    paired by relation, seed and prompt. If there is only one relation or seed, the interval says nothing about other
+    ones; if there are two or three, the interval is too narrow. Raises ValueError if there are no values.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 3 or not values.size:
-        raise ValueError(f"values of shape {list(values.shape)}: want [relations, seeds, prompts], none of them 0")
+        raise ValueError(f"values of shape {list(values.shape)}: need [relations, seeds, prompts], none of them 0")
     rng = np.random.default_rng(seed)
     relations, seeds, prompts = values.shape
-    # A resample's mean over prompts is a product with how often it has each of them.
+    # The mean over the prompts of a resample is a product with the counts of the prompts in it.
     counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
     over_prompts = values.reshape(-1, prompts) @ counts.T / prompts  # [relations * seeds, resamples]
     of_relation = rng.integers(relations, size=(resamples, relations, 1))

@@ -1,4 +1,4 @@
-"""The miniature's judge as an evaluation's scorer: shares of pictures in which this or that is right."""
+"""Scores the pictures of an evaluation by the miniature's judge: shares of pictures that are right, fused or leaked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +19,11 @@ METRICS = (
     Metric("fused", "fused"),
     Metric("leaked", "leaked"),
 )
-BY_RELATION = ("both", "relation", "entities", "fused")  # metrics with a table of every relation
+BY_RELATION = ("both", "relation", "entities", "fused")  # metrics that get a table by relation
 
 
 def score(relation: str, prompts: Sequence[RelationPrompt], files: Sequence[Sequence[Path]]) -> Scores:
-    """The share of each prompt's pictures of which the judge says so, see miniature/judge.py."""
+    """Returns, for each metric, the share of each prompt's pictures for which it holds; see miniature/judge.py."""
     images = np.stack([np.asarray(Image.open(file)) for own in files for file in own]) / np.float32(127.5) - 1
     asked = [_scene(relation, prompt) for prompt, own in zip(prompts, files, strict=True) for _ in own]
     verdict = judge.look(images)

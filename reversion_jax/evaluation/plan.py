@@ -1,4 +1,4 @@
-"""What an evaluation compares: relations, methods, seeds and prompts, read from a config's `evaluation`."""
+"""Reads from a config's `evaluation` what to compare: relations, methods, seeds and prompts."""
 
 import dataclasses
 import functools
@@ -18,54 +18,55 @@ from reversion_jax.miniature import scenes
 from reversion_jax.training.dreambooth import Recipe
 from reversion_jax.training.prepare import settle
 
-Key = tuple[str, str, int]  # of a run: relation, method, seed
+Key = tuple[str, str, int]  # identifies a run: relation, method, seed
 
 NATURAL = "natural words"
-# A benchmark's prompts are 10 subjects by 10 objects. With this stride, one after the other changes both.
+# The benchmark's prompts combine 10 subjects with 10 objects. Prompts this far apart differ in both.
 _STRIDE = 11
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is compared. Tables keep the order of the mappings."""
+    """What to compare. Tables keep the order of the mappings."""
 
-    training: Settings  # what all runs share, settled
-    own: Mapping[Key, Mapping[str, Any]]  # what each run has of its own, by relation, method and seed
+    training: Settings  # the settled settings that all runs share
+    own: Mapping[Key, Mapping[str, Any]]  # the settings of each run that differ from `training`
     relations: tuple[str, ...]
-    groups: Mapping[str, tuple[str, ...]]  # of relations, for the tables
-    words: Mapping[str, Mapping[str, str]]  # a baseline's name -> what stands for each relation in its prompts
-    turned: Mapping[str, str]  # natural words that name a relation from the object's side, where there are any
+    groups: Mapping[str, tuple[str, ...]]  # groups of relations for the tables, by name
+    words: Mapping[str, Mapping[str, str]]  # for each baseline of plain words, its words for each relation
+    turned: Mapping[str, str]  # natural words for the inverse direction of a relation; some relations have none
     methods: tuple[str, ...]
     ablations: tuple[str, ...]
-    dreambooth: Recipe | None
-    seeds: tuple[int, ...]  # of the training
-    prompts: Mapping[str, tuple[RelationPrompt, ...]]  # of each relation
-    images: int  # of each prompt
-    clip: str  # the CLIP whose features score the pictures; "": the miniature's judge does
-    of_drawn: bool  # whether exemplars and prompts are of the miniature's world
+    dreambooth: Recipe | None  # None: do not compare with DreamBooth
+    seeds: tuple[int, ...]  # seeds of the training
+    prompts: Mapping[str, tuple[RelationPrompt, ...]]  # the prompts of each relation
+    images: int  # number of images of each prompt
+    clip: str  # the CLIP model that scores the pictures; "": the miniature's judge scores them
+    of_drawn: bool  # whether exemplars and prompts are the miniature's drawn scenes
 
     @functools.cached_property
     def runs(self) -> dict[Key, Settings]:
-        """The settings of each run, by relation, method and seed."""
+        """The settled settings of each run, by relation, method and seed."""
         return {key: next(iter(settings.each_run(self.job([key])).values())) for key in self.own}
 
     def job(self, keys: Sequence[Key]) -> Settings:
-        """The settings that train some runs in one program; they share what a program's runs have to share."""
+        """Returns the settings of a job that trains some runs in one program. The runs must have the same `shared`."""
         runs = tuple({name: value for name, value in self.own[key].items() if name in OF_RUN} for key in keys)
         return dataclasses.replace(self.training, runs=runs, **self.shared(keys[0]))
 
     def shared(self, key: Key) -> dict[str, Any]:
-        """What a run has of its own that the other runs of its program must have as well."""
+        """Returns those of a run's own settings that all runs of one program must share."""
         return {name: value for name, value in self.own[key].items() if name not in OF_RUN}
 
 
 def make(config: ConfigDict, *, quick: bool = False, given: Collection[str] = ()) -> Plan:
-    """Reads config.evaluation. ValueError, OSError.
+    """Reads config.evaluation. Raises ValueError or OSError for bad input.
 
-    quick: what config.evaluation.quick says replaces the rest, but for `given`, the settings that the user gave.
+    quick: use the values in config.evaluation.quick, except for settings in `given`.
+    given: names of the settings that the user gave as flags.
     """
     if "evaluation" not in config:
-        raise ValueError("the config says nothing of what to compare: give one such as configs/evaluation.py")
+        raise ValueError("the config does not say what to compare: give one such as configs/evaluation.py")
     e = config.evaluation.to_dict()
     of_quick = e.pop("quick")
     if quick:
@@ -104,13 +105,16 @@ def _training(config: ConfigDict) -> Settings:
 
 
 def _folders(place: str) -> dict[str, str]:
-    """The exemplar folder of each relation of a benchmark; nothing where exemplars are drawn. ValueError, OSError."""
+    """Returns the exemplar folder of each relation in a benchmark's folder; {} if exemplars are drawn.
+
+    Raises ValueError or OSError if there is no such folder.
+    """
     if place == settings.DRAWN:
         return {}
     if not Path(place).expanduser().is_dir():
         raise ValueError(
-            f"no folder {place}: put the benchmark's exemplars there, a folder for each relation, or name another by "
-            "--config.evaluation.benchmark=FOLDER"
+            f"no folder {place}: put the benchmark's exemplars there, a folder for each relation, or give another "
+            "folder by --config.evaluation.benchmark=FOLDER"
         )
     folders = benchmark.relation_folders(Path(place).expanduser())
     if not all(isinstance(folder, Path) for folder in folders.values()):
@@ -119,7 +123,7 @@ def _folders(place: str) -> dict[str, str]:
 
 
 def _relations(e: Mapping[str, Any], folders: Mapping[str, str]) -> tuple[str, ...]:
-    """The relations asked for, or all that the benchmark has. ValueError where one is missing."""
+    """Returns the relations in the config, or all that the benchmark has. Raises ValueError if one is missing."""
     known = scenes.RELATIONS if e["benchmark"] == settings.DRAWN else tuple(folders)
     asked = tuple(e["relations"]) or known
     if missing := [relation for relation in asked if relation not in known]:
@@ -130,7 +134,7 @@ def _relations(e: Mapping[str, Any], folders: Mapping[str, str]) -> tuple[str, .
 
 
 def _words(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Each baseline's words for each relation; natural ones come first. ValueError where they are missing."""
+    """Returns each baseline's words for each relation, natural words first. Raises ValueError if these are missing."""
     natural = {**WORDS, **PLAIN, **dict(e["natural_words"])}
     if missing := [relation for relation in relations if relation not in natural]:
         raise ValueError(
@@ -142,7 +146,7 @@ def _words(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, dict[str
 
 
 def _drawn_prompts(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, tuple[RelationPrompt, ...]]:
-    """Prompts on pairs of entities that no picture of the miniature's training and no exemplar shows."""
+    """Returns prompts with pairs of entities that neither the miniature's training nor the exemplars show."""
     scenes_of = lambda relation: scenes.unseen_scenes(relation, e["prompts"], e["prompt_seed"])
     return {
         relation: tuple(
@@ -153,7 +157,10 @@ def _drawn_prompts(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, 
 
 
 def _benchmark_prompts(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, tuple[RelationPrompt, ...]]:
-    """The benchmark folder's prompts or, where it has none, the package's. ValueError where a relation has none."""
+    """Returns each relation's prompts from the benchmark's folder or, if it has none, from the package.
+
+    Raises ValueError if there are no prompts for a relation.
+    """
     file = benchmark.find_prompts(Path(e["benchmark"]).expanduser())
     ours = benchmark.read_prompts()
     theirs = benchmark.read_prompts(file) if file else {}
@@ -173,7 +180,7 @@ def _benchmark_prompts(e: Mapping[str, Any], relations: Sequence[str]) -> dict[s
 
 
 def spread(templates: Sequence[str]) -> list[str]:
-    """All templates, in an order whose beginnings have as many subjects and objects as they can."""
+    """Reorders templates so that the first ones have as many different subjects and objects as possible."""
     count = len(templates)
     stride = _STRIDE if count % _STRIDE else 1
     return [templates[i * stride % count] for i in range(count)]

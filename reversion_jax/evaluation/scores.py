@@ -1,9 +1,9 @@
-"""How good pictures are, by feature vectors: of pictures and of texts, in a CLIP's space; or of pictures alone.
+"""Scores of pictures, computed from feature vectors of pictures and texts, such as those of a CLIP model.
 
-Every function compares vectors by their cosines, whatever their lengths. Axes beyond the package's letters: E the width
-of the space, K other sentences, S pictures of one prompt, X exemplars. Each docstring says what its number cannot see.
-Stable Diffusion 1.x reads prompts by the text encoder of CLIP ViT-L/14: that CLIP is blind where the model is, so
-another one (ViT-B/16, or OpenCLIP's ViT-H/14) is the better judge.
+Every function compares vectors by their cosine, so their lengths do not matter. Axes in addition to the package's
+letters: E width of the feature space, K other sentences, S pictures of one prompt, X exemplars. Each docstring says
+what its score cannot measure. Stable Diffusion 1.x reads prompts with the text encoder of CLIP ViT-L/14. That CLIP has
+the same weaknesses as the model, so another one (ViT-B/16, or OpenCLIP's ViT-H/14) is the better judge.
 """
 
 import re
@@ -18,65 +18,75 @@ from reversion_jax.inversion import prompts
 from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.inversion.rows import unit
 
-Vectors = np.ndarray | jax.Array  # as `clip_features` gives them, or on the device
+Vectors = np.ndarray | jax.Array  # from clip_features.py, or arrays on a device
 
 
 def entity_score(images: Vectors, sentences: Vectors) -> jax.Array:
-    """ReVersion's entity accuracy score: cosine of each picture with its prompt in natural words, [N, E] twice -> [N].
+    """Returns ReVersion's entity accuracy score [N]: the cosine of each picture with its prompt in natural words.
 
-    Cannot see who is who, which attribute belongs to whom, or much of the relation: CLIP reads a sentence almost as a
-    bag of its words (arXiv 2210.01936), and one entity drawn well makes up for another left out.
+    images, sentences: [N, E] each.
+    Cannot measure which entity is which, which attribute belongs to which entity, or much of the relation: CLIP reads a
+    sentence almost as a bag of its words (arXiv 2210.01936). One well drawn entity makes up for a missing one.
     """
     return jnp.sum(unit(images) * unit(sentences), axis=-1)
 
 
 def entity_minimum(images: Vectors, entities: Vectors) -> jax.Array:
-    """The smaller of a picture's cosines with each entity's own prompt, [N, E], [N, 2, E] -> [N].
+    """Returns the smaller cosine [N] of each picture with the prompts of its two entities.
 
-    An entity left out shows, which the entity score may hide. Cannot see mixing: a dog with a cat's ears has something
-    of both. Entities that CLIP likes less in general have lower values: compare methods over the same prompts only.
+    images: [N, E]. entities: [N, 2, E].
+    Unlike the entity score, it is low if an entity is missing. Cannot measure mixing: a dog with a cat's ears has
+    something of both. Some entities have lower values than others with any picture, so compare methods only over the
+    same prompts.
     """
     return jnp.min(jnp.sum(unit(images)[:, None] * unit(entities), axis=-1), axis=-1)
 
 
 def margin(images: Vectors, asked: Vectors, others: Vectors) -> jax.Array:
-    """How much nearer a picture is to what was asked than to the best other, [N, E], [N, E], [N, K, E] -> [N].
+    """Returns by how much the cosine with the prompt's sentence exceeds the largest cosine with another sentence, [N].
 
-    With the sentences of other relations it is the relation margin, and the share above 0 a relation accuracy. The
-    entities are in all the sentences and cancel. Cannot see relations that CLIP does not tell apart ("on top of" and
-    "riding on" are both true of a rider), or that the entities suggest theirs by themselves (fish, bowl: inside):
-    compare with pictures drawn by the untrained row.
-    With the swapped sentence ("B hugging A") it is the order margin: above 0 where the entities are in their roles. It
-    says nothing of symmetric relations, and little by itself of others: real CLIPs are hardly better than chance at
-    word order (arXiv 2210.01936).
+    images, asked (the prompts' sentences): [N, E] each. others: [N, K, E].
+    If the others are the sentences with other relations, this is the relation margin, and the share above 0 is a
+    relation accuracy. All these sentences have the same entities, so only the relation counts. Cannot measure relations
+    that CLIP does not tell apart ("on top of" and "riding on" are both true of a rider). Some entities suggest a
+    relation by themselves (fish and bowl: inside), so compare with pictures drawn with the untrained row.
+    If the other is the sentence with swapped entities ("B hugging A"), this is the order margin. Above 0, the entities
+    have the right roles. It has no meaning for symmetric relations. For others it says little: published CLIP models
+    are hardly better than chance at word order (arXiv 2210.01936).
     """
     rest = jnp.max(jnp.sum(unit(images)[:, None] * unit(others), axis=-1), axis=-1)
     return entity_score(images, asked) - rest
 
 
 def exemplar_similarity(images: Vectors, exemplars: Vectors) -> jax.Array:
-    """Leakage: each picture's cosine with the exemplar most like it, [N, E], [X, E] -> [N]; 1 is a copy.
+    """Returns the leakage [N]: each picture's cosine with the most similar exemplar; 1 means a copy.
 
-    Cannot see what is alike: the relation should be, the exemplars' entities and style should not. Compare with
-    pictures of the same prompts that the exemplars had no part in, drawn by natural words.
+    images: [N, E]. exemplars: [X, E].
+    Cannot measure what is similar: the relation should be, but the exemplars' entities and style should not. Compare
+    with pictures of the same prompts drawn with natural words, on which the exemplars had no influence.
     """
     cosines = jnp.einsum("ne,xe->nx", unit(images), unit(exemplars), precision=jax.lax.Precision.HIGHEST)
     return jnp.max(cosines, axis=-1)
 
 
 def diversity(images: Vectors) -> jax.Array:
-    """1 less the mean cosine of all pairs of one prompt's pictures, [..., S, E] -> [...]; 0 if they are all the same.
+    """Returns 1 minus the mean cosine of all pairs of pictures of one prompt; 0 if all pictures are the same.
 
-    NaN for one picture. Cannot see whether any of them is right: noise is diverse.
+    images: [..., S, E]. Returns [...], NaN if S is 1.
+    Cannot measure whether any picture is right: noise is diverse.
     """
     count = images.shape[-2]
-    # The sum's squared length has every pair twice, and every picture with itself once.
+    # The squared length of the sum of all vectors counts each pair twice, and each picture with itself once.
     squared = jnp.sum(jnp.square(jnp.sum(unit(images), axis=-2)), axis=-1)
     return 1 - (squared - count) / (count * (count - 1)) if count > 1 else jnp.full(squared.shape, jnp.nan)
 
 
 def words_for(relation: str | None, words: str | None, others: Sequence[str] | None) -> tuple[str, list[str]]:
-    """Natural words for a relation, and for others to tell it from; by default data/relations.py's. ValueError."""
+    """Returns natural words for a relation, and for other relations to compare with.
+
+    relation: one of data/relations.py, whose words are the default. words, others: words that replace the default.
+    Raises ValueError if there are no words for the relation.
+    """
     words = words or (WORDS | PLAIN).get(relation or "")
     if not words:
         raise ValueError(
@@ -88,9 +98,10 @@ def words_for(relation: str | None, words: str | None, others: Sequence[str] | N
 
 
 def sentences(asked: RelationPrompt, words: str, others: Sequence[str]) -> list[str]:
-    """The 4 + K texts that a picture is compared with: its sentence, the swapped one, its entities, other relations.
+    """Returns the 4 + K texts that a picture is compared with.
 
-    words: natural words for the relation, as in data/relations.py; others: K such, for relations that it is not.
+    They are: its sentence, the sentence with swapped entities, one text for each entity, and K sentences with others.
+    words: natural words for the relation. others: K natural words for other relations.
     """
     swapped = asked.swapped()
     entities = [f"a photo of {entity}" for entity in (asked.subject, asked.object)]
@@ -98,7 +109,7 @@ def sentences(asked: RelationPrompt, words: str, others: Sequence[str]) -> list[
 
 
 def of_pictures(images: Vectors, texts: Vectors) -> dict[str, jax.Array]:
-    """Every score of pictures [N, E] against their `sentences` [N, 4 + K, E], each [N], by name."""
+    """Returns all scores of pictures, [N] each, by name. images: [N, E]. texts: their `sentences`, [N, 4 + K, E]."""
     scores = {
         "entity_score": entity_score(images, texts[:, 0]),
         "entity_minimum": entity_minimum(images, texts[:, 2:4]),
@@ -111,9 +122,10 @@ def of_pictures(images: Vectors, texts: Vectors) -> dict[str, jax.Array]:
 
 
 def means(scores: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float | None]]:
-    """Each score's mean over prompts and its standard error (None for a single prompt), given the prompts' scores.
+    """Returns each score's mean over prompts and its standard error, which is None for a single prompt.
 
-    Over prompts, because pictures of one prompt stand or fall together: counted singly they feign certainty.
+    scores: the scores of each prompt. The error is over prompts, because pictures of one prompt are not independent:
+    an error over pictures would be too small.
     """
     found = {}
     for name in dict.fromkeys(name for each in scores for name in each):
@@ -124,10 +136,10 @@ def means(scores: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float
 
 
 def asked_for(prompt: prompts.Template, words: str) -> RelationPrompt:
-    """What a prompt for drawing, or a template, asks for.
+    """Returns the entities that a prompt or a template asks for, and their order.
 
-    "A <R> B", "B <R-inv> <R> A", "A hugging B" (with the relation's `words`) and "A {} B" ask for the same. ValueError
-    if it has none of these marks, or not two entities that can be told apart.
+    "A <R> B", "B <R-inv> <R> A", "A {} B" and, with the relation's natural `words`, "A hugging B" ask for the same.
+    Raises ValueError if the prompt has none of these marks for the relation, or if its entities cannot be told apart.
     """
     if not isinstance(prompt, str):
         return _with_entities(prompts.parse(prompt))
@@ -140,6 +152,7 @@ def asked_for(prompt: prompts.Template, words: str) -> RelationPrompt:
 
 
 def _with_entities(prompt: RelationPrompt) -> RelationPrompt:
+    """Returns the prompt unchanged. Raises ValueError if its entities cannot be told apart."""
     if prompt.fault:
         raise ValueError(prompt.fault)
     return prompt

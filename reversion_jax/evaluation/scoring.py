@@ -1,4 +1,4 @@
-"""Scores pictures by a CLIP, for people and as scores.json."""
+"""Does the work of the command `score`: scores pictures by a CLIP model, and prints and writes the scores."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ from reversion_jax.evaluation.user_study import sets
 from reversion_jax.inversion.prompts import Template, parse
 from reversion_jax.runtime import files
 
-_ROWS = 20  # of the printed table; the file has all
+_ROWS = 20  # maximum number of prompts in the printed table; the file has all
 
 
 class Pictures(NamedTuple):
-    """Pictures to be scored, as the command's flags name them."""
+    """The pictures to score: the values of the command's flags."""
 
     folder: str | None
     clip: str | None
@@ -31,7 +31,7 @@ class Pictures(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """Learned words to be looked at, as the command's flags name them."""
+    """The learned words to measure: the values of the command's flags."""
 
     workdir: str | None
     embedding: str | None
@@ -40,19 +40,20 @@ class Learned(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A picture, and what it was asked for."""
+    """A picture, and what it should show."""
 
     file: Path
-    method: str
+    method: str  # "" if there is only one
     relation: str | None
     prompt: str
-    texts: list[str]  # see scores.sentences
+    texts: list[str]  # the texts to compare with, see `scores.sentences`
 
 
 def read_pictures(folder: Path, relation: str | None, words: str | None, others: list[str] | None) -> list[Shown]:
-    """The pictures of pictures.json, which names their relations, else of text.json, else of `sample`.
+    """Reads the pictures of a folder.
 
-    words, others: natural words for the relation, and for others; by default data/relations.py's. ValueError, OSError.
+    The folder has a pictures.json, which also names the relations, or a text.json, or PNGs that `sample` wrote.
+    relation, words, others: see `scores.words_for`. Raises ValueError or OSError for bad input.
     """
     if not folder.is_dir():
         raise ValueError(f"no folder of pictures at {folder}")
@@ -66,10 +67,10 @@ def read_pictures(folder: Path, relation: str | None, words: str | None, others:
         drawn = {file: pictures.read_metadata(file).get("prompt") for file in sorted(folder.glob("*.png"))}
         listed = [(file, "", relation, prompt) for file, prompt in drawn.items() if prompt]
     if not listed:
-        raise ValueError(f"no picture in {folder} says what it shows: sample's PNGs do, others need a text.json there")
+        raise ValueError(f"no picture in {folder} says what it shows: unless `sample` drew it, add a text.json there")
     relations = {relation for _, _, relation, _ in listed}
     if len(relations) > 1 and (words or others):
-        raise ValueError(f"{folder} has pictures of {len(relations)} relations: --words and --other are for one")
+        raise ValueError(f"{folder} has pictures of {len(relations)} relations: leave out --words and --other")
     wording = {relation: scores.words_for(relation, words, others) for relation in relations}
     shown = []
     for file, method, named, prompt in listed:
@@ -81,7 +82,11 @@ def read_pictures(folder: Path, relation: str | None, words: str | None, others:
 
 
 def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[str | None], Path | None]) -> dict:
-    """Scores by picture, by prompt, and each method's means and standard errors over prompts; ValueError, OSError."""
+    """Returns the scores of each picture and prompt, and each method's means and standard errors over prompts.
+
+    model: the CLIP model's folder or hub id. exemplar_folder: returns a relation's folder of exemplars, if it has one.
+    Raises ValueError or OSError for bad input.
+    """
     clip = clip_features.load(model)
     images = clip_features.of_pictures(clip, [picture.file for picture in shown], progress="pictures")
     vectors = clip_features.of_sentences(clip, [picture.texts for picture in shown])
@@ -94,7 +99,7 @@ def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[st
             del rows[i]["order_margin"]
     for relation in {picture.relation for picture in shown}:
         if folder := exemplar_folder(relation):
-            # Whole and square, as the training saw them.
+            # Squashed to squares, as training uses them.
             taught = generate.to_uint8(exemplars.read_folder(folder, clip.config.vision.image_size).images)
             theirs = clip_features.of_pictures(clip, [Image.fromarray(image) for image in taught])
             mine = [i for i, picture in enumerate(shown) if picture.relation == relation]
@@ -116,7 +121,10 @@ def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[st
 
 
 def table(result: Mapping) -> str:
-    """What `score_pictures` found, for people: means and standard errors of each method; of one, by prompt as well."""
+    """Formats the result of `score_pictures`: means and standard errors of each method.
+
+    If there is only one method, the table also has its prompts.
+    """
     methods = result["methods"]
     names = list(dict.fromkeys(name for means in methods.values() for name in means))
     rows = [(p["prompt"], p["scores"]) for p in result["prompts"][:_ROWS]] if len(methods) == 1 else []
@@ -132,7 +140,7 @@ def table(result: Mapping) -> str:
 
 
 def _look(learned: Learned) -> look.Look:
-    """A look at the words of a run, or of a file."""
+    """Compares the words of a run or a file with the model's words."""
     if learned.workdir:
         return inspection.read_run(files.place(learned.workdir), learned.model)[1]
     source = inspection.Source(learned.embedding or "", learned.model, initialiser=learned.initialiser)
@@ -140,7 +148,10 @@ def _look(learned: Learned) -> look.Look:
 
 
 def score(asked: Pictures, learned: Learned) -> None:
-    """Prints the scores of pictures, and where learned words stand; writes scores.json. ValueError, OSError."""
+    """Prints the scores of pictures and the measurements of learned words, and writes scores.json.
+
+    Raises ValueError or OSError for bad input.
+    """
     if not (asked.folder or learned.workdir or learned.embedding):
         raise ValueError("nothing to score: give --pictures=FOLDER, --workdir=RUN or --embedding=FILE")
     result: dict[str, Any] = {}
@@ -150,12 +161,12 @@ def score(asked: Pictures, learned: Learned) -> None:
         print(look.describe(seen))
     if asked.folder:
         if not asked.clip:
-            raise ValueError("pictures are scored by a CLIP: give --clip=FOLDER_OR_HUB_ID")
+            raise ValueError("a CLIP model scores the pictures: give it by --clip=FOLDER_OR_HUB_ID")
         folder = files.place(asked.folder)
         shown = read_pictures(folder, asked.relation, asked.words, asked.others)
 
         def exemplar_folder(relation: str | None) -> Path | None:
-            beside = folder / "exemplars" / str(relation)  # where an evaluation has them
+            beside = folder / "exemplars" / str(relation)  # an evaluation writes exemplars here
             return files.place(asked.exemplars) if asked.exemplars else beside if beside.is_dir() else None
 
         result |= score_pictures(shown, asked.clip, exemplar_folder)
@@ -163,4 +174,4 @@ def score(asked: Pictures, learned: Learned) -> None:
     if kept := asked.folder or learned.workdir:
         out = files.place(kept) / "scores.json"
         files.write(out, json.dumps(result, indent=1) + "\n")
-        print(f"all of it: {out}")
+        print(f"all scores: {out}")

@@ -1,4 +1,4 @@
-"""What people look at in an evaluation: a contact sheet of each relation, and the list that the user study reads."""
+"""Writes an evaluation's contact sheets, and the list of pictures and the exemplars for the user study."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,14 @@ from reversion_jax.evaluation.user_study.sets import PICTURES
 from reversion_jax.inversion.prompts import RelationPrompt, Template
 from reversion_jax.runtime import files
 
-_PROMPTS = 6  # of each method on a contact sheet
+_PROMPTS = 6  # maximum number of prompts on a contact sheet
 
 
 def write(plan: Plan, drawn: Sequence[Asked], shown: Mapping[str, Exemplars], workdir: Path) -> None:
-    """Writes sheets/<relation>.png, exemplars/<relation> and pictures.json, all of the first seed's words.
+    """Writes sheets/<relation>.png, exemplars/<relation> and pictures.json, for the first training seed.
 
-    Cells without pictures, such as those whose verdicts were copied from elsewhere, are left out.
+    drawn: all cells of the plan. shown: each relation's exemplars.
+    Cells without pictures are left out, such as those whose lines were copied from another evaluation's cells.jsonl.
     """
     records = []
     for relation in plan.relations:
@@ -43,7 +44,7 @@ def write(plan: Plan, drawn: Sequence[Asked], shown: Mapping[str, Exemplars], wo
 
 
 def _template(prompt: RelationPrompt) -> Template:
-    """A template that is read as this prompt again."""
+    """Returns a template that is parsed to this prompt again."""
     if prompt.fault:
         return prompt.fill("{}")
     return {"text": prompt.text, "subject": prompt.subject, "object": prompt.object}
@@ -54,7 +55,7 @@ def _has_pictures(plan: Plan, cell: Asked, workdir: Path) -> bool:
 
 
 def _sheet(plan: Plan, relation: str, asked: Sequence[Asked], shown: Exemplars, workdir: Path) -> Image.Image:
-    """The exemplars, and below them methods side by side: a column for each, a row for each prompt."""
+    """Draws a contact sheet: the exemplars, and below them a row for each prompt with a column for each method."""
     prompts = plan.prompts[relation][:_PROMPTS]
     columns = max(len(asked), 4)
     taught = generate.to_uint8(shown.images)[:columns]
@@ -69,13 +70,13 @@ def _sheet(plan: Plan, relation: str, asked: Sequence[Asked], shown: Exemplars, 
 
 
 def _records(plan: Plan, cell: Asked, workdir: Path) -> list[dict]:
-    """pictures.json's records of a cell. Readers know a picture by its prompt and its noise's seed."""
+    """Returns a cell's records for pictures.json. A record identifies a picture by its prompt and its seed."""
     records: list[dict] = []
     listed: set[str] = set()
     drawn, seeds = cells.picture_files(plan, cell, workdir), cells.picture_seeds(plan, cell.relation)
     for prompt, own, of_own in zip(plan.prompts[cell.relation], drawn, seeds, strict=True):
         text = prompt.direct()
-        if text in listed:  # a prompt that the miniature asks for twice
+        if text in listed:  # the miniature's prompts may have duplicates
             continue
         listed.add(text)
         for file, seed in zip(own, of_own, strict=True):

@@ -1,4 +1,4 @@
-"""An evaluation's figures as tables: methods by relations, with intervals and the number of seeds behind each."""
+"""Makes tables of an evaluation's scores: methods and relations, with intervals and the numbers of seeds."""
 
 import csv
 import io
@@ -11,31 +11,31 @@ from reversion_jax.evaluation.intervals import Interval, bootstrap
 
 
 class Metric(NamedTuple):
-    """A column of the tables."""
+    """A metric: a column of the tables."""
 
     name: str
     heading: str
-    percent: bool = True  # a share of pictures, shown in percent; or a score, shown with three digits
+    percent: bool = True  # True: a share of pictures, shown in percent; False: a score, shown with three decimals
 
     def show(self, interval: Interval, *, signed: bool = False) -> str:
-        """Such as "72 [65, 78]" or "0.291 [0.288, 0.294]"; with a sign, such as "+3 [-1, 7]"."""
+        """Formats a value, such as "72 [65, 78]" or "0.291 [0.288, 0.294]"; if `signed`, such as "+3 [-1, 7]"."""
         factor, digits = (100, 0) if self.percent else (1, 3)
         mean, low, high = (factor * value for value in interval)
         return f"{mean:{'+' if signed else ''}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-# The directions of a method's prompts, and what each adds to the method's name.
+# The directions of a method's prompts, and the suffix of the method's name for each.
 DIRECTIONS = {"direct": "", "inverse": ", turned round"}
 
 Which = tuple[str, str, str]  # relation, method, direction
-# -> seed of the training, None for plain words -> metric -> a number for each prompt
+# For each of these: seed of the training (None for plain words) -> metric -> a number for each prompt.
 Cells = Mapping[Which, Mapping[int | None, Mapping[str, Sequence[float]]]]
 
 
 def values(cells: Cells, which: Sequence[Which], metric: str) -> np.ndarray | None:
-    """A metric of cells, one for each relation: float [relations, seeds, prompts]; None if there are no such cells.
+    """Returns a metric of some cells, one per relation: float [relations, seeds, prompts]; None if there are none.
 
-    Relations without the metric are left out. Of the others, the seeds that all have are taken.
+    Leaves out relations without the metric, and seeds that some of the other relations lack.
     """
     having = [seeds for one in which if (seeds := _having(cells, one, metric))]
     common = [seed for seed in having[0] if all(seed in seeds for seeds in having)] if having else []
@@ -43,9 +43,10 @@ def values(cells: Cells, which: Sequence[Which], metric: str) -> np.ndarray | No
 
 
 def difference(cells: Cells, mine: Sequence[Which], theirs: Sequence[Which], metric: str) -> np.ndarray | None:
-    """A metric of cells less that of other cells, paired by relation, seed and prompt; None if nothing can be paired.
+    """Returns a metric of some cells minus that of other cells: float [relations, seeds, prompts].
 
-    Plain words, which have no seed, are paired with each of the other's seeds.
+    The values are paired by relation, seed and prompt. Plain words have no seed, so they are paired with each seed of
+    the other cells. Returns None if there are no pairs.
     """
     kept: dict[Which, dict] = {}
     pairs = []
@@ -61,14 +62,17 @@ def difference(cells: Cells, mine: Sequence[Which], theirs: Sequence[Which], met
 
 
 def _having(cells: Cells, which: Which, metric: str) -> dict[int | None, Mapping[str, Sequence[float]]]:
-    """A cell's seeds that have the metric."""
+    """Returns the scores of those seeds that have the metric, by seed."""
     return {seed: cell for seed, cell in cells.get(which, {}).items() if metric in cell}
 
 
 def summary(
     cells: Cells, groups: Mapping[str, Sequence[str]], methods: Sequence[str], metrics: Sequence[Metric]
 ) -> list[dict]:
-    """Every figure: a record of group, method, direction, metric, mean, low, high, relations, seeds, prompts."""
+    """Returns all numbers of the tables, as records.
+
+    Each record has group, method, direction, metric, mean, low, high, and the numbers of relations, seeds and prompts.
+    """
     records = []
     for group, relations in groups.items():
         for method in methods:
@@ -84,7 +88,7 @@ def summary(
 
 
 def markdown(records: Sequence[Mapping], group: str, methods: Sequence[str], metrics: Sequence[Metric]) -> str:
-    """A table of a group: a row for each of the methods and direction, with intervals; "" without such rows."""
+    """Returns a group's table in Markdown: a row for each method and direction, with intervals; "" without rows."""
     rows: dict[tuple[str, str], dict[str, Mapping]] = {}
     for record in records:
         if record["group"] == group and record["method"] in methods:
@@ -109,7 +113,10 @@ def markdown(records: Sequence[Mapping], group: str, methods: Sequence[str], met
 
 
 def by_relation(cells: Cells, relations: Sequence[str], methods: Sequence[str], metric: Metric) -> str:
-    """A row for each relation, a column for each method: one metric of direct prompts, as in the papers' tables."""
+    """Returns a table of one metric, for direct prompts: a row for each relation and a column for each method.
+
+    The papers' tables have this form.
+    """
     lines = [f"| {metric.heading} | {' | '.join(methods)} |", f"|---|{'---|' * len(methods)}"]
     for relation in relations:
         found = [values(cells, [(relation, method, "direct")], metric.name) for method in methods]
@@ -121,7 +128,10 @@ def by_relation(cells: Cells, relations: Sequence[str], methods: Sequence[str], 
 def differences(
     cells: Cells, relations: Sequence[str], methods: Sequence[str], baseline: str, metrics: Sequence[Metric]
 ) -> str:
-    """Each method, and the baseline turned round, minus the baseline's direct prompts; shares in percentage points."""
+    """Returns a table of differences from the baseline's direct prompts, with shares in percentage points.
+
+    The rows are the direct prompts of each other method, and the baseline's inverse prompts.
+    """
     lines = [
         f"| minus {baseline} | {' | '.join(metric.heading for metric in metrics)} |",
         f"|---|{'---|' * len(metrics)}",
@@ -139,7 +149,7 @@ def differences(
 
 
 def as_csv(records: Sequence[Mapping]) -> str:
-    """The records of `summary` as comma-separated values."""
+    """Returns the records of `summary` as comma-separated values."""
     text = io.StringIO()
     if records:
         writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")

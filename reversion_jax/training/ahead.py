@@ -1,4 +1,4 @@
-"""Compiles the training step while the weights are read: a program needs shapes, no numbers."""
+"""Compiles the training step while the weights are read. Compiling needs the arrays' shapes, but not their values."""
 
 from concurrent.futures import Future
 from typing import Any
@@ -15,20 +15,22 @@ from reversion_jax.runtime import compilation, parallel
 def compile_step(
     rows: jax.ShapeDtypeStruct, params: Any, data: Any, hyper: Any, *, mesh: Mesh, products: str, **static: Any
 ) -> "Future[Any]":
-    """Compiles `step.train_steps` in the background. JAX keeps the program, and takes it when the step is called.
+    """Compiles `step.train_steps` in the background. JAX caches the program and uses it when the step is called.
 
-    rows, params, data, hyper: arrays or shapes. Of `params` the mesh holds shares, of the others all, as in a `Job`.
-    static: the other static arguments of `train_steps`.
+    rows, params, data, hyper: arrays or their shapes. As in a `Job`, `params` is sharded over the mesh and the others
+    are replicated on each of its devices.
+    products: the precision of float32 products, see `precision.products`.
+    static: the remaining static arguments of `train_steps`.
     """
 
-    def laid(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    def sharded(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     def compile_it() -> None:
         state = jax.eval_shape(lambda rows: step.init_state(rows, static["config"]), rows)
         whole = NamedSharding(mesh, P())
-        small = jax.tree.map(lambda leaf: laid(leaf, whole), (state, data, hyper))
-        weights = jax.tree.map(laid, params, parallel.shardings(params, mesh))
+        small = jax.tree.map(lambda leaf: sharded(leaf, whole), (state, data, hyper))
+        weights = jax.tree.map(sharded, params, parallel.shardings(params, mesh))
         count = jax.ShapeDtypeStruct((), jnp.int32)
         with jax.default_matmul_precision(products):
             step.train_steps.lower(small[0], count, weights, *small[1:], mesh=mesh, **static).compile()

@@ -1,7 +1,8 @@
-"""DreamBooth (Ruiz et al., 2022, arXiv:2208.12242) on a relation's exemplars: the UNet learns, no word does.
+"""DreamBooth (Ruiz et al., 2022, arXiv:2208.12242) on a relation's exemplars: trains the UNet instead of a word.
 
-A further baseline of ReVersion's. The whole UNet is fine-tuned on prompts in which a rare word stands for the relation,
-optionally beside pictures that the model itself drew of the same things without it (prior preservation).
+ReVersion uses it as a baseline. It fine-tunes the whole UNet on prompts in which a rare word stands for the relation.
+Optionally, it also trains on pictures that the original model draws of the same things without the rare word (prior
+preservation).
 """
 
 import dataclasses
@@ -39,19 +40,19 @@ from reversion_jax.weights.variant import Variant
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """DreamBooth's own settings. The rate is the paper's for Stable Diffusion; the others are our guesses."""
+    """DreamBooth's settings. The learning rate is the paper's for Stable Diffusion; the others are our guesses."""
 
-    word: str = "sks"  # what stands for the relation: rare, so that it means little yet
+    word: str = "sks"  # the word for the relation; a rare one, so that it has little meaning before training
     steps: int = 400
     batch_size: int = 4
     learning_rate: float = 5e-6
     weight_decay: float = 1e-2
-    prior_weight: float = 0.0  # of the loss on the model's own pictures; 0: there are none
-    checkpoints: int = 4  # each of three times the UNet's size
+    prior_weight: float = 0.0  # weight of the loss on the original model's pictures; 0: do not draw any
+    checkpoints: int = 4  # number of checkpoints in a training; each is three times as large as the UNet
 
 
 def _conditions(sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exemplars, words: str) -> list[jax.Array]:
-    """Text states [K, L, D] of each exemplar's templates, with `words` for the relation."""
+    """Returns, for each exemplar, the text states [K, L, D] of its K prompts, with `words` for the relation."""
     none = jnp.zeros((0, sd.config.text.hidden_size))
     encode = partial(generate.encode_text, sd.params, sd.config)
     return [encode(tokenizer([prompt.natural(words) for prompt in own]), none) for own in shown.templates]
@@ -60,7 +61,7 @@ def _conditions(sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exempla
 def _own_pictures(
     sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exemplars, words: str, config: Settings
 ) -> Exemplars:
-    """A picture of every template, as the model draws it before it has learned anything."""
+    """Draws one picture for each prompt with the model before fine-tuning, with `words` for the relation."""
     templates = [prompt for own in shown.templates for prompt in own]
     images = generate.draw(
         sd,
@@ -74,9 +75,10 @@ def _own_pictures(
 
 
 def loss(params: Any, batch: Any, config: UNetConfig, schedule: Schedule, recipe: Recipe) -> jax.Array:
-    """The UNet's denoising loss on a batch (mean, std [M, H, W, C], text states [M, L, D], key); eq. 2 of the paper.
+    """Returns the UNet's denoising loss [] on a batch of M samples; Eq. 2 of the DreamBooth paper.
 
-    The first `recipe.batch_size` samples are of exemplars, the others the model's own.
+    batch: posterior mean and std [M, H, W, C], text states [M, L, D], and a key. The first `recipe.batch_size` samples
+    are exemplars. The others are the original model's pictures, whose loss is multiplied by `recipe.prior_weight`.
     """
     mean, std, states, key = batch
     keys = jax.random.split(key, 3)
@@ -94,9 +96,9 @@ def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adamw(recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
-@functools.cache  # an evaluation fine-tunes many models by the same program
+@functools.cache  # an evaluation fine-tunes many models with the same compiled step
 def _step_fn(config: UNetConfig, schedule: Schedule, recipe: Recipe) -> Callable[[Any, Any], tuple[Any, dict]]:
-    """The step of `fit`, compiled once for each recipe."""
+    """Returns the `step_fn` for `fit`. It is compiled once for each recipe."""
 
     def loss_fn(params: Any, *batch: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         value = loss(params, batch, config, schedule, recipe)
@@ -113,19 +115,19 @@ def train(
     shown: Exemplars,
     workdir: epath.PathLike,
 ) -> Any:
-    """The UNet's weights, fine-tuned on the exemplars; it goes on from what an earlier, stopped run left in `workdir`.
+    """Fine-tunes the UNet on the exemplars and returns its weights. Resumes a stopped training in `workdir`.
 
-    ValueError where that is a run of other settings; FloatingPointError if it diverges.
+    Raises ValueError if `workdir` holds a training with other settings, and FloatingPointError if training diverges.
     """
     of_config = ("model", "relation", "exemplars", "num_exemplars", "hatched", "seed", "resolution", "initialiser")
-    # Settings that runs before version 0.3 did not have count only where they are used.
+    # recipe.json of versions before 0.3 lacks these settings, so they are compared only if they are not the default.
     newer = ("vae", "ema", "prediction_type", "clip_skip", "height", "width", "resize")
     used = [name for name in newer if getattr(config, name) != getattr(Settings, name)]
     check_recipe(workdir, dataclasses.asdict(recipe) | {name: getattr(config, name) for name in (*of_config, *used)})
     sources = [(shown, recipe.word)]
     if recipe.prior_weight:
         sources.append((_own_pictures(sd, tokenizer, shown, config.initialiser, config), config.initialiser))
-    # On the host, where batches are put together: a step then costs one transfer.
+    # The batches are assembled on the host, so that each step transfers data to the device only once.
     encoded = jax.device_get(
         [
             (
@@ -154,20 +156,21 @@ def train(
 
 
 def make_model(config: ConfigDict, workdir: epath.PathLike | None, **own: Any) -> str:
-    """Fine-tunes the config's model, writes it to WORKDIR/model, and returns how to draw with it.
+    """Fine-tunes the config's model, writes it to WORKDIR/model, and returns the command that draws with it, as text.
 
-    own: values of `Recipe`; what they leave open is what suits the model. ValueError, OSError.
+    own: values of `Recipe`; missing ones come from the model's folder, or else from `Recipe`'s defaults.
+    Raises ValueError or OSError for bad input.
     """
     if config.runs:
         raise ValueError("DreamBooth makes one model of one relation: give a config without runs")
     if files.is_remote(workdir or ""):
-        raise ValueError(f"--workdir={workdir}: a model is written to a folder of this machine")
+        raise ValueError(f"--workdir={workdir}: DreamBooth needs a folder of this machine, to write the model into")
     c = settle(config)
     recipe = dataclasses.replace(Recipe(), **own_settings.read_dreambooth(c.model) | own)
     place = Path(workdir or f"runs/{c.relation}-dreambooth").expanduser()
     with owned(epath.Path(place)):
         shown = load_exemplars(c)
-        # The UNet learns, for which bfloat16 is too coarse.
+        # bfloat16 is too coarse for the small updates of the UNet's weights.
         sd, tokenizer, _ = load_model(c.model, precision="tensorfloat32", variant=Variant.of(c))
         unet = train(c, recipe, sd, tokenizer, shown, place)
         save(place / "model", sd._replace(params={**sd.params, "unet": unet}), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""A plain training loop, resumable, for whole networks: the miniature's pre-training and DreamBooth."""
+"""A plain, resumable training loop for whole networks, used to pre-train the miniature and by DreamBooth."""
 
 import json
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from reversion_jax.runtime import files, parallel
 
 
 def check_recipe(workdir: epath.PathLike, recipe: dict[str, Any]) -> None:
-    """Keeps what a training is asked for in workdir/recipe.json; ValueError where it was begun with something else."""
+    """Writes the settings of a training to workdir/recipe.json. Raises ValueError if the file has other settings."""
     path, mine = epath.Path(workdir) / "recipe.json", json.dumps(recipe, indent=2) + "\n"
     if path.exists() and path.read_text() != mine:
-        raise ValueError(f"{workdir} was begun with another recipe: give a new --workdir, or delete that one")
+        raise ValueError(f"{workdir} holds a training with another recipe: give a new --workdir, or delete that one")
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, mine)
 
@@ -33,11 +33,14 @@ def fit(
     workdir: epath.PathLike,
     checkpoints: int = 12,
 ) -> Any:
-    """Runs `state, metrics = step_fn(state, batch_fn(step))` to `num_steps`, with so many checkpoints on the way.
+    """Runs `state, metrics = step_fn(state, batch_fn(step))` up to step `num_steps`, and returns the last state.
 
-    All devices share the batch where they can do so evenly. On CPU, two simulated ones use two cores better than XLA's
-    threads do.
-    FloatingPointError, with the step, where a metric is not finite.
+    name: names the checkpoints' folder and the file of metrics, NAME.jsonl, in `workdir`.
+    checkpoints: number of checkpoints to write, at even distances. The newest one in `workdir` is resumed.
+
+    The batch is divided among all devices if its length is a multiple of their number; otherwise each device gets all
+    of it. On a CPU with two cores, two simulated devices are faster than one device with XLA's threads.
+    Raises FloatingPointError, naming the step, if a metric is not finite.
     """
     mesh = parallel.make_mesh(jax.device_count())
     workdir = epath.Path(workdir)
@@ -51,7 +54,7 @@ def fit(
         for step in bar:
             state, metrics = step_fn(state, parallel.share(batch_fn(step), mesh))
             saves = (step + 1) % every == 0 or step + 1 == num_steps
-            if step % 50 == 0 or saves:  # what is kept is finite
+            if step % 50 == 0 or saves:  # checked before each checkpoint, so that checkpoints are finite
                 values = {key: float(value) for key, value in metrics.items()}
                 if not np.isfinite(list(values.values())).all():
                     raise FloatingPointError(f"{name}: not finite at step {step}: {values}")
@@ -66,7 +69,10 @@ def fit(
 def gradient_step(
     loss_fn: Callable[..., tuple[jax.Array, dict[str, jax.Array]]], optimiser: optax.GradientTransformation
 ) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
-    """A `step_fn` for states (params, moments): the optimiser's step down `loss, metrics = loss_fn(params, *batch)`."""
+    """Returns a `step_fn` for `fit`: one step of the optimiser on `loss, metrics = loss_fn(params, *batch)`.
+
+    The state is (params, moments), where moments is the optimiser's state.
+    """
 
     @partial(jax.jit, donate_argnums=0)
     def step_fn(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
@@ -79,4 +85,5 @@ def gradient_step(
 
 
 def one_cycle(steps: int, rate: float) -> optax.Schedule:
+    """Returns a learning rate schedule: a rise to `rate` in the first tenth of the steps, then a cosine decay."""
     return optax.cosine_onecycle_schedule(steps, rate, pct_start=0.1, div_factor=20, final_div_factor=200)

@@ -1,4 +1,4 @@
-"""Turns exemplars and settings into what the training step reads, all of it on the device, once."""
+"""Turns exemplars and settings into the arrays that the training step reads. They are put on the device once."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,19 +20,23 @@ from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE, VAEConfig
 from reversion_jax.runtime.errors import warn
 
-_ENCODE_BATCH = 4  # pictures through the VAE at once: bounds memory at 512 px
+_ENCODE_BATCH = 4  # pictures per pass through the VAE; limits its memory at 512 px
 
 
 @partial(jax.jit, static_argnames="config")
 def _encode(params: Any, images: jax.Array, sigma_px: jax.Array, config: VAEConfig) -> tuple[jax.Array, jax.Array]:
-    """`posterior` of one batch: images [N, H, W, 3], low-passed by sigma_px [] -> mean and std [N, H/8, W/8, C]."""
+    """Returns the posterior's mean and std [N, H/8, W/8, C] of one batch: see `posterior`.
+
+    images: [N, H, W, 3]. sigma_px: scalar.
+    """
     return nn.apply(VAE.encode, VAE(config))({"params": params}, gaussian_blur(images, sigma_px))
 
 
 def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: float) -> tuple[jax.Array, jax.Array]:
-    """The low-passed pictures' scaled posterior: images [E, H, W, 3] -> mean and std [E, H/8, W/8, C].
+    """Filters pictures by a Gaussian low-pass and encodes them; returns the scaled posterior of their latents.
 
-    ValueError if they are not finite.
+    images: [E, H, W, 3] in [-1, 1]. sigma_px: standard deviation of the filter in pixels; 0: no filter.
+    Returns mean and std [E, H/8, W/8, C]. Raises ValueError if they are not finite.
     """
     padded = np.resize(images, (len(images) + -len(images) % _ENCODE_BATCH, *images.shape[1:]))
     batches = np.split(padded, range(_ENCODE_BATCH, len(padded), _ENCODE_BATCH))
@@ -40,13 +44,13 @@ def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: 
     mean, std = (jnp.concatenate(part)[: len(images)] for part in zip(*parts, strict=True))
     if not (jnp.isfinite(mean).all() and jnp.isfinite(std).all()):
         raise ValueError(
-            "the VAE makes NaN of the exemplars, although its weights are finite: take another by config.vae"
+            "the VAE turns the exemplars into NaN, although its weights are finite: set another VAE by config.vae"
         )
     return mean, std
 
 
 def blank_posterior(config: VAEConfig, images: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Zeros of the shape of the pictures' posterior, until there are weights to compute it by."""
+    """Returns zeros in the shape of the pictures' posterior: a placeholder until the weights are loaded."""
     count, height, width, _ = images.shape
     zeros = jnp.zeros((count, height // config.downscale, width // config.downscale, config.latent_channels))
     return zeros, zeros
@@ -55,23 +59,25 @@ def blank_posterior(config: VAEConfig, images: np.ndarray) -> tuple[jax.Array, j
 def prompt_ids(
     prompts: Sequence[RelationPrompt], tokenizer: Tokenizer, *, inverse: bool, where: str = "a prompt"
 ) -> np.ndarray:
-    """Token ids of each template's direct and inverse prompt, int32 [K, 2, L].
+    """Returns the token ids of each template's direct and inverse prompt, int32 [K, 2, L].
 
-    Without `inverse` templates need not be invertible, and the second prompt repeats the first. ValueError for
-    a prompt so long that a placeholder is cut off; a warning, with `where` it stands, if other words are.
+    inverse: whether inverse prompts are needed. If not, templates need not be invertible, and the second prompt repeats
+    the first one.
+    where: names the templates' place, such as a file, in messages.
+    Raises ValueError if a prompt is so long that a placeholder is cut off. Warns if other words are cut off.
     """
     pairs = [(p.direct(), p.inverse() if inverse else p.direct()) for p in prompts]
     for prompt in (prompt for pair in pairs for prompt in pair):
         cut = tokenizer.truncated(prompt)
         if cut and any(token in cut for token in tokenizer.rows_per_token):
-            raise ValueError(f"{where}: prompt too long, {cut!r} is cut off: {prompt!r}; shorten the template")
+            raise ValueError(f"{where}: prompt too long, {cut!r} is cut off: {prompt!r}; shorten the caption")
         if cut:
-            warn(f"{where}: only {tokenizer.length} tokens of {prompt!r} are read; left out: {cut!r}")
+            warn(f"{where}: the model reads only {tokenizer.length} tokens of {prompt!r}; left out: {cut!r}")
     return tokenizer([prompt for pair in pairs for prompt in pair]).reshape(len(pairs), 2, -1)
 
 
 def word_table(words: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    """Token ids of each word, int32 [W, k]; shorter words are padded with -1."""
+    """Returns the token ids of each word, int32 [W, k]. Words with fewer than k tokens are padded with -1."""
     ids = [tokenizer.word_ids(word) for word in words]
     table = np.full((len(ids), max(map(len, ids))), -1, np.int32)
     for row, word in zip(table, ids, strict=True):
@@ -82,7 +88,7 @@ def word_table(words: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
 def neutral_ids(
     tokenizer: Tokenizer, prepositions: Sequence[str], verbs: Sequence[str], stop_words: Sequence[str]
 ) -> set[int]:
-    """Tokens that are never negatives: special ones, relation words, stop words."""
+    """Returns the tokens that are never negatives: special tokens, prepositions, verbs and stop words."""
     words = (*prepositions, *verbs, *stop_words)
     return set(tokenizer.special_ids).union(*(tokenizer.word_ids(word) for word in words))
 
@@ -99,10 +105,12 @@ def prepare_run(
     steers_to_verbs: bool = True,
     negatives: str = "prompts",
 ) -> Data:
-    """The data of a single run, with R = 1; see `Data`. `latents`: its pictures' posterior.
+    """Returns the data of a single run, with R = 1; see `Data`.
 
-    If the run does not steer towards verbs, they count as negatives. ValueError if `negatives` is "vocabulary" and the
-    tokenizer has no whole word besides relation words and stop words.
+    latents: mean and std of the posterior of the run's pictures.
+    steers_to_verbs: if not, verbs count as negatives.
+    Raises ValueError if `negatives` is "vocabulary" and the tokenizer has no whole words besides relation words and
+    stop words.
     """
     mean, std = latents
     names = exemplars.names or [f"exemplar {i}" for i in range(len(exemplars.templates))]
@@ -116,7 +124,7 @@ def prepare_run(
     tokens = np.setdiff1d(np.arange(tokenizer.vocab_size, dtype=np.int32), np.array(sorted(neutral)))
     vocabulary = np.intersect1d(tokens, tokenizer.whole_words) if negatives == "vocabulary" else tokens
     if not len(vocabulary):
-        raise ValueError("config.negatives='vocabulary': the model's tokenizer has no words to draw, use 'prompts'")
+        raise ValueError("config.negatives='vocabulary': the model's tokenizer has no words to draw; use 'prompts'")
     return Data(
         mean=mean[None],
         std=std[None],
@@ -132,9 +140,10 @@ def prepare_run(
 
 
 def join_runs(runs: Sequence[Data]) -> Data:
-    """Runs prepared alone, as one batch of runs; word lists are the first's, and must be the same in all.
+    """Joins the data of single runs along the runs axis.
 
-    Exemplars, templates, prompts and vocabularies are padded to the largest run; what is padded is never drawn.
+    Exemplars, templates, prompts and vocabularies are padded to the size of the largest run. The step never draws the
+    padding. Raises ValueError if the runs' word lists differ.
     """
 
     def join(name: str) -> jax.Array:
@@ -151,7 +160,7 @@ def join_runs(runs: Sequence[Data]) -> Data:
 
 
 def step_config(config: Settings, blurs: bool) -> StepConfig:
-    """What shapes the compiled step. `blurs`: whether any run filters noisy latents."""
+    """Returns the settings that the compiled step depends on. blurs: whether any run filters noisy latents."""
     return StepConfig(
         batch_size=config.batch_size,
         accumulation=config.accumulation,
@@ -170,7 +179,7 @@ def step_config(config: Settings, blurs: bool) -> StepConfig:
 
 
 def hyperparameters(runs: Sequence[Settings], sizes: ModelConfig) -> Hyperparameters:
-    """What differs between runs, as arrays [R]."""
+    """Returns the settings that may differ between runs, as arrays [R]. sizes: the model's, for the latents' scale."""
 
     def of_run(name: str, run: Settings) -> float:
         if name != "latent_sigma":

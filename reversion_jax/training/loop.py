@@ -1,4 +1,7 @@
-"""Training: exemplars in, learned rows out, with everything that a person wants to see on the way."""
+"""The training loop: runs the training steps, and writes metrics, previews, checkpoints and reports.
+
+The loop calls the compiled program once for several training steps. Such a call is a dispatch.
+"""
 
 import contextlib
 import signal
@@ -30,18 +33,18 @@ from reversion_jax.training.watch import Progress, Watcher
 from reversion_jax.weights import own_settings
 
 OnProgress = Callable[[Progress], None]
-_LARGE = 3e8  # numbers of a model: Stable Diffusion has 1.1e9
+_LARGE = 3e8  # number of weights from which a model is slow on a CPU; Stable Diffusion 1.5 has 1.1e9
 
 
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Makes SIGINT and SIGTERM end the run after the dispatch under way, with a checkpoint; a second one at once."""
+    """Yields a function that returns whether SIGINT or SIGTERM has come. A second signal ends the process at once."""
     caught: list[int] = []
     before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def catch(number: int, _: object) -> None:
         caught.append(number)
-        print("\nstopping after the steps under way; once more to stop at once", flush=True)
+        print("\nstopping after the current steps; press Ctrl-C again to stop at once", flush=True)
         restore()
 
     def restore() -> None:
@@ -58,14 +61,14 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 class _Previews:
-    """Draws each run's preview prompts, and keeps the first and the last pictures for the report."""
+    """Draws each run's preview prompts, and keeps the pictures of the first and the last step for the report."""
 
     def __init__(self, job: Job, workdir: epath.Path, logs: Sequence[RunLog]):
         self._job, self._workdir, self._logs = job, workdir, logs
-        self.drawn: list[dict[int, np.ndarray]] = [{} for _ in job.runs]  # by run and step
+        self.drawn: list[dict[int, np.ndarray]] = [{} for _ in job.runs]  # for each run, pictures by step
 
     def draw(self, learned: jax.Array, at: int) -> None:
-        """Draws with rows [R, P, D] at step `at`, and writes the pictures into each run's folder."""
+        """Draws with the rows [R, P, D] of step `at`, and writes the pictures into each run's folder."""
         if not self._job.config.preview_every_steps:
             return
         for number, run in enumerate(self._job.runs):
@@ -83,7 +86,7 @@ class _Previews:
 
 
 def _write_rows(job: Job, workdir: epath.Path, state: step.State) -> None:
-    """Writes each run's rows, of [R, P, D], into its folder."""
+    """Writes the rows of each run from a state into the run's folder."""
     values = np.asarray(state.rows)
     if is_first():
         of_checkpoint = state_hash(state)
@@ -92,24 +95,24 @@ def _write_rows(job: Job, workdir: epath.Path, state: step.State) -> None:
 
 
 def _next_stop(config: Settings, done: int) -> int:
-    """How many steps the next dispatch has: up to the next checkpoint or preview."""
+    """Returns the number of steps for the next dispatch. It ends at the next checkpoint or preview at the latest."""
     every = [config.checkpoint_every_steps, config.preview_every_steps or config.checkpoint_every_steps]
     return min(config.steps_per_dispatch, config.steps - done, *(n - done % n for n in every))
 
 
 def _takes_seconds(job: Job) -> bool:
-    """Whether a step takes seconds: that of a whole Stable Diffusion on a CPU."""
+    """Returns whether a step takes seconds, as it does for a full-size Stable Diffusion on a CPU."""
     numbers = sum(leaf.size for leaf in jax.tree.leaves(job.sd.params))
     return job.mesh.devices.flat[0].platform == "cpu" and numbers > _LARGE
 
 
 def _tell_how_long(job: Job, state: step.State, began: float) -> None:
-    """Says how long the run will take, from a step that began then."""
+    """Prints how long the run will take, estimated from one step that started at the time `began`."""
     jax.block_until_ready(state.rows)
     a_step = time.perf_counter() - began
     hours = a_step * (job.config.steps - int(state.step)) / 3600
     if is_first():
-        print(f"a step takes {a_step:.0f} s on this CPU, so that the run takes {hours:.1f} hours: a GPU takes minutes")
+        print(f"a step takes {a_step:.0f} s on this CPU, so the run takes {hours:.1f} hours; a GPU would take minutes")
 
 
 def _train_steps(
@@ -123,7 +126,10 @@ def _train_steps(
     still_ours: Callable[[], None],
     on_progress: OnProgress | None,
 ) -> tuple[step.State, int]:
-    """Trains until the last step, or until `stopped` says so; writes metrics, checkpoints and previews."""
+    """Trains to the last step, or until `stopped` returns True; returns the state and the number of steps done.
+
+    Writes metrics, checkpoints and previews on the way. `still_ours` raises OSError if the folder has another owner.
+    """
     config, done = job.config, int(state.step)
     preview_every = config.preview_every_steps or config.checkpoint_every_steps
     watcher = Watcher(job, workdir, logs, done, on_progress)
@@ -139,10 +145,10 @@ def _train_steps(
         while done < config.steps and not stopped():
             count, began = 1 if slow else _next_stop(config, done), time.perf_counter()
             state, metrics = advance(job, state, count, config.steps_per_dispatch)
-            if slow and done == first + 1:  # the one before was compiled
+            if slow and done == first + 1:  # the second step, because the first one also waits for the compiler
                 _tell_how_long(job, state, began)
             still_ours()
-            # A copy: the state's own buffers are given to the next dispatch.
+            # Copy the rows, because the next dispatch reuses the state's buffers.
             watcher.push(done, count, metrics, jnp.copy(state.rows))
             done += count
             if done % config.checkpoint_every_steps == 0:
@@ -163,13 +169,15 @@ def train(
     on_progress: OnProgress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
-    """Trains the config's runs in `workdir`, or takes them up again; returns the learned rows [R, P, D].
+    """Trains the runs of a config, or resumes them; returns the learned rows [R, P, D].
 
-    One run's results lie in `workdir`, those of several in a folder of each. A stopped job goes on, bit for bit, as if
-    it had not been stopped. `on_progress` is called after each dispatch. `should_stop` is asked between dispatches; if
-    it says yes, a checkpoint is written, and the rows so far are returned. ValueError, OSError: bad input, or a folder
-    that belongs to another job;
-    FloatingPointError: diverged; KeyboardInterrupt: stopped by a signal, after a checkpoint.
+    workdir: folder for the results. If there are several runs, each has its own folder in `workdir`. If `workdir` holds
+    a stopped job with the same config, the job is resumed; the result is the same, bit for bit, as without the stop.
+    on_progress: called after each dispatch.
+    should_stop: called between dispatches. If it returns True, `train` writes a checkpoint and returns the rows.
+
+    Raises ValueError or OSError for bad input or a folder that belongs to another job, FloatingPointError if training
+    diverges, and KeyboardInterrupt if a signal stops it, after a checkpoint was written.
     """
     own = own_settings.read(config.model)
     given, config = config, settle(config)
@@ -189,18 +197,18 @@ def _train(
     on_progress: OnProgress | None,
     should_stop: Callable[[], bool],
 ) -> np.ndarray:
-    """`train` in a folder that is this job's. `from_model`: the settings that the model's own folder decided."""
+    """Does the work of `train` in an owned folder. from_model: the settings that come from the model's folder."""
     started = time.time()
     job = prepare(config, compile_ahead=True)
     say = print if is_first() else lambda *_, **__: None
     say(describe(job, from_model), flush=True)
-    say(f"loaded in   {time.time() - started:.0f} s; results go to {workdir}", flush=True)
+    say(f"loaded in   {time.time() - started:.0f} s; results go into {workdir}", flush=True)
     checkpoints = Checkpoints(workdir / folder.CHECKPOINTS)
     state = take_up(job, workdir, checkpoints)
     with run_logs.opened(job, workdir, int(state.step)) as logs:
         previews = _Previews(job, workdir, logs)
         if int(state.step):
-            say(f"taken up at step {int(state.step)} of {config.steps}")
+            say(f"resumed at step {int(state.step)} of {config.steps}")
             _write_rows(job, workdir, state)
         else:
             previews.draw(state.rows, 0)
@@ -212,7 +220,7 @@ def _train(
     checkpoints.close()
     if done < config.steps:
         if any_process(signalled()):
-            raise KeyboardInterrupt(f"stopped at step {done}, checkpoint written; the same command goes on from there")
+            raise KeyboardInterrupt(f"stopped at step {done}, checkpoint written; give the same command to resume")
         return np.asarray(state.rows)
     still_ours()
     for number, run in enumerate(job.runs):
@@ -230,7 +238,10 @@ def learn(
     on_progress: OnProgress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Sequence[folder.LearnedRun]:
-    """Learns a relation as a call; returns one `LearnedRun` for each of the config's runs. See `train`."""
+    """Learns a relation; returns one `LearnedRun` for each run of the config.
+
+    The arguments and errors are those of `training.loop.train`.
+    """
     path = epath.Path(workdir)
     train(config, path, on_progress=on_progress, should_stop=should_stop)
     names = settings.each_run(settle(config))

@@ -1,4 +1,4 @@
-"""What a notebook adds: previews below the cell, exemplars from the browser, animations, a judged set of pictures."""
+"""Functions for notebooks: previews below a cell, upload of exemplars, animations, and pictures with a judgement."""
 
 import base64
 import contextlib
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def show_previews(workdir: Path, every_seconds: float = 2.0) -> Iterator[None]:
-    """Shows the newest preview of the run in `workdir` while the body trains, each in place of the one before."""
+    """Shows the newest preview of the run in `workdir` while the body trains. Each preview replaces the last one."""
     from IPython.display import Image, display
 
-    place = display({"text/plain": "the newest preview comes here"}, raw=True, display_id=True)
+    place = display({"text/plain": "the newest preview will appear here"}, raw=True, display_id=True)
     ended = threading.Event()
 
     def watch() -> None:
         shown, last = None, False
         while not last:
-            last = ended.wait(every_seconds)  # then one more look, at the last preview
+            last = ended.wait(every_seconds)  # True at the end of training; then show the last preview and stop
             newest = max((workdir / "previews").glob("*.png"), default=None)
             if newest is not None and newest != shown:
                 place.update(Image(newest.read_bytes()))
@@ -48,31 +48,33 @@ def show_previews(workdir: Path, every_seconds: float = 2.0) -> Iterator[None]:
 
 
 def upload_exemplars(folder: Path, captions: Mapping[str, Sequence[Template]]) -> Path:
-    """Asks the browser, on Colab, for the pictures of an exemplar folder; returns the folder.
+    """Makes an exemplar folder from files that the user uploads in the browser, on Colab; returns the folder.
 
-    `captions` is its text.json; where it is empty, a text.json is among the files. A folder that is there already is
-    kept, and nothing asked; a new one appears whole, or not at all if it cannot be read: ValueError, OSError.
+    captions: the content of text.json, captions by file name. If it is empty, the user has to upload a text.json.
+    If the folder exists, nothing is uploaded. The folder is created only if its exemplars can be read; otherwise raises
+    ValueError or OSError.
     """
     if folder.is_dir():
         return folder
     try:
         from google.colab import files
     except ImportError:
-        raise ValueError("files can be uploaded on Colab only: elsewhere give a folder of exemplars") from None
+        raise ValueError("files can only be uploaded on Colab: elsewhere, give a folder of exemplars") from None
     with storage.new_folder(folder) as draft:
         with contextlib.chdir(draft):
             files.upload()  # into the working directory
         if captions:
             text = json.dumps(dict(captions), indent=2, ensure_ascii=False) + "\n"
             (draft / exemplars.CAPTIONS).write_text(text, encoding="utf-8")
-        exemplars.read_folder(draft, size=64)  # its errors come before anything is kept
+        exemplars.read_folder(draft, size=64)  # raises if the exemplars are not valid, before the folder is kept
     return folder
 
 
 def animations(clips: Mapping[str, np.ndarray], width_px: int = 256, frame_ms: int = 120) -> "HTML":
-    """Clips, images float32 [N, H, W, 3] in [-1, 1] by their titles, side by side below a cell.
+    """Returns HTML that shows clips side by side below a cell, each played forwards and backwards.
 
-    The pictures are part of the HTML, so no file has to stay beside the notebook.
+    clips: images float32 [N, H, W, 3] in [-1, 1], by the title of the clip.
+    The HTML contains the pictures, so the notebook needs no other files.
     """
     from html import escape
 
@@ -81,23 +83,26 @@ def animations(clips: Mapping[str, np.ndarray], width_px: int = 256, frame_ms: i
     shown = []
     for title, images in clips.items():
         frames = list(generate.to_uint8(images))
-        content = base64.b64encode(pictures.clip([*frames, *frames[-2:0:-1]], frame_ms)).decode()  # there and back
+        content = base64.b64encode(pictures.clip([*frames, *frames[-2:0:-1]], frame_ms)).decode()
         picture = f'<img width="{width_px}" src="data:image/webp;base64,{content}">'
         shown.append(f'<figure style="display:inline-block">{picture}<figcaption>{escape(title)}</figcaption></figure>')
     return HTML("".join(shown))
 
 
 class Judged(NamedTuple):
-    """Pictures of pairs that neither the miniature nor an exemplar showed, and what the miniature's judge says."""
+    """Pictures of unseen pairs of entities, and the verdicts of the miniature's judge on them.
+
+    A pair is unseen if neither the miniature's training pictures nor the exemplars show it.
+    """
 
     images: np.ndarray  # uint8 [N, 64, 64, 3]
-    captions: list[str]  # what the judge sees in them
-    relation: np.ndarray  # bool [N]: it is the one asked for
-    entities: np.ndarray  # bool [N]: both are there, unmixed, and in their places
+    captions: list[str]  # what the judge recognises in each picture
+    relation: np.ndarray  # bool [N]: the relation is the one in the prompt
+    entities: np.ndarray  # bool [N]: both entities are present, not mixed, and in their places
     leaked: np.ndarray  # bool [N]: the picture is hatched
 
     def shares(self) -> dict[str, float]:
-        """The share of pictures in which this or that is so."""
+        """Returns the share of pictures in which the relation, the entities or both are right, or that are hatched."""
         both = self.relation & self.entities
         found = {"relation right": self.relation, "both entities right": self.entities, "all right": both}
         return {name: float(own.mean()) for name, own in (found | {"hatched": self.leaked}).items()}
@@ -110,9 +115,10 @@ class Judged(NamedTuple):
 def draw_and_judge(
     model: Model, words: public.LearnedWords, relation: str, count: int, *, inverse: bool = False, **sampling: Any
 ) -> Judged:
-    """Draws "A <R> B", or "B <R-inv> <R> A" (`inverse`), of `count` unseen pairs, and asks the miniature's judge.
+    """Draws `count` unseen pairs of entities with learned words, and lets the miniature's judge check the pictures.
 
-    The same pairs and seeds at every call, so that calls can be compared. sampling: as of `public.draw`. ValueError.
+    The prompts are "A <R> B", or with `inverse` "B <R-inv> <R> A". Every call uses the same pairs and seeds, so that
+    calls can be compared. sampling: arguments of `public.draw`. Raises ValueError for bad input.
     """
     asked = scenes.unseen_scenes(relation, count, seed=1)
     parsed = [parse(f"{scene.subject} {{}} {scene.object}") for scene in asked]

@@ -1,4 +1,4 @@
-"""Prepares training: exemplars, model and settings become what the steps read."""
+"""Prepares training: loads exemplars and model, and computes the arrays that the training steps read."""
 
 import contextlib
 import dataclasses
@@ -31,24 +31,24 @@ from reversion_jax.weights.load import open_model, read_weights
 from reversion_jax.weights.resolve import read_config
 from reversion_jax.weights.variant import Variant
 
-_PREVIEWS = 8  # of a model without preview prompts of its own
+_PREVIEWS = 8  # number of preview prompts, if neither the config nor the model's folder sets them
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One of a job's runs: one relation, one method, one seed."""
+    """One run of a job: one relation, one method, one seed."""
 
-    name: str  # its folder in the job's; "" for a run alone
+    name: str  # the run's folder in the job's folder; "" if the job has only one run
     config: Settings
     exemplars: exemplars.Exemplars
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Everything that training needs, loaded: made by `prepare`."""
+    """Everything that training needs, loaded. A job is one or more runs that one program trains. See `prepare`."""
 
-    config: Settings  # what all runs share
-    runs: tuple[Run, ...]  # R of them, as in the arrays
+    config: Settings  # the settings that all runs share
+    runs: tuple[Run, ...]  # the R runs, in the order of the arrays' runs axis
     sd: folder.StableDiffusion
     tokenizer: Tokenizer
     data: Data
@@ -56,17 +56,20 @@ class Job:
     step_config: StepConfig
     first_rows: jax.Array  # [R, P, D]
     mesh: Mesh
-    compiled: "Future[Any] | None" = None  # done when the step is compiled, if that was begun ahead
+    compiled: "Future[Any] | None" = None  # done when the step is compiled; None: it is compiled at its first call
 
 
 def settle(config: ConfigDict | Settings) -> Settings:
-    """The config's settings; what it leaves open is the model's own, and the device's. ValueError, one line."""
+    """Settles the config: open settings come from the model, and the precision "auto" becomes the device's.
+
+    Raises ValueError if a value makes no sense.
+    """
     settled = settings.settle(config, own_settings.read(config.model))
     return dataclasses.replace(settled, precision=precision.choose(settled.precision))
 
 
 def load_exemplars(config: Settings) -> exemplars.Exemplars:
-    """The exemplar folder's pictures, or drawn scenes of `config.relation`. ValueError, OSError."""
+    """Reads the exemplar folder, or draws scenes of `config.relation`. Raises ValueError or OSError for bad input."""
     if config.exemplars == settings.DRAWN:
         return scenes.as_exemplars(
             config.relation, config.num_exemplars, config.seed, config.size, hatched=config.hatched
@@ -75,30 +78,31 @@ def load_exemplars(config: Settings) -> exemplars.Exemplars:
     if not folder.is_dir():
         raise ValueError(
             f"no folder of exemplars at {config.exemplars!r}: put 4-10 pictures and a text.json there, your own or "
-            "the ReVersion Benchmark's (README.md says how), or give a folder by --config.exemplars=FOLDER"
+            "the ReVersion Benchmark's (README.md explains how), or give another folder by --config.exemplars=FOLDER"
         )
     return exemplars.read_folder(folder, config.size, invertible=config.inverse_share > 0, resize=config.resize)
 
 
 def preview_prompts(config: Settings, shown: exemplars.Exemplars) -> tuple[str, ...]:
-    """The prompts of previews: the config's; or some of ours for the relation; or the exemplars' own."""
+    """Returns the prompts of previews: from the config, else our own for the relation, else the exemplars' prompts."""
     if config.preview_prompts is not None:
         return config.preview_prompts
     ours = benchmark.read_prompts().get(config.relation)
     if ours is None:
         return tuple(prompts[0].direct() for prompts in shown.templates[:_PREVIEWS])
-    # Subject-major, 10 subjects by 10 objects: steps of 11 change both.
+    # `ours` has 10 objects for each of 10 subjects. Every 11th prompt has another subject and another object.
     return tuple(template.replace("{}", RELATION) for template in ours[::11][:_PREVIEWS])
 
 
 def prepare(config: Settings, *, compile_ahead: bool = False) -> Job:
-    """Loads and computes, once, what the steps read, for settings from `settle`.
+    """Loads and computes everything that the training steps read.
 
-    ValueError and OSError, one line each, for bad input.
-
-    compile_ahead: the step is compiled while the weights are read, for `advance` by config.steps_per_dispatch.
+    config: settings from `settle`.
+    compile_ahead: compile the step while the weights are read, for `advance` with a capacity of
+    config.steps_per_dispatch.
+    Raises ValueError or OSError for bad input.
     """
-    # What is quickly read comes first: a wrong folder should not cost a download.
+    # Check first what is quick to read, so that a wrong folder is found before a model is downloaded.
     samplers.check(config.sampler)
     runs = tuple(_load_run(name, own) for name, own in settings.each_run(config).items())
     lists = {name: words.load(getattr(config, name)) for name in ("prepositions", "verbs", "stop_words")}
@@ -157,19 +161,19 @@ def _check_sizes(config: Settings, sizes: ModelConfig, lists: Mapping[str, Seque
 
 
 def _check_first(config: Settings, given: Mapping[str, np.ndarray], sizes: ModelConfig) -> None:
-    """ValueError unless an embedding file's rows have the shape of those that go on from it."""
+    """Raises ValueError if the rows of an embedding file do not have the shape of the run's rows."""
     wanted = (config.rows_per_token, sizes.text.hidden_size)
     for own in given.values():
         if own.shape != wanted:
             raise ValueError(
-                f"config.initialiser={config.initialiser!r} has rows of shape {list(own.shape)}, where config."
-                f"rows_per_token={wanted[0]} and the model want {list(wanted)}"
+                f"config.initialiser={config.initialiser!r} has rows of shape {list(own.shape)}, but config."
+                f"rows_per_token={wanted[0]} and the model need {list(wanted)}: give another file or another model"
             )
 
 
 @contextlib.contextmanager
 def _naming(run: Run) -> Iterator[None]:
-    """What is wrong with one of several runs is told with its name."""
+    """Puts the run's name in front of the message of a ValueError, if there are several runs."""
     try:
         yield
     except ValueError as error:
@@ -177,7 +181,7 @@ def _naming(run: Run) -> Iterator[None]:
 
 
 def _texts(run: Run, sizes: ModelConfig, tokenizer: Tokenizer, lists: Mapping[str, Sequence[str]]) -> Data:
-    """A run's data (R = 1), its pictures not yet encoded."""
+    """Returns a run's data (R = 1) without the encoded pictures: mean and std are zeros."""
     latents = inputs.blank_posterior(sizes.vae, run.exemplars.images)
     with _naming(run):
         return inputs.prepare_run(
@@ -192,7 +196,7 @@ def _texts(run: Run, sizes: ModelConfig, tokenizer: Tokenizer, lists: Mapping[st
 
 
 def _with_pictures(run: Run, texts: Data, sd: folder.StableDiffusion) -> Data:
-    """A run's data with its pictures."""
+    """Returns a run's data with the posterior of its pictures filled in."""
     in_pixels = run.config.suppressor_target == "pixels"
     sigma_px = run.config.suppressor_sigma_px if in_pixels else 0.0
     with _naming(run):
@@ -201,7 +205,11 @@ def _with_pictures(run: Run, texts: Data, sd: folder.StableDiffusion) -> Data:
 
 
 def _first_rows(run: Run, given: Mapping[str, np.ndarray] | None, sd: Any, tokenizer: Tokenizer) -> jax.Array:
-    """The rows [P, D] that a run starts from: the initialiser's of each token, or a file's. ValueError."""
+    """Returns the rows [P, D] that a run starts from: the embedding of the initialiser word, or a file's rows.
+
+    given: the file's rows by token; a token that the file lacks starts from the rows of <R>. None: use the word.
+    Raises ValueError if the word cannot be used.
+    """
     if given is None:
         words = [tokenizer.word_ids(run.config.initialiser)] * len(PLACEHOLDERS)
         with _naming(run):
@@ -210,12 +218,12 @@ def _first_rows(run: Run, given: Mapping[str, np.ndarray] | None, sd: Any, token
 
 
 def first_state(job: Job) -> step.State:
-    """The state before the first step, on the job's devices."""
+    """Returns the state before the first step, on the job's devices."""
     return parallel.replicate(step.init_state(job.first_rows, job.step_config), job.mesh)
 
 
 def advance(job: Job, state: step.State, count: int, capacity: int) -> tuple[step.State, step.Metrics]:
-    """`count` steps of the job in one dispatch, see `step.train_steps`; the state given is used up."""
+    """Trains `count` steps of the job in one dispatch; see `step.train_steps`. Do not use the given state again."""
     if job.compiled:
         job.compiled.result()
     with jax.default_matmul_precision(job.sd.products):

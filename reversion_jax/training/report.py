@@ -1,4 +1,4 @@
-"""What a person sees of a job: what it does, where its rows stand, pictures drawn with them, the judge's word."""
+"""Reports on a job: its description, the rows' norms and nearest words, contact sheets, and the judge's verdict."""
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -18,17 +18,20 @@ from reversion_jax.runs import history
 from reversion_jax.runtime.parallel import is_first
 from reversion_jax.training.prepare import Job, Run
 
-_TOLD = 12  # runs that `describe` names
+_TOLD = 12  # maximum number of runs that `describe` lists
 
 
 def describe(job: Job, from_model: Collection[str] = ()) -> str:
-    """What was loaded and what will be done. `from_model`: the settings that the model's own folder decided."""
+    """Returns a text that says what was loaded and what will be done, for printing before training starts.
+
+    from_model: names of the settings that come from the model's folder.
+    """
     c = job.config
     lines = [f"model       {c.model}, {sum(x.size for x in jax.tree.leaves(job.sd.params)):,} frozen numbers"]
     if from_model:
         told_settings = [f"{key} {getattr(c, key)}" for key in sorted(from_model) if key != "preview_prompts"]
         told_settings += ["preview prompts"] * ("preview_prompts" in from_model)
-        lines += [f"its own     {', '.join(told_settings)}"]
+        lines += [f"model sets  {', '.join(told_settings)}"]
     if len(job.runs) == 1:
         lines += _describe_run(job.runs[0])
     else:
@@ -41,7 +44,7 @@ def describe(job: Job, from_model: Collection[str] = ()) -> str:
         f"training    {c.steps} steps of {c.batch_size} x {c.accumulation} samples"
         + (" a run" if len(job.runs) > 1 else "")
         + (", each with both prompts" if job.step_config.adds_inverse else "")
-        + f", {c.samples_at_once} at once through the networks",
+        + f", {c.samples_at_once} per pass through the networks",
         f"device      {jax.devices()[0].device_kind}, networks in {c.precision}" + _shares(job),
     ]
     return "\n".join(lines)
@@ -51,7 +54,7 @@ def _describe_run(run: Run) -> list[str]:
     first = run.exemplars.templates[0][0]
     share = run.config.inverse_share
     when = "with each" if run.config.inverse_prompts == "add" else f"for {share:.0%}"
-    inverse = f" and, {when}, {first.inverse()!r}" if share else " (<R-inv> stays as it is)"
+    inverse = f" and, {when}, {first.inverse()!r}" if share else " (<R-inv> is not trained)"
     return [
         f"exemplars   {run.config.exemplars}: {_exemplars(run)}",
         f"prompts     {first.direct()!r}{inverse}",
@@ -73,17 +76,22 @@ def _method(c: Settings) -> str:
 
 
 def _shares(job: Job) -> str:
+    """Returns how the devices share the samples and weights, as text; "" if there is only one device."""
     used, there = job.mesh.size, jax.device_count()
     samples = job.step_config.samples_at_once
     shards = job.config.weight_shards
-    together = f", {shards} hold the weights together" if shards > 1 else ""
+    together = f", {shards} share one copy of the weights" if shards > 1 else ""
     return f", {used} of {there}: each has {samples // used} of {samples} samples{together}" if there > 1 else ""
 
 
 def draw(
     job: Job, texts: Sequence[str], learned: jax.Array, label: str | None = None, seed: int | None = None
 ) -> np.ndarray:
-    """Images uint8 of the prompts with rows [P, D], at the config's sampling settings; the i-th has seed + i."""
+    """Draws one image for each prompt with rows [P, D] and the config's sampling settings; returns uint8 [N, H, W, 3].
+
+    label: text beside the progress bar; None: no progress bar.
+    seed: image i is drawn from seed + i; None: config.preview_seed.
+    """
     c = job.config
     seed = c.preview_seed if seed is None else seed
     seeds = [seed + i for i in range(len(texts))]
@@ -93,7 +101,10 @@ def draw(
 
 
 def look(job: Job, learned: jax.Array, top: int = 10) -> list[dict]:
-    """Where each run's first row of <R> stands, of rows [R, P, D]: norm, distance from its start, nearest words."""
+    """Measures the first row of <R> in each run's rows [R, P, D]; returns one dict for each run.
+
+    The dict has the row's norm, its distance from where it started, and its `top` nearest words with their cosines.
+    """
     norms, distances, ids, cosines = jax.device_get(
         _look(learned[:, 0], job.first_rows[:, 0], token_table(job.sd.params), top)
     )
@@ -112,16 +123,17 @@ def look(job: Job, learned: jax.Array, top: int = 10) -> list[dict]:
 
 @partial(jax.jit, static_argnames="top")
 def _look(learned: jax.Array, first: jax.Array, table: jax.Array, top: int) -> tuple[jax.Array, ...]:
-    """Of rows [R, D] beside their first ones: norms [R], distances [R], nearest tokens and cosines [R, top]."""
+    """Returns norms [R] of rows [R, D], distances [R] from the first rows, nearest tokens and cosines [R, top]."""
     norm = partial(jnp.linalg.norm, axis=-1)
     return norm(learned), norm(learned - first), *rows.nearest(learned, table, top)
 
 
 def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn: Mapping[int, np.ndarray]) -> None:
-    """A run's contact sheet, plot and, for drawn exemplars, the judge's verdict, from all runs' rows [R, P, D].
+    """Writes a run's contact sheet and plot and, for drawn exemplars, prints the judge's verdict.
 
-    All processes draw, the first one writes. `drawn` has the first and the last preview's pictures, by their steps,
-    where this process drew them.
+    learned: rows of all runs [R, P, D].
+    drawn: pictures of the first and the last preview, by step. Missing ones are drawn again.
+    All processes draw, but only the first one writes and prints.
     """
     run, first, last = job.runs[number], job.first_rows[number], learned[number]
     c = run.config
@@ -147,7 +159,7 @@ def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn:
 
 
 def _judge(job: Job, run: Run, first: jax.Array, last: jax.Array) -> None:
-    """Prints what the judge says of pictures drawn with a run's first and last rows [P, D]."""
+    """Prints the judge's verdict on pictures drawn with a run's first and last rows [P, D]."""
     c = run.config
     asked = scenes.unseen_scenes(c.relation, c.judged_prompts, c.preview_seed + 1)
     texts = [f"{s.subject} {prompts.RELATION} {s.object}" for s in asked]

@@ -1,4 +1,4 @@
-"""Takes a stopped job up where its newest checkpoint is, if it is the same job."""
+"""Resumes a stopped job from its newest checkpoint, if the config still describes the same job."""
 
 import dataclasses
 import hashlib
@@ -27,21 +27,23 @@ _REMEDY = "give a new --workdir, or delete that one"
 
 
 def check(config: Settings, workdir: epath.Path) -> Settings:
-    """The settings to go on with: what is left to the machine stays as the run began. Loads nothing large.
+    """Checks whether a job can start or resume in `workdir`, and returns the settings for it. Loads nothing large.
 
-    ValueError if the folder holds another run, by its settings, or one that cannot go on.
+    If the job is resumed, `samples_at_once`, unless it is set, stays what it was when the run began.
+    Raises ValueError if the folder holds a run with other settings, or a run that cannot be resumed.
     """
     kept = checkpoints.steps(workdir / folder.CHECKPOINTS)
     if not kept:
         runs = [workdir / name for name in settings.each_run(config)]
         if learned := [place for place in runs if (place / folder.NEWEST).exists()]:
-            raise ValueError(f"{learned[0]} holds learned rows, but no checkpoint to go on from: {_REMEDY}")
+            raise ValueError(f"{learned[0]} holds learned rows, but no checkpoint to resume from: {_REMEDY}")
         return config
     if not (workdir / folder.CONFIG).exists():
         raise ValueError(f"{workdir} holds checkpoints but no {folder.CONFIG}: {_REMEDY}")
     theirs, _ = folder.read_settings(workdir)
     if (config.negatives, theirs.negatives) == ("vocabulary", "tokens"):
-        config = dataclasses.replace(config, negatives="tokens")  # a run of an earlier version goes on as it began
+        # Before version 0.5, negatives="vocabulary" meant what "tokens" means now.
+        config = dataclasses.replace(config, negatives="tokens")
     values, other = _plain(config), _plain(theirs)
     if changed := sorted(key for key in values if key not in FREE and values[key] != other[key]):
         raise ValueError(f"{workdir} holds a run with another {', '.join(changed)}: {_REMEDY}")
@@ -54,16 +56,17 @@ def check(config: Settings, workdir: epath.Path) -> Settings:
 
 
 def take_up(job: Job, workdir: epath.Path, checkpoints: Checkpoints) -> step.State:
-    """The newest whole checkpoint's state, or the first; the metrics beyond it are dropped.
+    """Returns the state of the newest undamaged checkpoint, or the first state if there is no checkpoint.
 
-    ValueError if the folder holds a run on another base model.
+    Deletes the metrics of later steps, and writes config.json. Raises ValueError if the folder holds a run on another
+    base model.
     """
     state = first_state(job)
     mine = origin(job)
     if checkpoints.latest() is not None:
         _, theirs = folder.read_settings(workdir)
         if theirs.get("model_hash", mine["model_hash"]) != mine["model_hash"]:
-            raise ValueError(f"{workdir} holds a run on another model than {job.config.model} is now: {_REMEDY}")
+            raise ValueError(f"{workdir} holds a run on another model than the present {job.config.model}: {_REMEDY}")
 
         def is_whole(at: int, tree: step.State) -> bool:
             return _kept_hash(folder.rows_file(workdir / job.runs[0].name, at)) in ("", state_hash(tree))
@@ -79,7 +82,10 @@ def take_up(job: Job, workdir: epath.Path, checkpoints: Checkpoints) -> step.Sta
 
 
 def state_hash(state: step.State) -> str:
-    """16 hex digits of a state's numbers, which the files of rows keep: Orbax does not notice one that is changed."""
+    """Returns a hash of a state's numbers, 16 hex digits.
+
+    It is stored with the rows and compared when a checkpoint is read, because Orbax does not detect changed bytes.
+    """
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -87,7 +93,7 @@ def state_hash(state: step.State) -> str:
 
 
 def _kept_hash(path: epath.Path) -> str:
-    """The hash of the checkpoint that a file of rows belongs to; "" if that file says nothing."""
+    """Returns the hash that a file of rows has of its checkpoint; "" if the file is missing, damaged or has none."""
     try:
         return folder.read_rows(path).checkpoint
     except (OSError, ValueError):
@@ -95,12 +101,12 @@ def _kept_hash(path: epath.Path) -> str:
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    """Settings as JSON has them."""
+    """Returns settings as JSON represents them, for comparison with settings that were read from a file."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
 def origin(job: Job) -> dict[str, Any]:
-    """Where the job's words come from: the base model and its hash, versions, device."""
+    """Returns the origin of the job's learned words, for config.json: base model and its hash, versions, device."""
     versions = {name: _version(name) for name in _PACKAGES}
     return {
         "model": job.config.model,
@@ -115,4 +121,4 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # as this package, where it runs from a checkout
+        return "not installed"  # this package itself is not installed if it runs from a checkout

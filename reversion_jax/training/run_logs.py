@@ -1,7 +1,7 @@
-"""TensorBoard and Weights & Biases: each run's metrics and previews, where config.log_to asks for them.
+"""Sends each run's metrics and previews to TensorBoard and Weights & Biases (W&B), if config.log_to names them.
 
-metrics.jsonl is always written, see runs/history.py. When a run goes on, these logs get from it what they lack. Neither
-package is imported unless it is asked for.
+metrics.jsonl is always written, see runs/history.py. When a run is resumed, the logs get the steps that they miss from
+that file. The two packages are imported only if they are used.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from reversion_jax.runtime.errors import warn
 from reversion_jax.runtime.parallel import is_first
 from reversion_jax.training.prepare import Job, Run
 
-# tensorboardX, because TensorBoard's own writers come with TensorFlow or PyTorch.
+# tensorboardX writes TensorBoard's logs without TensorFlow or PyTorch.
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-WANDB_ID = "wandb_id.txt"  # in the run's folder: the run on W&B that it goes on with
+WANDB_ID = "wandb_id.txt"  # file in the run's folder with the id of its run on W&B
 
 
 class _Log(Protocol):
     """One run's log in one tool."""
 
-    first_step: int  # it has everything before this step already
+    first_step: int  # the first step that the log does not have yet
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Takes a record of metrics.jsonl."""
@@ -42,11 +42,11 @@ class _Log(Protocol):
         """Takes a grid of previews, uint8 [H, W, 3]."""
 
     def flush(self) -> None:
-        """Hands over what it has taken."""
+        """Writes or sends what it has taken so far."""
 
 
 class RunLog:
-    """One run's logs in all tools that it is written to."""
+    """One run's logs in all tools that config.log_to names."""
 
     def __init__(self, logs: Sequence[_Log]):
         self._logs = logs
@@ -66,7 +66,7 @@ class RunLog:
                 log.picture(image, step)
 
     def catch_up(self, folder: epath.Path, done: int) -> None:
-        """Writes what the run's folder has of the steps up to `done` and the logs lack."""
+        """Writes the metrics and previews of the run's folder, up to step `done`, into the logs that miss them."""
         records = {record["step"]: record for record in history.read(folder / history.NAME)}
         previews = runs.previews(folder)
         for step in sorted(number for number in {*records, *previews} if number <= done):
@@ -76,12 +76,12 @@ class RunLog:
                 try:
                     with previews[step].open("rb") as file:
                         self.picture(np.asarray(Image.open(file).convert("RGB")), step)
-                except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-                    warn(f"{previews[step]} is left out of the logs, as it cannot be read ({error})")
+                except (OSError, SyntaxError, ValueError) as error:  # Pillow raises these for damaged files
+                    warn(f"{previews[step]} cannot be read ({error}), so the logs do not get it")
 
 
 def check(config: Settings, workdir: epath.Path) -> None:
-    """ValueError, one line, if config.log_to needs a missing package, or a folder of this machine."""
+    """Raises ValueError if config.log_to needs a package that is missing, or a folder of this machine."""
     for name in config.logs:
         package = _PACKAGES[name]
         try:
@@ -96,9 +96,10 @@ def check(config: Settings, workdir: epath.Path) -> None:
 
 @contextlib.contextmanager
 def opened(job: Job, workdir: epath.Path, done: int) -> Iterator[list[RunLog]]:
-    """A log for each of the job's runs, complete up to step `done`; of several processes only the first one writes.
+    """Opens a log for each run of the job, and adds the steps up to `done` that it misses.
 
-    They are closed at the end, on W&B as failed if the body raises. ValueError, one line, if W&B refuses.
+    The logs are closed at the end; W&B marks the run as failed if the body raises. If there are several processes, only
+    the first one writes logs. Raises ValueError if W&B refuses.
     """
     with contextlib.ExitStack() as stack:
         found = []
@@ -115,11 +116,13 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _nearest(record: Mapping[str, Any]) -> str:
-    """The words that <R> is nearest to, for people; empty where the record does not say."""
+    """Returns the words nearest to <R> as text; "" if the record does not have them."""
     return ", ".join(f"{word} {cosine:.2f}" for word, cosine in record.get("nearest", ()))
 
 
 class _TensorBoard:
+    """One run's log for TensorBoard, in the folder `tensorboard` of the run's folder."""
+
     first_step = 0
 
     def __init__(self, writer: Any):
@@ -128,14 +131,18 @@ class _TensorBoard:
     @classmethod
     @contextlib.contextmanager
     def open(cls, run: Run, workdir: epath.Path, done: int) -> Iterator["_TensorBoard"]:
-        """Writes the log anew: tensorboardX can lose its newest events in a crash, and cannot read what it has."""
+        """Opens a new, empty log in place of an earlier one.
+
+        A crash can lose the newest events, and tensorboardX cannot read a log to find out which. `catch_up` then fills
+        the log from the run's folder.
+        """
         from tensorboardX import SummaryWriter
 
         folder = workdir / run.name / "tensorboard"
         before = list(folder.glob("events.out.tfevents.*"))
         for path in before:
             path.unlink()
-        # purge_step: a TensorBoard that is open forgets what it has read.
+        # purge_step makes an open TensorBoard drop the events that it has read from the earlier log.
         with SummaryWriter(os.fspath(folder), purge_step=0 if before else None) as writer:
             settings = json.dumps(dataclasses.asdict(run.config), indent=2)
             writer.add_text("settings", f"```json\n{settings}\n```", 0)
@@ -155,14 +162,16 @@ class _TensorBoard:
 
 
 class _WandB:
+    """One run's log on Weights & Biases."""
+
     def __init__(self, run: Any):
-        # What W&B has of an earlier process is the same to the bit, and it takes no step twice.
+        # W&B does not take a step twice. The steps that an earlier process sent are the same, bit for bit.
         self._run, self.first_step = run, run.starting_step
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, run: Run, workdir: epath.Path, done: int) -> Iterator["_WandB"]:
-        """Goes on with the run on W&B that the run's folder names; at step 0 starts another, as settings may differ."""
+        """Resumes the W&B run named in the run's folder. At step 0, starts a new one, since settings may differ."""
         import wandb
 
         folder = workdir / run.name
@@ -176,11 +185,11 @@ class _WandB:
                 group=workdir.name if run.name else None,
                 id=path.read_text().strip(),
                 resume="allow",
-                reinit="create_new",  # the runs of one program are open together
+                reinit="create_new",  # the W&B runs of one program are open at the same time
                 dir=None if files.is_remote(folder) else os.fspath(folder),
                 config=dataclasses.asdict(run.config),
             )
-        except Exception as error:  # W&B's errors and its HTTP client's have no common ancestor
+        except Exception as error:  # the errors of W&B and of its HTTP client have no common base class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"config.log_to: W&B refuses ({reason}): run wandb login, or set WANDB_MODE=offline"
@@ -198,7 +207,7 @@ class _WandB:
         self._run.log({"previews": wandb.Image(image)}, step=step)
 
     def flush(self) -> None:
-        """Nothing to do: W&B has a process of its own that sends."""
+        """Does nothing: W&B sends from its own process."""
 
 
 _OPEN: Mapping[str, Callable[[Run, epath.Path, int], contextlib.AbstractContextManager[_Log]]] = {

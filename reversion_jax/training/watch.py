@@ -1,4 +1,4 @@
-"""Watches training: writes each run's metrics, moves the progress bar, and stops a run that is not finite."""
+"""Watches training: writes each run's metrics, updates the progress bar, and stops runs that diverge."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,18 +17,19 @@ from reversion_jax.training.prepare import Job, Run
 from reversion_jax.training.report import look
 from reversion_jax.training.run_logs import RunLog
 
-# Rows this many times as long as a usual word's have run away: at sound rates they stay below 5 times.
+# A row whose norm is this many times the median norm of the model's words has diverged. At sensible learning rates the
+# norm stays below 5 times the median.
 RUNAWAY = 20.0
-# A row that has moved by less of its own length still says what it started from.
+# A row that has moved by less than this share of its norm still means the same as the word that it started from.
 REST = 0.01
 
 
 class Progress(NamedTuple):
-    """How far training is, for its caller."""
+    """The progress of training, for the caller's `on_progress`."""
 
-    step: int
-    steps: int
-    runs: Mapping[str, Mapping[str, Any]]  # by name: the newest record of each run's metrics.jsonl
+    step: int  # steps done
+    steps: int  # steps in all
+    runs: Mapping[str, Mapping[str, Any]]  # the newest record of each run's metrics.jsonl, by the run's name
 
 
 class Watcher:
@@ -52,12 +53,18 @@ class Watcher:
         )
 
     def push(self, first: int, count: int, metrics: step.Metrics, learned: jax.Array) -> None:
-        """Takes a dispatch's metrics [capacity, R] and rows [R, P, D], and handles those of the one before."""
+        """Stores a dispatch's metrics [capacity, R] and rows [R, P, D], and handles those of the previous dispatch.
+
+        first: steps done before the dispatch. count: steps in the dispatch.
+        """
         self.flush()
         self._pending = (first, count, metrics, learned)
 
     def flush(self) -> None:
-        """Waits for the last dispatch; FloatingPointError, with run and step, if a loss was not finite."""
+        """Waits for the stored dispatch and handles its metrics.
+
+        Raises FloatingPointError, naming the run and the step, if the run has diverged.
+        """
         if self._pending is None:
             return
         first, count, metrics, learned = self._pending
@@ -81,7 +88,7 @@ class Watcher:
             self._on_progress(Progress(first + count, self._job.config.steps, newest))
 
     def _check(self, losses: Mapping[str, np.ndarray], learned: np.ndarray, first: int, count: int) -> None:
-        """FloatingPointError if a loss [count, R] or a run's rows, of [R, P, D], are not finite."""
+        """Raises FloatingPointError if a loss [count, R] or a row of [R, P, D] is not finite."""
         finite = np.isfinite(learned).all(axis=(1, 2))
         for number, run in enumerate(self._job.runs):
             for name, values in losses.items():
@@ -96,37 +103,40 @@ class Watcher:
                 raise FloatingPointError(f"the rows{_of(run)} are not finite at step {first + count}: {cause}")
 
     def _cause(self, run: Run, at: int) -> str:
-        """Why numbers are not finite at a step: at the first one the rows are still the initialiser's."""
+        """Returns the likely cause of numbers that are not finite at a step, and what to do about it.
+
+        At step 1 the rows are still those of the initialiser, so the learning rate cannot be the cause.
+        """
         if at > 1:
             return f"lower config.learning_rate, which is {run.config.learning_rate:g}"
         if self._job.config.precision not in ("float32", "tensorfloat32"):
             return f"{self._job.config.precision} is too narrow for this model: set config.precision to float32"
-        return "the model itself makes them of the exemplars, before anything is learned: try another copy of it"
+        return "the model turns the exemplars into such numbers before anything is learned: try another copy of it"
 
     def _check_norms(self, learned: np.ndarray, at: int) -> None:
-        """FloatingPointError if rows [R, P, D] have grown beyond what the text encoder can make sense of."""
+        """Raises FloatingPointError if rows [R, P, D] are so long that the text encoder cannot use them."""
         norms = np.linalg.norm(learned, axis=-1).max(axis=-1)
         for run, norm, usual in zip(self._job.runs, norms, self._usual, strict=True):
             if norm > RUNAWAY * usual:
                 raise FloatingPointError(
-                    f"the rows{_of(run)} ran away: at step {at} their norm is {norm:.3g}, where the model's words have "
+                    f"the rows{_of(run)} diverged: at step {at} their norm is {norm:.3g}, but the usual norm is "
                     f"{usual:.2g}: lower config.learning_rate, which is {run.config.learning_rate:g}"
                 )
 
     def warn_of_rest(self, learned: np.ndarray) -> None:
-        """Warns of a run whose row of <R> has hardly moved, of rows [R, P, D]."""
+        """Warns of each run whose first row of <R>, in rows [R, P, D], has hardly moved."""
         first = np.asarray(self._job.first_rows)[:, 0]
         moved = np.linalg.norm(learned[:, 0] - first, axis=-1) / np.maximum(np.linalg.norm(first, axis=-1), 1e-12)
         for run, share in zip(self._job.runs, moved, strict=True):
             if share < REST:
                 warn(
-                    f"<R>{_of(run)} has moved by {share:.2%} of its length only, so it still says "
+                    f"<R>{_of(run)} has moved by only {share:.2%} of its norm, so it still means "
                     f"{run.config.initialiser!r}: raise config.steps, or config.learning_rate, which is "
                     f"{run.config.learning_rate:g}"
                 )
 
     def _show(self, losses: Mapping[str, np.ndarray], seen: list[dict[str, Any]], count: int) -> None:
-        """Moves the bar; beside it the losses' means over steps and runs."""
+        """Updates the progress bar, and shows the mean of each loss over steps and runs beside it."""
         self.bar.update(count)
         shown = {name: f"{values.mean():.4f}" for name, values in losses.items()}
         if len(seen) == 1:
@@ -135,5 +145,5 @@ class Watcher:
 
 
 def _of(run: Run) -> str:
-    """Which run is meant, where there are several."""
+    """Returns " of NAME" for messages if there are several runs, else ""."""
     return f" of {run.name}" if run.name else ""

@@ -185,10 +185,10 @@ def test_the_centre_of_a_map_is_where_its_word_attends():
 @pytest.mark.parametrize(
     ("prompt", "changes", "says"),
     [
-        ("cat", {"resolution": 15}, "multiples of 2 pixels"),
+        ("cat", {"resolution": 15}, "must be a multiple of 2 for"),
         ("cat", {"sampler": "magic"}, "use one of ddim"),
         ("", {}, "has no words"),
-        ("cat <R-inv> dog", {}, "placeholders for more than the 2 rows given"),
+        ("cat <R-inv> dog", {}, "placeholders need more than the 2 rows given"),
     ],
 )
 def test_bad_input_for_attention_maps_is_refused(recorded, tokenizer, prompt, changes, says):

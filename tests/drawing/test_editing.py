@@ -222,14 +222,14 @@ def test_image_to_image_gives_the_same_by_command_and_by_library(small, model, t
         ({"init_image": "HERE/small.png", "strength": 0.0}, "strength=0.0: must be above 0, and at most 1"),
         ({"init_image": "HERE/small.png", "strength": 1.5}, "strength=1.5: must be above 0, and at most 1"),
         ({"init_image": "HERE/small.png", "strength": 0.1}, "strength=0.1 of 5 steps is less than one step"),
-        ({"strength": 0.5}, "--strength=0.5 says how much of --init_image is drawn anew: give one"),
-        ({"num_images": 0}, "--num_images=0 --seed=0: at least 1 image"),
-        ({"to_seed": 3}, "--to_seed=3 is where --interpolate goes to"),
+        ({"strength": 0.5}, "--strength=0.5 says how much --init_image changes: give --init_image too"),
+        ({"num_images": 0}, "--num_images=0 --seed=0: give at least 1 image"),
+        ({"to_seed": 3}, "--to_seed=3 is the last seed of a clip"),
         ({"interpolate": 4, "num_images": 2}, "--num_images is for pictures, --interpolate for one clip"),
         ({"interpolate": 4}, "--interpolate goes from one prompt to another, or from --seed to another --to_seed"),
-        ({"interpolate": 4, "to_seed": 0}, "given are 1 prompts, seeds 0 and 0"),
+        ({"interpolate": 4, "to_seed": 0}, "you gave 1 prompts, and seeds 0 and 0"),
         ({"interpolate": 1, "to_seed": 3}, "--interpolate=1: a clip has at least 2 frames"),
-        ({"interpolate": 4, "to_seed": 2**32}, "seeds are from 0 to"),
+        ({"interpolate": 4, "to_seed": 2**32}, "seeds must be from 0 to"),
     ],
 )
 def test_bad_input_for_editing_is_refused_in_one_line(small, tmp_path, values, message):
@@ -245,12 +245,12 @@ def test_bad_input_for_editing_is_refused_in_one_line(small, tmp_path, values, m
 
 
 def test_a_clip_of_more_than_two_prompts_is_refused(small, tmp_path):
-    with pytest.raises(ValueError, match="given are 3 prompts"):
+    with pytest.raises(ValueError, match="you gave 3 prompts"):
         samples.sample(source(small), ["cat", "dog", "on"], str(tmp_path / "out"), interpolate=4)
 
 
 def test_an_initial_array_of_another_size_or_range_is_refused(draw):
-    with pytest.raises(ValueError, match=r"^init_image is \[8, 8, 3\]: pictures are drawn at \[16, 16, 3\]$"):
+    with pytest.raises(ValueError, match=r"^init_image has shape \[8, 8, 3\], but must have \[16, 16, 3\], as drawn$"):
         draw(["cat"], [0], InitImage(np.zeros((8, 8, 3)), 0.5))
     with pytest.raises(ValueError, match=r"^init_image has values outside \[-1, 1\]"):
         draw(["cat"], [0], InitImage(np.full((16, 16, 3), 255, np.uint8), 0.5))

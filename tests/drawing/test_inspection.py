@@ -78,7 +78,7 @@ def test_the_report_on_a_run_is_written_into_the_runs_folder(finished, capsys):
         said = capsys.readouterr().out
         assert "on by inv_reversion, 6 of 6 steps trained" in said
         assert (out / "words.txt").read_text() in said
-        assert "where the words of 'cat <R> dog' look (seed 3)" in said
+        assert "attention of the words of 'cat <R> dog' (seed 3)" in said
         numbers = json.loads((out / "attention-cat-r-dog-3.json").read_text())
         assert [word["word"] for word in numbers["words"]] == ["cat", "<R>", "dog"]
         assert pictures.read_metadata(out / "cat-r-dog-3.png")["prompt"] == "cat <R> dog"
@@ -106,7 +106,7 @@ def test_the_report_on_a_file_is_written_into_the_current_folder(file, small, tm
         ({"name": "EMPTY"}, "no training run in"),
         ({"name": "runs/hgu", "model": None}, "no training run in runs/hgu"),
         ({"model": None}, "give --model=FOLDER_OR_HUB_ID"),
-        ({"step": 2}, "--step=2 names a checkpoint of a training run"),
+        ({"step": 2}, "--step=2 is for training runs, but"),
         ({"model": "miniature"}, "made for another model: miniature has 128"),
         ({"initialiser": "cat dog"}, "initialiser word of 2 tokens"),
     ],

@@ -84,7 +84,7 @@ def test_words_are_read_at_the_start_and_at_every_checkpoint(seen, finished):
     two = seen._replace(rows={"<R>[0]": seen.rows["<R>"], "<R>[1]": seen.rows["<R-inv>"]})
     at = look.at_step(two, steps[-1])
     np.testing.assert_array_equal(at["<R>"], [seen.rows["<R>"].path[-1].vector, seen.rows["<R-inv>"].path[-1].vector])
-    with pytest.raises(ValueError, match=r"no <R> of step 999: there are those of 0, "):
+    with pytest.raises(ValueError, match=r"<R> has no step 999: its steps are 0, "):
         look.at_step(seen, 999)
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_left_out_of_the_path(finished, tmp_path):
     path = folder.rows_file(tmp_path / "run", 4)
     path.write_bytes(path.read_bytes()[:-1])
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    with pytest.warns(Caution, match="left out of the path"):
+    with pytest.warns(Caution, match="the path leaves it out"):
         row = look_at_run(tmp_path / "run").rows["<R>"]
     assert [stop.step for stop in row.path] == [0, 2, 6]
 
@@ -114,7 +114,7 @@ def test_words_have_the_kinds_that_the_runs_own_lists_give(seen):
 def test_a_missing_word_list_is_replaced_by_the_packages(finished):
     found = words.read(finished[0], None)
     gone = found._replace(settings=dataclasses.replace(found.settings, prepositions="nowhere.txt"))
-    with pytest.warns(Caution, match=re.escape("the package's prepositions are marked")):
+    with pytest.warns(Caution, match=re.escape("using the package's list prepositions instead")):
         kinds = look.look(gone).kinds
     assert kinds["on"] == vocabulary.PREPOSITION
     assert "on" in word_lists.packaged("prepositions")
@@ -142,7 +142,7 @@ def test_several_rows_of_a_word_are_numbered_and_compared_with_an_initial_file(s
     assert list(seen.rows) == ["<R>[0]", "<R>[1]"]
     starts = [row.to_start for row in seen.rows.values()]
     assert starts == pytest.approx([cosine(a, b) for a, b in zip(learned, first, strict=True)], abs=1e-5)
-    with pytest.warns(Caution, match="nothing is said of the start"):
+    with pytest.warns(Caution, match="the comparison with the start is left out"):
         assert look.look(found, initialiser=str(tmp_path / "gone.pt")).rows["<R>[0]"].to_start is None
 
 

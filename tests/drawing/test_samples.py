@@ -39,7 +39,7 @@ def test_exported_words_draw_the_same_picture_as_their_run(small, finished, tmp_
     ):
         samples.sample(by_files, prompts, str(tmp_path / "files"), num_images=1, seed=0)
     said = capsys.readouterr()
-    assert f"pictures: {tmp_path}/files, up to 100 of them on {tmp_path}/files/grid.png" in said.out
+    assert f"pictures: {tmp_path}/files; grid of at most 100: {tmp_path}/files/grid.png" in said.out
     names = sorted(path.name for path in (tmp_path / "files").glob("00*.png"))
     assert [name[:3] for name in names] == ["000", "001", "002"]
     about = read_metadata(tmp_path / "files" / names[0])
@@ -78,10 +78,10 @@ def test_each_command_gets_a_new_numbered_folder(tmp_path):
 def test_prompts_come_from_flags_and_from_a_file(tmp_path):
     (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfcat\r\n  \n dog on cat \n")
     assert samples.read_prompts(["owl"], str(tmp_path / "prompts.txt")) == ["owl", "cat", "dog on cat"]
-    with pytest.raises(ValueError, match="no prompt: give --prompt, or --prompts_file with one a line"):
+    with pytest.raises(ValueError, match="no prompt: give --prompt, or --prompts_file with one per line"):
         samples.read_prompts([], None)
     (tmp_path / "prompts.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"prompts\.txt is no text in UTF-8"):
+    with pytest.raises(ValueError, match=r"prompts\.txt is not a text file in UTF-8"):
         samples.read_prompts(["owl"], str(tmp_path / "prompts.txt"))
 
 
@@ -141,7 +141,7 @@ def test_pictures_record_prompt_sampler_seed_and_size(finished, tmp_path):
     [
         ({"guidance_scale": float("nan")}, "guidance_scale=nan: must be a number, and finite"),
         ({"guidance_scale": float("inf")}, "guidance_scale=inf: must be a number"),
-        ({"width": 17}, "width or resolution=17: this model draws multiples of 2"),
+        ({"width": 17}, "width or resolution=17: must be a multiple of 2"),
         ({"clip_skip": 9}, "clip_skip=9: the text encoder has 1 layers"),
         ({"vae": "nowhere"}, "vae 'nowhere' is neither a folder"),
     ],
@@ -171,8 +171,8 @@ def test_prompts_without_learned_words_and_unknown_placeholders_are_warned_of(re
     assert samples.complaints(["cat <R> dog"], "photo", tokenizer) == []
     assert samples.complaints(["cat"], "<R>", tokenizer) == []
     assert samples.complaints(["cat <S> dog"], "", tokenizer) == [
-        "none of <R> in 'cat <S> dog': what was learned has no part in it",
-        "<S> in 'cat <S> dog' is no learned word here, and is read letter by letter",
+        "none of <R> in 'cat <S> dog': the picture does not use what was learned",
+        "<S> in 'cat <S> dog' is not a learned word here, so it is read letter by letter",
     ]
     (cut,) = samples.complaints(["<R> dogs hugging, of a photo on top of cat"], "", tokenizer)
     assert "is too long; left out: " in cut
@@ -184,7 +184,7 @@ def test_bad_input_for_sample_is_refused_in_one_line(finished, tmp_path):
     draw = lambda source, seed=0: samples.sample(source, ["<R>"], str(tmp_path / "out"), num_images=2, seed=seed)
     for given, message in (
         (source(finished[0], sampler="magic"), "use one of ddim, pndm, euler"),
-        (source(finished[0], resolution=15), "resolution=15: this model draws multiples of 2 pixels"),
+        (source(finished[0], resolution=15), "resolution=15: must be a multiple of 2"),
         (source(model="miniature", files=wide), "<R> has 32 numbers per row and was made for another model"),
         (source(model=str(tmp_path / "nowhere")), "neither a folder"),
         (source(finished[0], step=1), "holds no rows of step 1"),
@@ -192,7 +192,7 @@ def test_bad_input_for_sample_is_refused_in_one_line(finished, tmp_path):
         with pytest.raises((ValueError, OSError), match=message) as error:
             draw(given)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="--num_images=2 --seed=4294967295: at least 1 image, seeds from 0 to"):
+    with pytest.raises(ValueError, match="--num_images=2 --seed=4294967295: give at least 1 image, and seeds below"):
         draw(source(finished[0]), seed=2**32 - 1)
     with pytest.raises(ValueError, match="resolution=15"):
         samples.sample(source(finished[0], resolution=15), ["<R>"], None, num_images=1, seed=0)

@@ -121,7 +121,7 @@ def test_finished_cells_are_not_drawn_again(config, evaluated, monkeypatch):
     drawn, draw = [], cells.draw
     monkeypatch.setattr(cells, "draw", lambda *own: drawn.append(own[2]) or draw(*own))
     monkeypatch.setattr(compare.loop, "train", None)
-    with pytest.warns(Caution, match=f"line {len(lines) - 1} is damaged: its cell is left out"):
+    with pytest.warns(Caution, match=f"line {len(lines) - 1} is damaged: its cell will be drawn again"):
         assert compare.evaluate(config, str(workdir)) == text
     assert len(drawn) == 1
     path.write_text(whole)
@@ -153,11 +153,11 @@ def test_further_seeds_are_added_to_an_evaluation(config, evaluated, monkeypatch
 def test_cells_of_other_settings_are_refused(config, evaluated):
     workdir, _ = evaluated
     for other in (changed(config, prompts=2), changed(config, natural_words=(("hug", "kissing"), ("on", "on")))):
-        with pytest.raises(ValueError, match=r"cells.jsonl holds .* made with other settings, prompts or scores"):
+        with pytest.raises(ValueError, match=r"cells.jsonl has .* with other settings, prompts or scores"):
             compare.evaluate(other, str(workdir))
     other = config.copy_and_resolve_references()
     other.learning_rate = 0.5
-    with pytest.raises(ValueError, match="holds hug/reversion-seed0-direct made with other settings"):
+    with pytest.raises(ValueError, match="has hug/reversion-seed0-direct with other settings"):
         compare.evaluate(other, str(workdir))
 
 
@@ -202,10 +202,10 @@ def test_an_evaluation_runs_on_real_exemplars(config, sd_tiny, tmp_path):
 
 def test_bad_input_for_an_evaluation_is_refused_in_one_line(config, tmp_path):
     for given, workdir, message in (
-        (changed(config, clip=""), tmp_path / "run", "give --config.evaluation.clip=FOLDER_OR_HUB_ID"),
+        (changed(config, clip=""), tmp_path / "run", "by --config.evaluation.clip=FOLDER_OR_HUB_ID"),
         (changed(config, clip="nowhere/"), tmp_path / "run", "nowhere"),
         (config, "gs://bucket/folder", "--workdir=gs://bucket/folder: an evaluation needs a folder of this machine"),
-        (load("hug"), tmp_path / "run", "the config says nothing of what to compare"),
+        (load("hug"), tmp_path / "run", "the config does not say what to compare"),
     ):
         with pytest.raises((ValueError, OSError), match=message) as error:
             compare.evaluate(given, str(workdir))

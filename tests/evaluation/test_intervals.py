@@ -53,5 +53,5 @@ def test_a_constant_difference_has_an_interval_of_width_zero():
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 0, 4)])
 def test_an_array_of_another_rank_or_without_seeds_is_refused(shape):
-    with pytest.raises(ValueError, match=r"want \[relations, seeds, prompts\]"):
+    with pytest.raises(ValueError, match=r"need \[relations, seeds, prompts\]"):
         bootstrap(np.zeros(shape))

@@ -264,7 +264,7 @@ def test_score_measures_the_words_of_a_run_and_keeps_the_result(finished, capsys
     [
         ({}, "nothing to score"),
         ({"folder": "nowhere", "clip": "CLIP", "relation": "hug"}, "no folder of pictures at nowhere"),
-        ({"folder": "DRAWN", "relation": "hug"}, "give --clip"),
+        ({"folder": "DRAWN", "relation": "hug"}, "give it by --clip"),
         ({"folder": "DRAWN", "clip": "CLIP"}, "give --words, or --relation"),
         ({"folder": "DRAWN", "clip": "DRAWN", "relation": "hug"}, "config.json"),
         ({"folder": "CLIP", "clip": "CLIP", "relation": "hug"}, "no picture in"),

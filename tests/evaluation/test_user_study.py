@@ -96,7 +96,7 @@ def test_each_set_has_pictures_of_all_methods_with_one_seed(tmp_path):
         sets.choose(none_complete, METHODS, 2, 0)
     with pytest.raises(ValueError, match="no pictures by 'magic'"):
         sets.choose(pictures, ["magic", "reversion"], 1, 0)
-    with pytest.raises(ValueError, match="2 or more, each once"):
+    with pytest.raises(ValueError, match="needs 2 to 26 different methods"):
         sets.choose(pictures, ["reversion"], 1, 0)
 
 
@@ -121,7 +121,7 @@ def test_the_key_of_another_study_is_not_overwritten(evaluation, tmp_path):
     page.write(tmp_path / "study", *first)
     page.write(tmp_path / "study", *first)
     assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["key.json", "study.html"]
-    with pytest.raises(FileExistsError, match="another study's"):
+    with pytest.raises(FileExistsError, match="the key of another study"):
         page.write(tmp_path / "study", *_make(evaluation, seed=1))
     assert votes.read_key(tmp_path / "study") == first[1]
 
@@ -130,9 +130,9 @@ def test_the_key_of_another_study_is_not_overwritten(evaluation, tmp_path):
     ("records", "says"),
     [
         ("{", "not readable as JSON"),
-        ([{"relation": "hug"}], "[0]: want an object with relation, method, seed, prompt, file"),
-        (["hug"], "[0]: want an object"),
-        ([{"relation": "hug", "method": "m", "seed": "0", "prompt": "p", "file": "0.png"}], "[0]: want an object"),
+        ([{"relation": "hug"}], "[0]: must be an object with relation, method, seed, prompt, file"),
+        (["hug"], "[0]: must be an object"),
+        ([{"relation": "hug", "method": "m", "seed": "0", "prompt": "p", "file": "0.png"}], "[0]: must be an object"),
         ([{"relation": "hug", "method": "m", "seed": 0, "prompt": "p", "file": "9.png"}], "9.png: no such picture"),
         ([{"relation": "hug", "method": "m", "seed": 0, "prompt": "p", "file": "0.png"}] * 2, "[1]: a second picture"),
     ],

@@ -87,19 +87,19 @@ def _with(change) -> dict:
 
 
 VOTE_FAULTS = [
-    (lambda b: b.update(format="votes"), "no votes as the page saves them"),
+    (lambda b: b.update(format="votes"), "not a file of votes from the page"),
     (lambda b: b.update(study="f" * 16), "votes on another page ('ffffffffffffffff'"),
-    (lambda b: b.pop("voter"), "voter None is none"),
-    (lambda b: b.update(voter="me"), "voter 'me' is none"),
+    (lambda b: b.pop("voter"), "None is not a voter's id"),
+    (lambda b: b.update(voter="me"), "'me' is not a voter's id"),
     (lambda b: b.update(voter=f"{1:016x}"), "from the same voter as votes-0.json"),
-    (lambda b: b["votes"].pop(), "want votes on 3 sets"),
-    (lambda b: b.update(votes=None), "want votes on 3 sets"),
-    (lambda b: b["votes"][1].pop("relation"), "set 2, relation: want A, B, C, each once"),
-    (lambda b: b["votes"][2].update(entity=["A", "B", None]), "set 3, entity: want A, B, C"),
-    (lambda b: b["votes"][2].update(entity=["A", "B", "B"]), "set 3, entity: want A, B, C"),
-    (lambda b: b["votes"][0].update(entity=["A", "B"]), "set 1, entity: want A, B, C"),
-    (lambda b: b["votes"][0].update(entity="ABC"), "set 1, entity: want A, B, C"),
-    (lambda b: b["votes"].__setitem__(0, ["ABC"]), "set 1, entity: want A, B, C"),
+    (lambda b: b["votes"].pop(), "does not have votes on 3 sets"),
+    (lambda b: b.update(votes=None), "does not have votes on 3 sets"),
+    (lambda b: b["votes"][1].pop("relation"), "set 2, relation: must be A, B, C, each once"),
+    (lambda b: b["votes"][2].update(entity=["A", "B", None]), "set 3, entity: must be A, B, C"),
+    (lambda b: b["votes"][2].update(entity=["A", "B", "B"]), "set 3, entity: must be A, B, C"),
+    (lambda b: b["votes"][0].update(entity=["A", "B"]), "set 1, entity: must be A, B, C"),
+    (lambda b: b["votes"][0].update(entity="ABC"), "set 1, entity: must be A, B, C"),
+    (lambda b: b["votes"].__setitem__(0, ["ABC"]), "set 1, entity: must be A, B, C"),
 ]
 
 
@@ -117,7 +117,7 @@ def test_an_error_about_an_unreadable_file_of_votes_or_key_names_the_file(tmp_pa
     with pytest.raises(ValueError, match=r"votes-0\.json: not readable as JSON"):
         votes.read_votes(tmp_path, KEY)
     (tmp_path / "votes-0.json").write_text("[1]")
-    with pytest.raises(ValueError, match="no votes as the page saves them"):
+    with pytest.raises(ValueError, match="not a file of votes from the page"):
         votes.read_votes(tmp_path, KEY)
     with pytest.raises(ValueError, match="no votes in it"):
         votes.read_votes(tmp_path / "none", KEY)

@@ -236,7 +236,7 @@ def test_the_published_preprocessing_is_the_default():
     [
         ("preprocessor_config.json", {"do_center_crop": False}, "do_center_crop=False is not CLIP's"),
         ("preprocessor_config.json", {"size": {"height": 32, "width": 32}}, "size=.* is not CLIP's"),
-        ("preprocessor_config.json", {}, "pictures of 224 px, where the model's config.json has image_size=32"),
+        ("preprocessor_config.json", {}, "pictures of 224 px, but config.json has image_size=32"),
         ("processor_config.json", {"image_processor": {"resample": 2}}, "resample=2"),
     ],
 )

@@ -76,7 +76,7 @@ def test_resumed_dreambooth_equals_uninterrupted_dreambooth(made, whole, tmp_pat
 
 
 def test_dreambooth_with_another_recipe_in_the_same_folder_is_refused(made, whole):
-    with pytest.raises(ValueError, match="begun with another recipe: give a new --workdir"):
+    with pytest.raises(ValueError, match="holds a training with another recipe: give a new --workdir"):
         train(made, whole[0], word="top")
 
 
@@ -123,6 +123,6 @@ def test_the_saved_model_draws_the_same_picture_as_the_trained_one(made, whole, 
 def test_dreambooth_refuses_several_runs_and_a_bucket(tmp_path):
     with pytest.raises(ValueError, match="one model of one relation: give a config without runs"):
         dreambooth.make_model(load("ten_relations"), tmp_path)
-    with pytest.raises(ValueError, match="a model is written to a folder of this machine"):
+    with pytest.raises(ValueError, match="DreamBooth needs a folder of this machine"):
         dreambooth.make_model(load("hug"), "gs://bucket/model")
     assert not list(tmp_path.iterdir())

@@ -162,7 +162,7 @@ def test_an_error_about_divergence_names_the_step(config, tmp_path):
 @pytest.mark.parametrize("rate", [3.0, 30.0])
 def test_rows_whose_norm_grows_too_large_stop_the_run(config, tmp_path, rate):
     """The losses of such a run stay finite."""
-    said = r"ran away: at step [1-6] their norm is .*, where the model's words have .*: lower config.learning_rate"
+    said = r"diverged: at step [1-6] their norm is .*, but the usual norm is .*: lower config.learning_rate"
     with pytest.raises(FloatingPointError, match=said):
         loop.train(changed(config, learning_rate=rate, preview_prompts=()), tmp_path / "run")
     assert not (tmp_path / "run" / "contact_sheet.png").exists()
@@ -170,7 +170,7 @@ def test_rows_whose_norm_grows_too_large_stop_the_run(config, tmp_path, rate):
 
 @pytest.mark.parametrize("rate", [0.0, 1e-5])
 def test_a_run_that_learns_nothing_ends_with_a_warning(config, tmp_path, rate):
-    with pytest.warns(Caution, match=r"<R> has moved by 0.0.% of its length only, so it still says 'on': raise"):
+    with pytest.warns(Caution, match=r"<R> has moved by only 0.0.% of its norm, so it still means 'on': raise"):
         loop.train(changed(config, learning_rate=rate, preview_prompts=()), tmp_path / "run")
 
 
@@ -186,7 +186,7 @@ def test_a_run_can_start_from_an_embedding_file(config, finished, tmp_path):
     first = prepare.prepare(prepare.settle(changed(mine, initialiser=str(tmp_path / "both.safetensors")))).first_rows[0]
     np.testing.assert_array_equal(first, run.rows)
     narrow, none = np.zeros((1, 31)), np.full((1, 32), np.nan)
-    for rows, message in ((narrow, r"rows of shape \[1, 31\], where"), (none, "holds NaN")):
+    for rows, message in ((narrow, r"rows of shape \[1, 31\], but"), (none, "holds NaN")):
         save_file({"<R>": rows.astype(np.float32)}, tmp_path / "bad.safetensors")
         with pytest.raises(ValueError, match=message):
             prepare.prepare(prepare.settle(changed(mine, initialiser=str(tmp_path / "bad.safetensors"))))
@@ -208,7 +208,7 @@ def test_captions_longer_than_the_text_encoder_are_warned_of(config, tmp_path):
     shown = np.zeros((1, 16, 16, 3), np.uint8)
     exemplars.write_folder(tmp_path / "exemplars", shown, [["cat {} dog, on top of photo of cat on dog"]])
     mine = changed(config, exemplars=str(tmp_path / "exemplars"), method="reversion")
-    with pytest.warns(Caution, match=r"0\.png: only 12 tokens of 'cat <R> dog, on .* are read; left out: '.*dog'"):
+    with pytest.warns(Caution, match=r"0\.png: the model reads only 12 tokens of 'cat <R> dog.*; left out: '.*dog'"):
         prepare.prepare(prepare.settle(mine))
 
 
@@ -269,4 +269,4 @@ def test_the_description_of_a_run_has_its_exemplars_and_prompts(config):
     said = report.describe(prepare.prepare(prepare.settle(config)))
     assert "3 exemplars at 16 px" in said
     assert "'dog <R-inv> <R> cat'" in said
-    assert "its own" not in said  # this model's folder has no settings
+    assert "model sets" not in said  # this model's folder has no settings

@@ -115,7 +115,7 @@ def train(place: Path, python: str, environment: Mapping[str, str], steps: int, 
 
 def check(workdir: Path, cells: dict[str, nbformat.NotebookNode]) -> None:
     """Checks the folder and the cells of a run that was resumed after two steps for two more."""
-    assert "taken up at step 2 of 4" in text(cells["train"])
+    assert "resumed at step 2 of 4" in text(cells["train"])
     assert [record["step"] for record in history.read(workdir / "metrics.jsonl")] == [1, 2, 3, 4]
     assert sorted(path.name for path in (workdir / "samples").iterdir()) == ["000", "001"]
     assert len(list((workdir / "samples" / "001").glob("00*.png"))) == 2 * 8
@@ -317,7 +317,7 @@ def test_uploaded_exemplars_become_a_folder(browser, tmp_path):
 
 
 def test_uploading_exemplars_is_refused_outside_colab(tmp_path):
-    with pytest.raises(ValueError, match="on Colab only"):
+    with pytest.raises(ValueError, match="only be uploaded on Colab"):
         notebook.upload_exemplars(tmp_path / "exemplars", {})
 
 

@@ -50,7 +50,7 @@ def test_training_uses_and_prints_the_models_settings(model, config, tmp_path, c
     (run,) = loop.learn(mine, tmp_path / "run")
     assert (run.step, run.settings.steps, run.settings.learning_rate) == (2, 2, 0.01)
     said = capsys.readouterr().out
-    assert "\nits own     guidance_scale 3, steps 2, preview prompts\n" in said
+    assert "\nmodel sets  guidance_scale 3, steps 2, preview prompts\n" in said
     assert "training    2 steps of 2 x 1 samples" in said
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (stored["steps"], stored["guidance_scale"], stored["preview_prompts"]) == (2, 3, ["cat <R> dog"])
@@ -59,8 +59,8 @@ def test_training_uses_and_prints_the_models_settings(model, config, tmp_path, c
 def test_the_description_lists_settings_of_the_model(config):
     job = prepare.prepare(prepare.settle(config))
     lines = report.describe(job, ("steps", "learning_rate")).splitlines()
-    assert lines[1] == "its own     learning_rate 0.01, steps 6"
-    assert report.describe(job, ["preview_prompts"]).splitlines()[1] == "its own     preview prompts"
+    assert lines[1] == "model sets  learning_rate 0.01, steps 6"
+    assert report.describe(job, ["preview_prompts"]).splitlines()[1] == "model sets  preview prompts"
 
 
 def test_the_miniature_has_its_own_settings():

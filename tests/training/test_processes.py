@@ -107,7 +107,7 @@ def test_two_processes_restarted_after_a_crash_equal_one(command, alone, tmp_pat
     os.kill(int(children(crashing)[-1]), signal.SIGKILL)
     crashing.communicate(timeout=120)
     assert crashing.returncode != 0
-    assert "taken up at step" in finish(start(command, workdir, 2))
+    assert "resumed at step" in finish(start(command, workdir, 2))
     assert_same_run(workdir, alone)
 
 

@@ -283,7 +283,7 @@ def test_a_checkpoint_with_changed_numbers_counts_as_damaged(config, finished, c
 
 def test_learned_rows_without_a_checkpoint_are_not_overwritten(config, copied):
     shutil.rmtree(copied / "checkpoints")
-    with pytest.raises(ValueError, match="holds learned rows, but no checkpoint to go on from: give a new --workdir"):
+    with pytest.raises(ValueError, match="holds learned rows, but no checkpoint to resume from: give a new --workdir"):
         loop.train(changed(config, seed=9), copied)
 
 
@@ -369,7 +369,7 @@ def test_an_old_run_with_any_token_as_negatives_is_resumed_with_them(config, cop
 
 def test_a_model_that_changed_since_the_run_started_is_refused(config, finished, copied):
     edit_settings(copied, lambda values: values["origin"].update(model_hash="0123456789abcdef"))
-    with pytest.raises(ValueError, match=r"holds a run on another model than .* is now: give a new") as error:
+    with pytest.raises(ValueError, match=r"holds a run on another model than the present .*: give a new") as error:
         loop.train(config, copied)
     assert "\n" not in str(error.value)
     assert json.loads((copied / "config.json").read_text())["origin"]["model_hash"] == "0123456789abcdef"

@@ -187,7 +187,7 @@ def test_a_damaged_preview_is_left_out_of_the_logs(server, tmp_path):
     (tmp_path / "previews" / "step_mine.png").write_bytes(b"of somebody else")
     history.append(epath.Path(tmp_path) / history.NAME, [{"step": step, "denoising": 0.1} for step in (1, 2)])
     with (
-        pytest.warns(Caution, match=r"step_000001\.png is left out of the logs"),
+        pytest.warns(Caution, match=r"step_000001\.png cannot be read"),
         run_logs.opened(job, epath.Path(tmp_path), 2),
     ):
         pass

@@ -120,7 +120,7 @@ def test_an_error_about_divergence_names_the_run_and_the_step(several, tmp_path)
 def test_the_description_of_a_job_lists_its_runs(several):
     said = report.describe(prepare.prepare(prepare.settle(several)))
     assert "runs        3 together" in said
-    assert "50 steps of 2 x 1 samples a run, 3 at once through the networks" in said
+    assert "50 steps of 2 x 1 samples a run, 3 per pass through the networks" in said
     assert "hug: 2 exemplars" in said
     assert "reversion-seed1: 3 exemplars at 16 px, reversion, rate" in said
 
@@ -128,8 +128,8 @@ def test_the_description_of_a_job_lists_its_runs(several):
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
-        (({"seed": 0}, {"steps": 5}), r"config.runs\[1\] sets steps, but a run can have only its own relation"),
-        (({"inverse_prompts": "add"},), r"config.runs\[0\] sets inverse_prompts, but a run can have only its own"),
+        (({"seed": 0}, {"steps": 5}), r"config.runs\[1\] sets steps: an entry of config.runs can only set relation"),
+        (({"inverse_prompts": "add"},), r"config.runs\[0\] sets inverse_prompts: an entry of config.runs can only"),
         (({"seed": 0}, {"sed": 5}), r"config.runs\[1\] sets sed"),
         (({"seed": "one"},), r"config.runs\[0\]: "),
         (({"method": "magic"},), r"config.runs\[0\]: config.method='magic'"),

@@ -1,6 +1,6 @@
-// Dragging pictures to places: mouse and pen at once, a finger after a moment's rest, so that it can scroll too.
+// Drags pictures to places. Mouse and pen drag at once. A finger drags after a short rest, so that it can also scroll.
 
-let drag = null; // {source, x, y} from the press on, a timer for a finger's rest, and the ghost once it is lifted
+let drag = null; // after a press: {source, x, y}, the timer `rest` for a finger, and `ghost` once the picture moves
 let dropped = false;
 const REST_MS = 220,
   SLACK_PX = 6,
@@ -38,7 +38,7 @@ function finish(event) {
   source.classList.remove("moving");
   mark(null);
   if (event.type === "pointercancel") return;
-  dropped = true; // the click that follows presses nothing
+  dropped = true; // ignore the click that follows
   setTimeout(() => {
     dropped = false;
   }, 50);

@@ -1,4 +1,4 @@
-// The page of a user study: what is asked, the votes so far, and the two rankings. See also drag.js and screens.js.
+// The page of a user study: the questions, the votes so far, and the two rankings. See also drag.js and screens.js.
 "use strict";
 const study = JSON.parse(document.getElementById("data").textContent);
 const count = study.sets[0].pictures.length;
@@ -7,22 +7,22 @@ const criteria = [
   {
     key: "entity",
     title: "The two things",
-    ask: "Are both things of the text there, each complete, and not blended with the other?",
+    ask: "Does the picture show both things of the text, each complete and not blended with the other?",
   },
   {
     key: "relation",
     title: "The relation",
-    ask: "Is the relation between the two that of the examples?",
+    ask: "Is the relation between the two things the same as in the examples?",
   },
 ];
 document.documentElement.style.setProperty("--count", count);
 const main = document.getElementById("main");
 
-// The votes so far, kept by the browser: places[criterion][rank - 1] is a letter or null.
+// The votes so far, stored by the browser: votes[set][criterion][rank - 1] is a letter or null.
 const empty = () => Object.fromEntries(criteria.map(({ key }) => [key, Array(count).fill(null)]));
 const fresh = () => ({
   voter: Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join(""),
-  at: -1, // the set on show; -1 the start, sets.length the end
+  at: -1, // the number of the set on the screen; -1: the start screen, sets.length: the end screen
   votes: study.sets.map(empty),
 });
 const store = `study ${study.study}`;
@@ -30,13 +30,13 @@ let state = fresh();
 try {
   state = JSON.parse(localStorage.getItem(store)) ?? state;
 } catch {
-  /* then it lasts while the page is open */
+  /* Without storage, the votes last until the page is closed. */
 }
 const save = () => {
   try {
     localStorage.setItem(store, JSON.stringify(state));
   } catch {
-    /* as above */
+    /* Without storage, the votes last until the page is closed. */
   }
 };
 
@@ -62,12 +62,13 @@ const say = (text) => {
 
 function image(src, alt) {
   const made = element("img", { src, alt, draggable: "false" });
-  // Small drawings would blur.
+  // Pixelated scaling for small drawings, which would blur otherwise.
   made.onload = () => made.classList.toggle("small", made.naturalWidth <= 128);
   return made;
 }
 
-/* Puts a letter on a place; what stood there goes where the letter was. The last letter has only one place left. */
+/* Puts a letter on a place. The letter that was there moves to the first letter's old place. If only one letter is left
+   without a place, it gets the last free one. */
 function put(places, letter, to) {
   const from = places.indexOf(letter);
   if (from >= 0) places[from] = places[to];

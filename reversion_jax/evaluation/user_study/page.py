@@ -1,6 +1,6 @@
-"""The page that voters open: one file with all pictures in it, no server, and nothing that tells the methods apart.
+"""Makes the page for voters: one HTML file that contains all pictures, works without a server, and hides the methods.
 
-Beside it stands key.json, which says what each picture is; votes cannot be counted without it.
+key.json, which is written with it, names the method of each picture. Votes cannot be counted without the key.
 """
 
 import base64
@@ -19,8 +19,8 @@ from reversion_jax.inversion.prompts import RELATION
 from reversion_jax.runtime import files
 
 PAGE, KEY = "study.html", "key.json"
-_LONGEST_PX = 512  # of a picture's sides in the page
-_SMALL_PX = 128  # up to here without loss
+_LONGEST_PX = 512  # maximum height and width of pictures in the page
+_SMALL_PX = 128  # pictures up to this size are compressed without loss
 
 
 def make(
@@ -29,9 +29,9 @@ def make(
     exemplars: Mapping[str, Sequence[tuple[Image.Image, str]]],
     wrap: Callable = iter,
 ) -> tuple[str, dict]:
-    """The page and its key. Picture n of a set is called by the nth letter in the page, the key and the votes.
+    """Makes the page and its key. The page and the votes call picture n of a set by the nth letter of the alphabet.
 
-    `exemplars` gives each relation's pictures and captions; `wrap` goes round the sets, such as tqdm.
+    exemplars: each relation's pictures and captions. wrap: wraps the loop over sets, such as tqdm.
     """
     relations = list(dict.fromkeys(one.relation for one in sets))
     data = {
@@ -62,19 +62,23 @@ def make(
 
 
 def write(folder: Path, page: str, key: dict) -> None:
-    """Writes both files, the key first. FileExistsError where another study's key stands: its votes need it."""
+    """Writes both files, the key first.
+
+    Raises FileExistsError if the folder has the key of another study, because the votes of that study need it.
+    """
     path = folder / KEY
     text = json.dumps(key, indent=1, ensure_ascii=False) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise FileExistsError(f"{path} is another study's, whose votes need it: name another --workdir")
+        raise FileExistsError(f"{path} is the key of another study, whose votes need it: give another --workdir")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in ((KEY, text), (PAGE, page)):
         files.write(folder / name, content)
 
 
 def _fill(data: dict) -> str:
+    """Puts the data, the style and the scripts into the page's HTML."""
     part = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    # A "<" might end the script element that holds the data.
+    # Escape "<", which could end the script element with the data.
     parts = {
         "STYLE": part("page.css"),
         "SCRIPT": "".join(map(part, ("page.js", "drag.js", "screens.js"))),
@@ -87,12 +91,15 @@ def _fill(data: dict) -> str:
 
 
 def _text(prompt: str) -> list[str]:
-    """A prompt as its words before and after the relation."""
+    """Splits a prompt into its words before and after the relation."""
     return prompt.replace(RELATION, "{}").split("{}", 1)
 
 
 def _data_uri(picture: Image.Image) -> str:
-    """The pixels alone: Pillow's WebP carries nothing over of a PNG's text chunks, which may name the method."""
+    """Encodes a picture as a data URI.
+
+    Pillow does not copy a PNG's text chunks, which may name the method, into a WebP.
+    """
     picture.thumbnail((_LONGEST_PX, _LONGEST_PX), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, "WEBP", lossless=max(picture.size) <= _SMALL_PX, quality=90)

@@ -1,4 +1,4 @@
-// What is on show: the start, a set, the end; and the file of votes.
+// The screens: the start, a set, and the end. Also saves the file of votes.
 
 const closer = document.getElementById("closer");
 closer.addEventListener("click", () => closer.close());
@@ -72,7 +72,7 @@ function showStart() {
       element(
         "p",
         {},
-        "Answer each question for itself; beauty does not count. Drag the pictures to their places, or tap " +
+        "Answer each question separately; beauty does not count. Drag the pictures to their places, or tap " +
           "them from best to worst. With the keyboard, Enter ranks a picture and the arrow keys move it.",
       ),
       element(
@@ -105,7 +105,13 @@ function showEnd() {
             element("p", {}, `${open.length} of ${study.sets.length} sets are not fully ranked yet:`),
             element("div", { class: "open" }, ...open.map(jump)),
           ]
-        : [element("p", {}, "All sets are ranked. Save the votes and send the file to whoever gave you this page.")]),
+        : [
+            element(
+              "p",
+              {},
+              "All sets are ranked. Save the votes and send the file to the person who sent you this page.",
+            ),
+          ]),
       element(
         "div",
         { class: "way" },

@@ -1,10 +1,10 @@
-"""What people compare: sets of pictures of one prompt, one picture a method, chosen and shuffled from a seed.
+"""Chooses what voters compare: sets with one prompt and one picture by each method, chosen and shuffled by a seed.
 
-The evaluation folder that they come from:
+The pictures come from an evaluation's folder, which has
 
     pictures.json           [{"relation": "hug", "method": "reversion", "seed": 0, "prompt": "cat <R> owl",
                               "file": "hug/reversion/0.png"}, …]; the prompt is the same text for every method
-    exemplars/hug/*.png     and, if it is there, their text.json
+    exemplars/hug/*.png     and optionally a text.json with their captions
 """
 
 import random
@@ -23,17 +23,17 @@ PICTURES = "pictures.json"
 
 
 class Picture(NamedTuple):
-    """One generated picture: `file` is a path that can be opened."""
+    """One generated picture."""
 
     relation: str
     method: str
-    seed: int
+    seed: int  # of the picture's noise
     prompt: str
-    file: Path
+    file: Path  # a path that can be opened
 
 
 class StudySet(NamedTuple):
-    """Pictures of one prompt by each method, in the order in which they are shown."""
+    """The pictures of one prompt by all methods, in the order in which the page shows them."""
 
     relation: str
     prompt: str
@@ -41,10 +41,13 @@ class StudySet(NamedTuple):
 
 
 def read_pictures(evaluation: Path) -> list[Picture]:
-    """The pictures of an evaluation folder; FileNotFoundError, ValueError, which name the file and record."""
+    """Reads the list of pictures in an evaluation's folder.
+
+    Raises FileNotFoundError or ValueError, naming the file and the record, if a file is missing or a record is wrong.
+    """
     file = evaluation / PICTURES
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file: --evaluation names a folder of pictures with {PICTURES}")
+        raise FileNotFoundError(f"{file}: no such file: give --evaluation a folder of pictures with {PICTURES}")
     try:
         records = files.from_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -53,7 +56,7 @@ def read_pictures(evaluation: Path) -> list[Picture]:
     pictures = {}
     for number, record in enumerate(records if isinstance(records, list) else [records]):
         if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in kinds.items()):
-            raise ValueError(f"{file}, [{number}]: want an object with {', '.join(kinds)} (seed a whole number)")
+            raise ValueError(f"{file}, [{number}]: must be an object with {', '.join(kinds)}; seed is a whole number")
         picture = Picture(**{name: record[name] for name in kinds})._replace(file=evaluation / record["file"])
         if not picture.file.is_file():
             raise FileNotFoundError(f"{picture.file}: no such picture, although {PICTURES} names it")
@@ -64,7 +67,10 @@ def read_pictures(evaluation: Path) -> list[Picture]:
 
 
 def read_exemplars(evaluation: Path, relation: str) -> list[tuple[Image.Image, str]]:
-    """A relation's exemplars, each with its first template, or "" where no text.json says one; FileNotFoundError."""
+    """Reads a relation's exemplars, each with its first template, or "" if there is no text.json.
+
+    Raises FileNotFoundError if there are no exemplars.
+    """
     folder = evaluation / "exemplars" / relation
     if (folder / exemplars.CAPTIONS).is_file():
         captions = {name: parse(own[0]).fill("{}") for name, own in exemplars.read_captions(folder).items()}
@@ -72,22 +78,23 @@ def read_exemplars(evaluation: Path, relation: str) -> list[tuple[Image.Image, s
         captions = {file.name: "" for file in sorted(folder.glob("*.png"))}
     if not captions:
         raise FileNotFoundError(
-            f"{folder}: no exemplars of {relation}: put the pictures there that it was learned from"
+            f"{folder}: no exemplars of {relation}: put the pictures from which it was learned there"
         )
     return [(exemplars.read_picture(folder / name), template) for name, template in captions.items()]
 
 
 def choose(pictures: Sequence[Picture], methods: Sequence[str], sets_per_relation: int, seed: int) -> list[StudySet]:
-    """Draws `sets_per_relation` prompts of each relation, one picture a method, and shuffles sets and pictures.
+    """Chooses `sets_per_relation` prompts of each relation at random, and shuffles the sets and the pictures in them.
 
-    All of a set have the same seed. The choice depends on `seed` and on which pictures there are, not on their order.
-    ValueError where a relation has too few prompts that all methods have drawn from one seed.
+    A set has one picture by each method, all with the same seed. The choice depends on `seed` and on the set of
+    pictures, but not on their order. Raises ValueError if a relation has too few prompts that all methods have drawn
+    with the same seed.
     """
     known = sorted({picture.method for picture in pictures})
     if unknown := [method for method in methods if method not in known]:
-        raise ValueError(f"no pictures by {unknown[0]!r}: --methods may name {', '.join(known)}")
+        raise ValueError(f"no pictures by {unknown[0]!r}: --methods can be {', '.join(known)}")
     if len(set(methods)) != len(methods) or not 2 <= len(methods) <= 26:
-        raise ValueError(f"methods {', '.join(methods)}: a comparison needs 2 or more, each once")
+        raise ValueError(f"methods {', '.join(methods)}: a comparison needs 2 to 26 different methods")
     drawn: defaultdict[tuple[str, str, int], dict[str, Picture]] = defaultdict(dict)
     for picture in pictures:
         drawn[picture.relation, picture.prompt, picture.seed][picture.method] = picture
@@ -100,7 +107,7 @@ def choose(pictures: Sequence[Picture], methods: Sequence[str], sets_per_relatio
     for relation in sorted({picture.relation for picture in pictures}):
         if len(complete[relation]) < sets_per_relation:
             raise ValueError(
-                f"{relation}: {len(complete[relation])} prompts drawn by all of {', '.join(methods)} from one seed, "
+                f"{relation}: {len(complete[relation])} prompts drawn by all of {', '.join(methods)} with one seed, "
                 f"fewer than --sets_per_relation={sets_per_relation}"
             )
         for prompt in rng.sample(list(complete[relation]), sets_per_relation):

@@ -1,4 +1,4 @@
-"""A user study from an evaluation's pictures: the page for voters, and the table of their votes."""
+"""Does the work of the command `study`: makes the page for voters, and the table of their votes."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from reversion_jax.runtime import files
 
 
 def write_page(evaluation: Path, workdir: Path, methods: list[str], sets_per_relation: int, seed: int) -> str:
-    """Writes the page and its key from an evaluation's pictures, by all its methods if none are named.
+    """Writes the page and its key from an evaluation's pictures; returns a text about what was written.
 
-    Returns what was written, for people.
+    methods: the methods to compare; []: all.
     """
     pictures = sets.read_pictures(evaluation)
     methods = methods or list(dict.fromkeys(picture.method for picture in pictures))
@@ -23,12 +23,12 @@ def write_page(evaluation: Path, workdir: Path, methods: list[str], sets_per_rel
     return (
         f"{len(chosen)} sets of {len(relations)} relations, pictures by {', '.join(methods)}\n"
         f"page for voters: {workdir / page.PAGE}\n"
-        f"key, to keep:    {workdir / page.KEY}"
+        f"key, for you:    {workdir / page.KEY}"
     )
 
 
 def count_votes(workdir: Path, folder: Path) -> str:
-    """The table of average user rankings, which is also left in `workdir`."""
+    """Returns the table of average user rankings. Also writes it to aur.md and aur.json in `workdir`."""
     key = votes.read_key(workdir)
     ranking = votes.average_user_ranking(votes.read_votes(folder, key), key)
     table = votes.table(ranking)

@@ -1,4 +1,4 @@
-"""Captions as a person types them: what is wrong with one, and which prompts it becomes."""
+"""Checks the captions that a user types, and turns them into templates and prompts."""
 
 import json
 import re
@@ -16,18 +16,18 @@ MAX_LETTERS = 500
 
 
 class Checked(NamedTuple):
-    """What one caption becomes: prompts, or what is wrong with it."""
+    """The result of checking a caption: its prompts, or what is wrong with it."""
 
     template: Template
-    direct: str = ""
-    inverse: str = ""  # only if it was asked for
-    fault: str = ""
+    direct: str = ""  # the direct prompt
+    inverse: str = ""  # the inverse prompt; "" if none was requested
+    fault: str = ""  # what is wrong; "" if nothing is
 
 
 def check(caption: str, invertible: bool) -> Checked:
-    """Checks one caption, such as "a photo of cat {} stone"; `invertible`: it also needs an inverse prompt.
+    """Checks one caption, such as "a photo of cat {} stone". invertible: whether it needs an inverse prompt as well.
 
-    A caption may be the explicit form in JSON, {"text": …, "subject": …, "object": …}.
+    A caption may also have the explicit form, as JSON: {"text": …, "subject": …, "object": …}.
     """
     template: Template = " ".join(caption.split())
     try:
@@ -37,7 +37,7 @@ def check(caption: str, invertible: bool) -> Checked:
         if caption.strip().startswith('{"'):
             template = files.from_json(caption)
         if isinstance(template, str) and "{}" not in template:
-            raise ValueError("write {} where the relation stands, as in: cat {} stone")
+            raise ValueError("write {} in place of the relation, as in: cat {} stone")
         prompt = parse(template)
         return Checked(template, prompt.direct(), prompt.inverse() if invertible else "")
     except ValueError as error:
@@ -45,15 +45,18 @@ def check(caption: str, invertible: bool) -> Checked:
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text box that hold something."""
+    """Returns the lines of a text box that are not empty, without spaces around them."""
     return [line.strip() for line in (text or "").splitlines() if line.strip()]
 
 
 def templates(text: str, where: str, invertible: bool) -> list[Template]:
-    """The templates of one picture's captions, one a line. ValueError, which names the picture."""
+    """Returns the templates of one picture's captions, one for each line of `text`.
+
+    where: the picture's name. Raises ValueError, with this name in the message, for a missing or wrong caption.
+    """
     checked = [check(line, invertible) for line in lines(text)]
     if not checked:
-        raise ValueError(f"{where} has no caption: say what it shows, with {{}} for the relation")
+        raise ValueError(f"{where} has no caption: write what it shows, with {{}} for the relation")
     for one in checked:
         if one.fault:
             raise ValueError(f"{where}: {one.fault}")
@@ -61,11 +64,14 @@ def templates(text: str, where: str, invertible: bool) -> list[Template]:
 
 
 def read_file(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """The captions of an uploaded text.json by picture's name, one a line, for those of `names`. ValueError."""
+    """Reads an uploaded text.json; returns the captions of the pictures in `names`, one per line, by picture.
+
+    Raises ValueError if the file cannot be read.
+    """
     try:
         found = files.from_json(path.read_bytes().decode("utf-8-sig"))
         if not isinstance(found, dict):
-            raise ValueError("want captions by the names of pictures")
+            raise ValueError("it must map the names of pictures to captions")
         return {name: "\n".join(_as_typed(one) for one in found[name]) for name in names if name in found}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{exemplars.CAPTIONS} cannot be read: {error}") from error
@@ -76,10 +82,10 @@ def _as_typed(template: Template) -> str:
 
 
 def with_relation(prompt: str, token: str = RELATION) -> str:
-    """A prompt as it is drawn: `{}` stands for the learned word."""
+    """Returns the prompt with the learned word `token` in place of `{}`."""
     return prompt.replace("{}", token)
 
 
 def as_template(prompt: str) -> str:
-    """A prompt with `{}` where its learned words stand."""
+    """Returns the prompt with `{}` in place of its learned words."""
     return re.sub(rf"{re.escape(INVERSE)}\s+{re.escape(RELATION)}|{re.escape(RELATION)}", "{}", prompt)

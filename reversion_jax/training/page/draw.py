@@ -1,4 +1,4 @@
-"""Draws for the page, and hands the pictures out: copies in a folder of the page's own, and a zip of them."""
+"""Draws pictures for the page, and copies them, with a zip of all, into a folder that the browser may read."""
 
 import contextlib
 import dataclasses
@@ -29,33 +29,40 @@ DIRECT, BACKWARD, PLAIN = "direct", "inverse", "plain words"
 
 
 class Drawn(NamedTuple):
-    """What was drawn, as files that the browser may read."""
+    """The pictures that were drawn, as files that the browser may read."""
 
-    pictures: list[tuple[str, str]]  # with captions; where there are several prompts, a row for each seed
-    columns: int
-    archive: str  # a zip of all pictures
-    prompts: dict[str, str]  # by what they are called, or by themselves
+    pictures: list[tuple[str, str]]  # (path, caption), ordered by seed and then by prompt
+    columns: int  # of the gallery
+    archive: str  # path of a zip of all pictures
+    prompts: dict[str, str]  # by their label, such as "direct", or by themselves
 
 
 def source(place: Place, key: str, model: str) -> Words:
-    """The words of a run or an embedding file, and how to draw with them. ValueError, OSError."""
+    """Reads the words of a run or an embedding file, and the settings to draw with. Raises ValueError or OSError.
+
+    key: see `Place.words`. model: the model for an embedding file; a run has its own.
+    """
     workdir, files = place.word(key)
     return words.read(workdir, None if workdir else place.model(model), files)
 
 
 def token(found: Words) -> str:
-    """The learned word that `{}` stands for."""
+    """Returns the learned word that replaces `{}`."""
     return RELATION if RELATION in found.tokens else next(iter(found.tokens), "{}")
 
 
 def plain_words(found: Words) -> str:
-    """Plain words for a run's relation, where they are known."""
+    """Returns plain words for a run's relation; "" if they are not known."""
     relation = found.settings.relation
     return scenes.PHRASES.get(relation) or relations.WORDS.get(relation, "")
 
 
 def compared(prompt: str, found: Words, plain: str) -> dict[str, str]:
-    """One prompt said in several ways: by the learned word, by its inverse, and in plain words. ValueError."""
+    """Returns three forms of one prompt: with the learned word, with its inverse, and in plain words.
+
+    The inverse form is missing if there is no <R-inv>, and the plain one if `plain` is empty. Raises ValueError if the
+    prompt does not have two things with one `{}` between them.
+    """
     template = captions.as_template(prompt)
     if template.count("{}") != 1:
         raise ValueError("to compare, write two things with one {} between them, as in: cat {} stone")
@@ -67,9 +74,11 @@ def compared(prompt: str, found: Words, plain: str) -> dict[str, str]:
 
 
 def draw(place: Place, trainer: Trainer, form: Mapping[str, Any]) -> Drawn:
-    """Draws what the form says into a new folder beside the run; the PNGs say how they were made. ValueError, OSError.
+    """Draws the pictures that the form asks for, into a new folder in the run's `samples`.
 
-    form: key and model (of `source`), prompts (text), compare, plain, count, seed, steps, guidance, sampler, negative.
+    The metadata of each PNG says how it was made.
+    form: key and model (see `source`), prompts (text), compare, plain, count, seed, steps, guidance, sampler, negative.
+    Raises ValueError or OSError for bad input.
     """
     trainer.refuse_without_memory()
     found = source(place, form["key"] or "", form["model"] or "")
@@ -83,20 +92,21 @@ def draw(place: Place, trainer: Trainer, form: Mapping[str, Any]) -> Drawn:
         with heard() as notes:
             samples.draw_into(found, list(prompts.values()), out, num_images=count, seed=seed, load=models.load)
     except BaseException:
-        with contextlib.suppress(OSError):  # a folder that holds something stays
+        with contextlib.suppress(OSError):  # rmdir fails, as it should, if the folder has files
             out.rmdir()
         raise
     for note in notes:
-        if not (form["compare"] and repr(prompts.get(PLAIN)) in note):  # plain words hold no learned one: it is meant
+        # The plain prompt has no learned word on purpose, so the warning about that is left out.
+        if not (form["compare"] and repr(prompts.get(PLAIN)) in note):
             tell(note)
     return _handed_out(Path(out), prompts, count, seed)
 
 
 def _settings(settings: Settings, form: Mapping[str, Any]) -> Settings:
-    """The settings by which the form wants pictures drawn. ValueError."""
+    """Returns `settings` with the form's values for drawing. Raises ValueError if a value is out of range."""
     guidance = float(form["guidance"]) if form["guidance"] is not None else -1.0
     if not 0 <= guidance <= MAX_GUIDANCE:
-        raise ValueError(f"the guidance has to be a number from 0 to {MAX_GUIDANCE:g}")
+        raise ValueError(f"the guidance must be a number from 0 to {MAX_GUIDANCE:g}")
     samplers.check(form["sampler"])
     return dataclasses.replace(
         settings,
@@ -108,7 +118,7 @@ def _settings(settings: Settings, form: Mapping[str, Any]) -> Settings:
 
 
 def _prompts(found: Words, form: Mapping[str, Any]) -> dict[str, str]:
-    """The prompts that are drawn, by what they are called. ValueError."""
+    """Returns the prompts to draw, by label (see `Drawn`). Raises ValueError for missing or too many prompts."""
     typed = captions.lines(form["prompts"])
     if not typed:
         raise ValueError("write a prompt, with {} for the relation")
@@ -121,7 +131,7 @@ def _prompts(found: Words, form: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _handed_out(out: Path, prompts: dict[str, str], count: int, seed: int) -> Drawn:
-    """Copies of the pictures for the browser, which may not read the chosen folder."""
+    """Copies the pictures for the browser, which may not read the folder of runs."""
     copies = Path(tempfile.mkdtemp(prefix="pictures-"))
     files = [copies / path.name for path in sorted(out.glob("[0-9]*.png"))]
     archive = copies / f"{out.parent.parent.name}-{out.name}.zip"

@@ -1,4 +1,4 @@
-"""The room in which pictures are drawn with a learned word."""
+"""The Draw tab: draws pictures with a learned word."""
 
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ from reversion_jax.weights import embeddings
 
 _NOTHING = "No picture yet. Write a prompt, and press “Draw”."
 _EXAMPLE = "red circle {} blue star"  # the miniature knows these
-_GRAMMAR = "One prompt a line. {} or <R> is the learned word; <R-inv> <R> says it the other way round."
+_GRAMMAR = "One prompt per line. {} or <R> is the learned word; <R-inv> <R> is its inverse."
 
 
 def choices(place: Place) -> list[tuple[str, str]]:
-    """What can be drawn with, for a menu."""
+    """Returns the menu's entries (label, key): all learned words, then the model alone."""
     return [*place.words(), ("no learned word: the model alone", "")]
 
 
 def build(place: Place, trainer: Trainer) -> None:
-    """Builds the room in the page."""
+    """Builds the tab in the page."""
     with gr.Tab("Draw", id="draw") as tab, gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             form, file = _form(place)
@@ -47,7 +47,7 @@ def build(place: Place, trainer: Trainer) -> None:
 
 
 def _form(place: Place) -> tuple[dict[str, gr.components.Component], gr.File]:
-    """The fields, by the names that `draw.draw` has for them, and the one for an embedding file."""
+    """Builds the form; returns its fields, by the names that `draw.draw` uses, and the field for an embedding file."""
     gr.HTML("<h2>Word</h2>")
     key = gr.Dropdown(choices(place), label="Learned word", info="A run, or an embedding file.", elem_id="word")
     about = "The one that the embedding file was learned on."
@@ -60,7 +60,7 @@ def _form(place: Place) -> tuple[dict[str, gr.components.Component], gr.File]:
     prompts = gr.Textbox(_EXAMPLE, lines=2, max_lines=8, label="Prompts", info=_GRAMMAR, elem_id="prompt")
     with gr.Group():
         compare = gr.Checkbox(label="Compare: direct, inverse and plain words side by side", elem_id="compare")
-        about = "What the model itself would be told."
+        about = "Words that the model knows for the relation."
         hanging = {"placeholder": "hanging from", "visible": False, "elem_id": "plain"}
         plain = gr.Textbox(label="Plain words for the relation", info=about, **hanging)
     connect(compare.change, lambda on: [gr.update(visible=on)], [compare], [plain], **QUIET)
@@ -72,20 +72,20 @@ def _form(place: Place) -> tuple[dict[str, gr.components.Component], gr.File]:
             steps = gr.Number(20, label="Steps", precision=0, min_width=110, elem_id="draw-steps")
             guidance = gr.Number(3, label="Guidance", min_width=110)
             sampler = gr.Dropdown(list(draw.SAMPLERS), value="auto", label="Sampler", min_width=140)
-        negative = gr.Textbox(label="Negative prompt", placeholder="what to steer away from")
+        negative = gr.Textbox(label="Negative prompt", placeholder="what pictures should not show")
     names = ("key", "model", "prompts", "compare", "plain", "count", "seed", "steps", "guidance", "sampler", "negative")
     fields = (key, model, prompts, compare, plain, count, seed, steps, guidance, sampler, negative)
     return dict(zip(names, fields, strict=True)), file
 
 
 def _connect_source(place: Place, form: dict[str, Any], file: gr.File, tab: gr.Tab, message: gr.HTML) -> None:
-    """What follows from the choice of a word: model, steps, guidance, plain words."""
+    """Makes model, steps, guidance and plain words follow the choice of a learned word."""
     of_word = [form[name] for name in ("model", "steps", "guidance", "plain")]
     with tab:
-        shown = gr.State(None)  # the word that these fields were set for
+        shown = gr.State(None)  # the key of the word for which these fields were set
 
     def chosen(key: str | None, model: str, before: str | None) -> list[Any]:
-        if key == before:  # what a person has typed stays
+        if key == before:  # keep what the user has typed
             return [gr.skip()] * len(of_word) + [before]
         found = draw.source(place, key or "", model)
         usual = [found.settings.sample_steps, found.settings.guidance_scale, draw.plain_words(found)]

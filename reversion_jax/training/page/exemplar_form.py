@@ -1,4 +1,4 @@
-"""The part of the page that chooses exemplars: drawn shapes, or uploaded pictures with a caption beside each."""
+"""The form for exemplars in the Learn tab: drawn shapes, or uploaded pictures with a caption beside each."""
 
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ from reversion_jax.training.page.handlers import QUIET, connect
 from reversion_jax.training.page.uploads import MAX_PICTURES
 
 DRAWN, OWN = "Drawn shapes", "My pictures"
-_FIRST = "hanging_from"  # the relation that is chosen when the page opens
+_FIRST = "hanging_from"  # the relation that is selected when the page opens
 _ABOUT_OWN = (
-    "Say in each caption what the picture shows, with {} for the relation. The miniature knows coloured shapes only: "
-    "for photographs choose Stable Diffusion 1.5 below, which wants a GPU."
+    "Write in each caption what the picture shows, with {} for the relation. The miniature knows only coloured shapes. "
+    "For photographs choose Stable Diffusion 1.5 below, which needs a GPU."
 )
 
 
 class ExemplarForm:
-    """Fields for exemplars. `fields` are those that start a run, by the names that `start.start` has for them."""
+    """Fields for exemplars. `fields` has those that `start.start` reads, by the names that it uses."""
 
     def __init__(self) -> None:
         gr.HTML("<h2>Pictures of one relation</h2>")
@@ -40,7 +40,7 @@ class ExemplarForm:
             self._files = gr.File(label=label, height=140, elem_id="files", **kinds)
             self._message = gr.HTML(elem_id="files-message")
             self._rows = [_Row(number) for number in range(MAX_PICTURES)]
-        self._laid_out = gr.State([])  # the pictures of the rows
+        self._laid_out = gr.State([])  # paths of the pictures in the rows
         self.fields = {
             "source": self._source,
             "relation": self._relation,
@@ -51,7 +51,7 @@ class ExemplarForm:
         }
 
     def connect(self, method: gr.Dropdown) -> None:
-        """Connects what happens in these fields alone; `method` decides whether a caption needs an inverse."""
+        """Connects the events of these fields. method: the field that decides whether captions need an inverse."""
         texts = [row.caption for row in self._rows]
         show = lambda source: [gr.update(visible=source == DRAWN), gr.update(visible=source == OWN)]
         connect(self._source.change, show, [self._source], [self._of_drawn, self._of_own], **QUIET)
@@ -62,7 +62,7 @@ class ExemplarForm:
         inputs = [self._files, self._laid_out, *texts]
         connect(self._files.change, _lay_out, inputs, [self._laid_out, *shown], self._message, **QUIET)
         for row in self._rows:
-            # As one types: only what stands there last matters.
+            # This runs at each keystroke, and only the last result matters.
             typed = {"queue": False, "trigger_mode": "always_last", **QUIET}
             connect(row.caption.change, _checked, [method, row.caption], [row.check], **typed)
         checks = [row.check for row in self._rows]
@@ -70,7 +70,7 @@ class ExemplarForm:
 
 
 class _Row:
-    """A picture, its caption, and what the caption becomes."""
+    """A row with a picture, its caption, and the caption's prompts or fault."""
 
     def __init__(self, number: int):
         bare: dict[str, Any] = {"show_label": False, "container": False}
@@ -84,19 +84,22 @@ class _Row:
 
 
 def _drawn(relation: str, count: float, hatched: bool) -> list[str]:
-    """The exemplars that the miniature's world draws, as a run will see them."""
+    """Returns HTML of the drawn exemplars, as a run will use them."""
     images, _ = scenes.exemplars(relation, min(MAX_PICTURES, max(1, int(count))), seed=0, hatched=hatched)
     return [pieces.tiles(images)]
 
 
 def _checked(method: str, *texts: str) -> list[str]:
-    """What the lines of each caption field become."""
+    """Returns, for each caption field, HTML with the prompts or the fault of each of its lines."""
     invertible = method == start.INVERTIBLE
     return [pieces.checked([captions.check(line, invertible) for line in captions.lines(text)]) for text in texts]
 
 
 def _lay_out(files: list[str] | None, before: list[str], *written: str) -> list[Any]:
-    """A row for each uploaded picture, its caption kept; a text.json fills in those that are empty."""
+    """Shows one row for each uploaded picture. Keeps written captions, and fills empty ones from a text.json.
+
+    before: paths of the pictures that had rows so far. written: the captions in these rows.
+    """
     paths = [Path(file) for file in files or []]
     shown = start.pictures(paths)
     texts = dict(zip(before, written, strict=False))

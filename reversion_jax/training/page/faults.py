@@ -1,4 +1,4 @@
-"""What the page says when something fails, and what the library warns of meanwhile: a plain sentence each."""
+"""Turns the library's errors and warnings into sentences for the page."""
 
 import contextlib
 import functools
@@ -15,26 +15,29 @@ _listening = threading.local()
 
 
 def plain(text: str) -> str:
-    """A message of the library as one line, without the explicit form of a caption: docs/app.md says what that is."""
+    """Returns a message of the library as one line, without its advice to use a caption's explicit form.
+
+    The page's users find the explicit form in docs/app.md.
+    """
     return re.sub(r',? (or )?[Uu]se \{"text".*', "", re.sub(r"\s*\n\s*", " ", text)).strip()
 
 
 def sentence(error: BaseException) -> str:
-    """One line for a person. A fault of ours is printed with its stack trace in the terminal, not in the page."""
+    """Returns one sentence for the user. Prints the stack trace in the terminal if the error is a bug of ours."""
     if isinstance(error, ValueError | OSError | FloatingPointError):
         text = plain(str(error)) or type(error).__name__
-        starts_with_a_word = re.match(r"[a-z]+[ ,]", text)  # not with the name of a file or setting
+        starts_with_a_word = re.match(r"[a-z]+[ ,]", text)  # rather than with the name of a file or a setting
         text = text[0].upper() + text[1:] if starts_with_a_word else text
         return text if text.endswith((".", "!", "?")) else f"{text}."
-    if "RESOURCE_EXHAUSTED" in str(error):  # JAX's and XLA's word for it
-        return "The device has too little memory for this: close what else runs on it, or ask for fewer pictures."
+    if "RESOURCE_EXHAUSTED" in str(error):  # JAX and XLA say this if memory runs out
+        return "The device has too little memory: close other programs that use it, or draw fewer pictures."
     traceback.print_exception(error)
-    return "Something went wrong that you did not cause; the terminal in which the app runs says what."
+    return "Something went wrong that you did not cause. The terminal in which the app runs shows the error."
 
 
 @contextlib.contextmanager
 def heard() -> Iterator[list[str]]:
-    """Collects what the library warns of in this thread; other threads and the terminal are not affected."""
+    """Collects the library's warnings in this thread. The terminal still shows them; other threads are not affected."""
     _listen()
     outer: list[str] | None = getattr(_listening, "notes", None)
     notes: list[str] = []
@@ -46,14 +49,14 @@ def heard() -> Iterator[list[str]]:
 
 
 def tell(note: str) -> None:
-    """Adds a note to what is heard in this thread, without a warning in the terminal."""
+    """Adds a note to the warnings that `heard` collects in this thread, without a warning in the terminal."""
     notes = getattr(_listening, "notes", None)
     if notes is not None and note not in notes:
         notes.append(note)
 
 
 def _listen() -> None:
-    # `warnings.catch_warnings` would collect those of all threads.
+    # `warnings.catch_warnings` would collect the warnings of all threads.
     warnings.filterwarnings("always", category=Caution)
     if getattr(warnings.showwarning, "func", None) is not _show:
         warnings.showwarning = functools.partial(_show, warnings.showwarning)

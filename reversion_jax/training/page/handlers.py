@@ -1,4 +1,4 @@
-"""How the page's functions are called: an error becomes a sentence in the page, and so do the library's warnings."""
+"""Connects the page's events to functions. Errors and warnings of a function appear as sentences in the page."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ import gradio as gr
 from reversion_jax.training.page import pieces
 from reversion_jax.training.page.faults import heard, sentence
 
-ON_DEVICE = "device"  # events that compute wait for one another
-QUIET: dict[str, Any] = {"show_progress": "hidden"}  # for events that take no time worth showing
+ON_DEVICE = "device"  # events with this concurrency id use the device, one at a time
+QUIET: dict[str, Any] = {"show_progress": "hidden"}  # for events that are too short to show their progress
 
 
 def connect(
@@ -21,10 +21,13 @@ def connect(
     message: gr.HTML | None = None,
     **options: Any,
 ) -> Any:
-    """Has an event call a function that returns one value for each output; `message` shows faults and warnings.
+    """Makes an event call a function, which returns one value for each output.
 
-    Fields have no bounds of their own: gradio would say what is out of them in another place and in other words.
-    Without `message` a fault leaves the outputs as they are: the function runs by itself, such as at every tick.
+    message: shows errors and warnings of the function. Without it they are not shown, for functions that run without
+    the user's request, such as at each tick of a timer. After an error the outputs stay as they are.
+
+    The page's fields have no limits of their own, because gradio would report a wrong value in another place and with
+    other words.
     """
 
     @functools.wraps(function)
@@ -33,7 +36,7 @@ def connect(
             with heard() as notes:
                 values = list(function(*given, **more))
             said = pieces.notes(notes)
-        except Exception as error:  # whatever it is, the page lives on
+        except Exception as error:  # no error may break the page
             values, said = [gr.skip()] * len(outputs), pieces.fault(sentence(error))
         values += [said] if message else []
         return values if len(values) > 1 else values[0]

@@ -1,4 +1,4 @@
-"""What there is to see in a learned word: numbers for each of its rows, and pictures."""
+"""Inspects a learned word for the page: numbers for each of its rows, and pictures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,17 @@ from reversion_jax.training.page.trainer import Trainer
 
 
 class Insight(NamedTuple):
-    """Numbers by the names of rows, as `look.as_json` gives them, and pictures with captions."""
+    """What was found: numbers by the names of rows, as `look.as_json` returns them, and pictures with captions."""
 
     words: Mapping[str, Mapping]
     pictures: list[tuple[Image.Image, str]]
 
 
 def look_into(place: Place, trainer: Trainer, key: str, model: str, prompt: str = "") -> Insight:
-    """Looks into a run's or an embedding file's words, and at where a prompt's words look. ValueError, OSError."""
+    """Inspects the words of a run or an embedding file and, if there is a prompt, draws its attention maps.
+
+    key, model: see `draw.source`. Raises ValueError or OSError for bad input.
+    """
     trainer.refuse_without_memory()
     if not key:
         raise ValueError("choose a learned word first; if there is none, learn one")
@@ -31,18 +34,18 @@ def look_into(place: Place, trainer: Trainer, key: str, model: str, prompt: str 
     else:
         source = inspection.Source(files[0], place.model(model), initialiser=Settings().initialiser)
         found, seen = inspection.read(source)
-    pictures = [(word_map.picture(seen), "where the word is among the model's words, and how it came there")]
+    pictures = [(word_map.picture(seen), "map of the learned word, its path, and the model's words")]
     if text := captions.with_relation(prompt.strip()[: captions.MAX_LETTERS], next(iter(found.tokens))):
         watched = inspection.watch(found, inspection.Prompt(text))
-        pictures.append((attention_sheet.sheet(watched, tuple(found.tokens)), f"where the words look: {text}"))
+        pictures.append((attention_sheet.sheet(watched, tuple(found.tokens)), f"attention of the words: {text}"))
     return Insight(look.as_json(seen), [*pictures, *(_plots(Path(workdir)) if workdir else [])])
 
 
 def _plots(run: Path) -> list[tuple[Image.Image, str]]:
-    """The run's own plot. A link that leads out of its folder is not followed."""
+    """Returns the run's plot, if there is one, with a caption. A link out of the run's folder is not followed."""
     path = run / "training.png"
     if not path.is_file() or not path.resolve().is_relative_to(run.resolve()):
         return []
     with Image.open(path, formats=("PNG",)) as image:
         image.load()
-    return [(image, "losses, and how the word came near other words, over the steps")]
+    return [(image, "losses and nearest words over the training steps")]

@@ -1,4 +1,4 @@
-"""The room in which a relation is learned: pictures and captions, settings, the run under way, the list of runs."""
+"""The Learn tab: pictures and captions, settings, the current run, and the list of runs."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _METHODS = [
 
 
 def build(place: Place, trainer: Trainer) -> None:
-    """Builds the room in the page."""
+    """Builds the tab in the page."""
     with gr.Tab("Learn", id="learn"), gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             exemplars = ExemplarForm()
@@ -43,7 +43,7 @@ def build(place: Place, trainer: Trainer) -> None:
 
 
 def _settings(place: Place) -> dict[str, gr.components.Component]:
-    """The settings of a run, by the names of config.py; and `name`."""
+    """Builds the fields for a run's settings; returns them by the names of config.py, and one as `name`."""
     gr.HTML("<h2>Settings</h2>")
     with gr.Group():
         with gr.Row():
@@ -60,15 +60,15 @@ def _settings(place: Place) -> dict[str, gr.components.Component]:
         with gr.Row():
             usual = start.default_steps(place, config.MINIATURE)
             steps = gr.Number(
-                usual, label="Steps", info="More learn better, and take longer.", elem_id="steps", precision=0
+                usual, label="Steps", info="More steps learn better, but take longer.", elem_id="steps", precision=0
             )
-            about = "Of the relation, and of its folder. May be empty."
+            about = "Name of the relation and its folder. May be empty."
             name = gr.Textbox(label="Name", placeholder="hug", info=about, max_length=60, elem_id="name")
     with gr.Accordion("More settings", open=False):
-        about = "0: where things are (prepositions). 1: what they do (verbs)."
+        about = "0: prepositions, for where things are. 1: verbs, for what they do."
         verbs = gr.Slider(0, 1, 0.5, step=0.1, label="Steer the word towards", info=about)
         seed = gr.Number(0, label="Seed", precision=0)
-        about = "One a line, drawn again and again while the word is learned. Empty: prompts that suit the model."
+        about = "One per line. They are drawn several times during training. Empty: prompts that suit the model."
         previews = gr.Textbox(label="Preview prompts", lines=3, info=about, placeholder="otter <R> teapot")
     return {
         "model": model,

@@ -1,4 +1,4 @@
-"""The room in which a learned word is looked into."""
+"""The Look tab: inspects a learned word."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from reversion_jax.training.page.place import Place
 from reversion_jax.training.page.trainer import Trainer
 
 _NOTHING = (
-    "Choose a learned word, and press “Look”: how long it is, which of the model's words it is near, how it got there."
+    "Choose a learned word, and press “Look” to see its length, the model's words near it, and its path in training."
 )
-_NO_WORD = "There is no learned word in this folder yet: learn one in the first room."
+_NO_WORD = "There is no learned word in this folder yet: learn one in the Learn tab."
 
 
 def build(place: Place, trainer: Trainer) -> None:
-    """Builds the room in the page."""
+    """Builds the tab in the page."""
     with gr.Tab("Look", id="look") as tab, gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
             gr.HTML("<h2>Word</h2>")
@@ -28,7 +28,7 @@ def build(place: Place, trainer: Trainer) -> None:
             custom: dict[str, Any] = {"allow_custom_value": True, "visible": False}
             model = gr.Dropdown(place.models(), value=config.MINIATURE, label="Model", info=about, **custom)
             prompt = gr.Textbox(
-                label="Prompt", info="It is drawn, to show where its words look. May be empty.", elem_id="watched"
+                label="Prompt", info="Draws it with an attention map for each word. May be empty.", elem_id="watched"
             )
             button = gr.Button("Look", variant="primary", elem_id="look")
             message = gr.HTML(elem_id="look-message")

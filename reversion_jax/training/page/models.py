@@ -1,4 +1,4 @@
-"""Keeps the model that was drawn with last, so that the next picture need not wait for it."""
+"""Keeps the last model in memory, so that the next picture does not wait for it to load."""
 
 import dataclasses
 import functools
@@ -16,10 +16,10 @@ def _loaded(model: str, precision: str, mesh: Mesh, variant: Variant) -> Model:
 
 
 def load(model: str, rows_per_token: Mapping[str, int], precision: str, mesh: Mesh, variant: Variant) -> Model:
-    """`load_model`, which reads the weights only if the last call had other ones."""
+    """Does what `load_model` does, but reads the weights only if the last call was for other weights."""
     kept = _loaded(model, precision, mesh, variant)
     tokenizer = dataclasses.replace(kept.tokenizer, rows_per_token=dict(rows_per_token))
     return kept._replace(tokenizer=tokenizer)
 
 
-forget = _loaded.cache_clear  # training needs the memory
+forget = _loaded.cache_clear  # frees the model's memory, for training

@@ -1,4 +1,4 @@
-"""Small pieces of HTML. Whatever a person or a file says is escaped here."""
+"""Small pieces of HTML for the page. Text from the user or from files is escaped here."""
 
 import base64
 import html
@@ -13,16 +13,16 @@ from reversion_jax.training.page import trainer
 from reversion_jax.training.page.captions import Checked
 from reversion_jax.training.page.place import Listed
 
-_NEAREST = 6  # words that are shown
+_NEAREST = 6  # how many nearest words to show
 
 
 def prompt(text: str) -> str:
-    """A prompt, its learned words in colour."""
+    """Returns a prompt with its learned words in colour."""
     return re.sub(r"&lt;(R|R-inv)&gt;", r"<b>&lt;\1&gt;</b>", html.escape(text))
 
 
 def checked(captions: Sequence[Checked]) -> str:
-    """What a picture's captions become."""
+    """Returns the prompts that a picture's captions become, or their faults, or a hint if there are no captions."""
     if not captions:
         return '<p class="hint">Write what the picture shows, with {} for the relation.</p>'
     rows = []
@@ -36,7 +36,7 @@ def checked(captions: Sequence[Checked]) -> str:
 
 
 def tiles(images: np.ndarray) -> str:
-    """Small pictures uint8 [N, H, W, 3], as many in a row as there is room for."""
+    """Returns small pictures, from uint8 [N, H, W, 3], in rows that fill the width."""
     return f'<div class="tiles">{"".join(f"<img src={_inline(image)!r} alt=exemplar>" for image in images)}</div>'
 
 
@@ -47,7 +47,7 @@ def _inline(image: np.ndarray) -> str:
 
 
 def bars(values: Mapping[str, float]) -> str:
-    """Words with their cosines, as bars."""
+    """Returns a list of words with their cosines as bars."""
     rows = (
         f'<li><span>{html.escape(word)}</span><i style="width:{100 * max(0.0, min(1.0, cosine)):.0f}%"></i>'
         f"<em>{cosine:.2f}</em></li>"
@@ -57,22 +57,22 @@ def bars(values: Mapping[str, float]) -> str:
 
 
 def fault(text: str) -> str:
-    """What went wrong."""
+    """Returns a paragraph for an error."""
     return f'<p class="fault" role="alert">{html.escape(text)}</p>'
 
 
 def notes(lines: Sequence[str]) -> str:
-    """What the library warned of."""
+    """Returns paragraphs for the library's warnings."""
     return "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines)
 
 
 def hint(text: str) -> str:
-    """A sentence beside something."""
+    """Returns a paragraph in small print; "" for an empty text."""
     return f'<p class="hint">{html.escape(text)}</p>' if text else ""
 
 
 def prompts(texts: Mapping[str, str]) -> str:
-    """Prompts by what they are called, or by themselves."""
+    """Returns a list of prompts with their labels. A prompt that is its own label has no label."""
     rows = (
         f"<dt>{html.escape(name)}</dt><dd>{prompt(text)}</dd>"
         if name != text
@@ -83,7 +83,7 @@ def prompts(texts: Mapping[str, str]) -> str:
 
 
 def run_list(runs: Sequence[Listed], shown: str, state: trainer.State) -> list[tuple[str, str]]:
-    """The list of runs, (label, name). The run `shown` and the one under way are in it even if they left nothing."""
+    """Returns the list of runs, (label, name). It has the run `shown` and the current run even without a folder."""
     names = [run.name for run in runs]
     new = {shown: "nothing is learned yet", **({state.name: "getting ready"} if state.under_way else {})}
     first = [(f"{name} · {said}", name) for name, said in new.items() if name and name not in names]
@@ -91,26 +91,26 @@ def run_list(runs: Sequence[Listed], shown: str, state: trainer.State) -> list[t
 
 
 def elsewhere(state: trainer.State) -> str:
-    """That another run than the one shown is under way."""
+    """Returns a hint that another run than the one shown is in progress."""
     return hint(f"{state.name} is being learned. This device learns one relation at a time.")
 
 
 def empty(text: str) -> str:
-    """What stands where nothing is yet."""
+    """Returns a box with a text, for a place that has no content yet."""
     return f'<p class="empty">{html.escape(text)}</p>'
 
 
 def status(state: trainer.State) -> str:
-    """How far a run is."""
+    """Returns the name, the stage and the progress bar of a run, and its error and warnings."""
     name, done = html.escape(state.name), f"step {state.step:,} of {state.steps:,}"
     share = 100 * state.step / max(1, state.steps)
     left = state.seconds_left()
     said = {
         trainer.PREPARING: "getting ready: the model is read and the step is compiled",
         trainer.TRAINING: done + (f", about {_duration(left)} left" if left is not None else ""),
-        trainer.STOPPING: f"{done}, stopping after the steps under way",
+        trainer.STOPPING: f"{done}, stopping after the current steps",
         trainer.FINISHED: f"finished, {state.steps:,} steps",
-        trainer.STOPPED: f"stopped at {done}; it can be taken up again",
+        trainer.STOPPED: f"stopped at {done}; it can be resumed",
         trainer.FAILED: "stopped by an error",
     }[state.stage]
     waiting = " waiting" if state.stage == trainer.PREPARING else ""
@@ -127,12 +127,12 @@ def _duration(seconds: float) -> str:
 
 
 def nearest(words: Mapping[str, float]) -> str:
-    """The words that <R> is nearest to."""
+    """Returns the nearest words of <R> as bars; "" if there are none."""
     return f"<h3>Nearest words of <b>&lt;R&gt;</b></h3>{bars(dict(list(words.items())[:_NEAREST]))}" if words else ""
 
 
 def words(seen: Mapping[str, Mapping]) -> str:
-    """What `look.as_json` gives: a card for each row of a learned word."""
+    """Returns a card for each row of the learned words, from the result of `look.as_json`."""
     return f'<div class="cards">{"".join(_card(name, row) for name, row in seen.items())}</div>'
 
 
@@ -140,7 +140,7 @@ def _card(name: str, row: Mapping) -> str:
     start = next((key for key in row if key.startswith("cosine_to_")), "")
     facts = {
         "length": f"{row['norm']:.2f}",
-        "length of a usual word": f"{row['median_norm_of_words']:.2f}",
+        "median length of the model's words": f"{row['median_norm_of_words']:.2f}",
         **({f"cosine to its start, “{start.removeprefix('cosine_to_')}”": f"{row[start]:.2f}"} if start else {}),
         **{f"cosine to {other}": f"{cosine:.2f}" for other, cosine in row["cosine_to"].items()},
     }

@@ -1,6 +1,6 @@
-"""The chosen folder: the runs, embedding files and models that the page may use, by name. Nothing else can be reached.
+"""The folder that the page may use, with its runs, embedding files and models. The page cannot reach other files.
 
-A name from the page is checked letter by letter, and a path that a symbolic link leads out of the folder is refused.
+Each name from the page is checked for its letters. A path that leaves the folder by a symbolic link is refused.
 """
 
 import itertools
@@ -18,23 +18,23 @@ from reversion_jax.weights import embeddings, hub
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _EMBEDDINGS = "embeddings"  # the folder of uploaded embedding files
-_RUN, _FILE = "run:", "file:"  # how a word's key starts
+_RUN, _FILE = "run:", "file:"  # prefixes of a learned word's key
 
 
 class Listed(NamedTuple):
-    """A training folder in the list: one run, or several that train together."""
+    """An entry of the list of runs: a training folder with one run, or with several that train together."""
 
     name: str
     settings: Settings
-    step: int
-    runs: tuple[str, ...]  # names that words can be read by: the folder's own, or one a run
+    step: int  # the steps trained so far
+    runs: tuple[str, ...]  # the names of its runs: the folder's name, or folder/run for each of several runs
 
     def wanted(self) -> int:
-        """How many steps in all one may want when it is taken up: its own or, if it has them, twice as many."""
+        """Returns the total of steps to suggest for resuming: the run's own or, if it is finished, twice as many."""
         return self.settings.steps if self.step < self.settings.steps else 2 * self.step
 
     def describe(self) -> str:
-        """One line for the list."""
+        """Returns the entry's line in the list."""
         s = self.settings
         several = f" · {len(self.runs)} runs" if len(self.runs) > 1 else ""
         state = f"finished, {s.steps:,} steps" if self.step >= s.steps else f"step {self.step:,} of {s.steps:,}"
@@ -42,15 +42,15 @@ class Listed(NamedTuple):
 
 
 class Place:
-    """The chosen folder. Methods that take a name raise ValueError, one line, for one that they refuse."""
+    """The folder that the page may use. Methods that take a name raise ValueError if they refuse the name."""
 
     def __init__(self, folder: str | Path):
         if files.is_remote(folder):
-            raise ValueError(f"{folder} is no folder of this machine: the app needs one")
+            raise ValueError(f"--folder={folder}: the app needs a folder of this machine")
         self.folder = Path(folder).expanduser().resolve()
 
     def path(self, name: str) -> Path:
-        """The path of "name" or "name/name" in the folder; it need not exist."""
+        """Returns the path of "name" or "name/name" in the folder; it need not exist."""
         parts = name.split("/")
         if len(parts) > 2 or not all(map(_NAME.fullmatch, parts)):
             raise ValueError(f"{name!r} is not a name in this folder")
@@ -60,25 +60,26 @@ class Place:
         return path.resolve().is_relative_to(self.folder)
 
     def _inside(self, path: Path) -> Path:
+        """Returns the path unchanged. Raises ValueError if it leads out of the folder."""
         if not self._is_inside(path):
-            raise ValueError(f"{path.name} leads out of the folder by a link, so it is not used")
+            raise ValueError(f"{path.name} is a link out of the folder, so it is not used")
         return path
 
     def run(self, name: str) -> epath.Path:
-        """The folder of a run that is there."""
+        """Returns the folder of an existing run."""
         path = self.path(name)
         if not self._inside(path / folder.CONFIG).is_file():
             raise ValueError(f"there is no run named {name} in this folder")
         return epath.Path(path)
 
     def free(self, wish: str) -> str:
-        """The name for a new run: the wish in letters, digits and _, with a number behind it if the name is taken."""
+        """Returns a name for a new run: `wish` in letters, digits and _, plus a number if the name is taken."""
         name = re.sub(r"[^A-Za-z0-9]+", "_", wish).strip("_")[:60] or "relation"
         names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         return next(free for free in names if not (self.folder / free).exists())
 
     def runs(self) -> list[Listed]:
-        """The training folders, the newest first; a folder that cannot be read is left out."""
+        """Returns the training folders, the newest first. A folder that cannot be read is left out."""
         found = []
         for path in self.folder.glob(f"*/{folder.CONFIG}"):
             try:
@@ -100,12 +101,12 @@ class Place:
         return Listed(path.name, settings, step, runs)
 
     def first_run(self, name: str) -> Path:
-        """The folder of the run that the page shows for an entry of the list: the first one, of several."""
+        """Returns the folder of the run to show for an entry of the list: the first one, if there are several."""
         listed = next((listed for listed in self.runs() if listed.name == name), None)
         return self.path(listed.runs[0] if listed else name)
 
     def words(self) -> list[tuple[str, str]]:
-        """What can be drawn with, (label, key): every run that has learned rows, then every embedding file."""
+        """Returns all learned words as (label, key): every run that has learned rows, then every embedding file."""
         runs = [(name, _RUN + name) for listed in self.runs() for name in listed.runs if self._has_rows(name)]
         kept = sorted((self.folder / _EMBEDDINGS).glob("*"))
         names = [path.name for path in kept if path.suffix in embeddings.SUFFIXES and self._is_inside(path)]
@@ -116,11 +117,14 @@ class Place:
         return (self.folder / name / folder.NEWEST).is_file()
 
     def is_run(self, key: str) -> bool:
-        """Whether a key of `words` means a run, which knows its model."""
+        """Returns whether a key from `words` is that of a run. A run knows its model; an embedding file does not."""
         return key.startswith(_RUN)
 
     def word(self, key: str) -> tuple[epath.Path | None, list[str]]:
-        """The run's folder or the embedding file that a key of `words` means; neither for "", the model alone."""
+        """Returns the run's folder, or a list with the embedding file, for a key from `words`.
+
+        For the key "", which means the model alone, the folder is None and the list is empty.
+        """
         if key.startswith(_FILE):
             path = self.path(f"{_EMBEDDINGS}/{key.removeprefix(_FILE)}")
             if not path.is_file():
@@ -129,7 +133,10 @@ class Place:
         return (self.run(key.removeprefix(_RUN)) if key else None), []
 
     def keep_embedding(self, uploaded: Path) -> str:
-        """Copies an uploaded embedding file into the folder; returns its key. ValueError if it cannot be read."""
+        """Copies an uploaded embedding file into the folder; returns its key.
+
+        Raises ValueError if the file cannot be read.
+        """
         try:
             embeddings.read(uploaded)
         except ValueError as error:
@@ -142,32 +149,35 @@ class Place:
         return _FILE + name
 
     def models(self) -> list[str]:
-        """The miniature, Stable Diffusion 1.5, and the models that lie in the folder, such as DreamBooth's."""
+        """Returns the names of the miniature, Stable Diffusion 1.5, and models in the folder, such as DreamBooth's."""
         inside = [path.parent for depth in ("*", "*/*") for path in self.folder.glob(f"{depth}/model_index.json")]
         own = sorted(filter(self._is_inside, inside))
         return [config.MINIATURE, config.SD15, *(path.relative_to(self.folder).as_posix() for path in own)]
 
     def model(self, name: str) -> str:
-        """What the library calls a model that the page names: one of `models`, or an id on the Hugging Face hub."""
+        """Returns the library's name for a model that the page names: one of `models`, or a Hugging Face hub id."""
         name = name.strip()
         if name in (config.MINIATURE, config.SD15):
             return name
         if name in self.models():
             return str(self.path(name))
-        # A hub id has the form of a relative path: one that is a path here would reach a file outside the folder.
+        # A hub id looks like a relative path. If such a path exists, the library would read it, outside the folder.
         if hub.parse_id(name) and not Path(name).exists():
             return name
         raise ValueError(f"model {name!r} is neither in the list nor an id on the Hugging Face hub such as owner/name")
 
 
 def newest_preview(run: Path) -> Path | None:
-    """The newest preview of a run, if it has one."""
+    """Returns the newest preview of a run; None if it has none."""
     return max((run / "previews").glob("step_*.png"), default=None)
 
 
 def whole(value: object, low: int, high: int, what: str) -> int:
-    """A whole number from the page, within bounds. ValueError."""
+    """Checks that a value from the page is a whole number from `low` to `high`, and returns it.
+
+    what: names the value in the message. Raises ValueError if it is not such a number.
+    """
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else low - 1
     if number != number // 1 or not low <= number <= high:
-        raise ValueError(f"{what} has to be a whole number from {low:,} to {high:,}")
+        raise ValueError(f"{what} must be a whole number from {low:,} to {high:,}")
     return int(number)

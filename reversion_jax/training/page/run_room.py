@@ -1,4 +1,4 @@
-"""The part of the page that shows a run, the one under way or one of the list, and takes runs up."""
+"""The right half of the Learn tab: shows the current run or one of the list, and resumes runs."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _TICK_SECONDS = 1.0
 
 
 class RunRoom:
-    """Status, picture, losses and nearest words of a run, and the list of runs."""
+    """Shows status, picture, losses and nearest words of a run, and the list of runs."""
 
     def __init__(self, place: Place, trainer: Trainer, begin: gr.Button):
         self._place, self._trainer, self._begin = place, trainer, begin
@@ -37,8 +37,8 @@ class RunRoom:
             gr.HTML("<h2>Runs in this folder</h2>")
             self.chosen = gr.Radio([], elem_id="runs", elem_classes="list", **bare)
             with gr.Row(visible=False, elem_classes="further") as self._further:
-                self._steps = gr.Number(label="Steps in all", elem_id="steps-in-all", min_width=120, precision=0)
-                self._take_up = gr.Button("Take it up", elem_id="take-up")
+                self._steps = gr.Number(label="Steps in total", elem_id="steps-in-all", min_width=120, precision=0)
+                self._take_up = gr.Button("Resume", elem_id="take-up")
         self._message = gr.HTML(elem_id="run-message")
         self._seen = gr.State(None)
         self._connect()
@@ -59,11 +59,11 @@ class RunRoom:
         self.refresh_after(taken)
 
     def refresh_after(self, event: Any) -> None:
-        """Shows the state anew when an event is done, without waiting for the next tick."""
+        """Updates everything when an event is done, without waiting for the timer's next tick."""
         connect(event.then, lambda name: self.watch(name, None), [self.chosen], self._outputs, **QUIET)
 
     def select(self, name: str) -> dict:
-        """The list with a run chosen that may be new."""
+        """Returns an update of the list that selects a run, which may be new."""
         return gr.update(choices=self._choices(name), value=name)
 
     def _choices(self, shown: str) -> list[tuple[str, str]]:
@@ -74,7 +74,7 @@ class RunRoom:
         return [gr.update(interactive=False, value=_STOPPING)]
 
     def watch(self, name: str | None, seen: object) -> list[Any]:
-        """The values of all outputs for the run `name`; none where they are what was `seen` before."""
+        """Returns the values of all outputs for the run `name`, or skips them if nothing has changed since `seen`."""
         state = self._trainer.state
         name = name or state.name or next((run.name for run in self._place.runs()), "")
         preview = run_view.newest_preview(self._place.first_run(name)) if name else None
@@ -85,13 +85,13 @@ class RunRoom:
         listed = gr.update(visible=bool(name))
         free = gr.update(interactive=not state.under_way)
         further = gr.update(visible=bool(name) and not state.under_way)
-        # What a person has typed stays, unless another run is shown.
+        # Keep the number that the user has typed, unless another run is shown.
         is_same = isinstance(seen, tuple) and seen[:2] == now[:2]
         steps = gr.skip() if is_same else next((run.wanted() for run in self._place.runs() if run.name == name), 1)
         return [*self._of_state(name, state), *self._of_run(name), listed, choices, further, steps, free, free, now]
 
     def _of_state(self, name: str, state: State) -> list[Any]:
-        """The status, and the button that stops."""
+        """Returns the values of the status and of the Stop button."""
         if not name:
             return [gr.update(value=pieces.empty(_EMPTY), visible=True), gr.update(visible=False)]
         stopping = state.stage == training.STOPPING
@@ -100,7 +100,7 @@ class RunRoom:
         return [gr.update(value=status, visible=bool(status)), button]
 
     def _of_run(self, name: str) -> list[Any]:
-        """Picture, caption, nearest words and losses."""
+        """Returns the values of picture, caption, nearest words, plots and losses."""
         hidden = gr.update(visible=False)
         if not name:
             return [hidden, "", "", hidden, *[None] * len(LOSSES)]

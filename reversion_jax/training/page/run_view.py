@@ -1,4 +1,4 @@
-"""What a run's folder shows: its newest picture, its losses and the nearest words of <R>."""
+"""Reads what the page shows of a run's folder: the newest picture, the losses and the nearest words of <R>."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +16,16 @@ _POINTS = 150
 
 
 class View(NamedTuple):
-    """A run as the page shows it."""
+    """What the page shows of a run."""
 
-    picture: Image.Image | None
+    picture: Image.Image | None  # the newest preview, or the contact sheet of a finished run
     caption: str
-    losses: pd.DataFrame  # columns step, denoising, control: means of neighbouring steps
+    losses: pd.DataFrame  # columns step, denoising, control: means over neighbouring steps
     nearest: dict[str, float]  # cosines of <R> to its nearest words
 
 
 def view(run: Path) -> View:
-    """Reads a run's folder as it is now, whatever is there. OSError."""
+    """Reads a run's folder; missing files leave parts of the view empty. Raises OSError if a file cannot be read."""
     path = run / history.NAME
     records = history.read(epath.Path(path)) if path.is_file() else []
     looks = [record["nearest"] for record in records if "nearest" in record]
@@ -34,9 +34,9 @@ def view(run: Path) -> View:
 
 
 def _picture(run: Path) -> tuple[Image.Image | None, str]:
-    """The newest preview or, once the run is finished, the contact sheet; and its caption."""
+    """Returns the newest preview or, once the run is finished, the contact sheet; and the picture's caption."""
     sheet = run / "contact_sheet.png"
-    # A link out of the run's folder is not followed.
+    # Links out of the run's folder are not followed.
     kept = [path for path in (sheet, newest_preview(run)) if path and path.resolve().is_relative_to(run.resolve())]
     shown = max((path for path in kept if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
     if shown is None:
@@ -50,6 +50,7 @@ def _picture(run: Path) -> tuple[Image.Image | None, str]:
 
 
 def _means(records: list[dict]) -> pd.DataFrame:
+    """Averages the losses over neighbouring steps, to at most `_POINTS` points."""
     steps = np.array([record["step"] for record in records], dtype=float)
     columns = {"step": steps, **{name: np.array([record[name] for record in records]) for name in LOSSES}}
     parts = np.array_split(np.arange(len(steps)), max(1, min(_POINTS, len(steps) // 2)))

@@ -1,4 +1,4 @@
-"""Builds the page of three rooms and serves it from this machine. Nothing is asked of the internet."""
+"""Builds the page with its three tabs and serves it from this machine. The page loads nothing from the internet."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from reversion_jax.training.page.place import Place
 from reversion_jax.training.page.trainer import Trainer
 from reversion_jax.training.page.uploads import MAX_FILE
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # must be set before gradio is imported
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -33,7 +33,7 @@ _INTRO = """<header><h1>Learn a relation, draw it</h1>
 
 
 def build(place: Place, trainer: Trainer) -> gr.Blocks:
-    """The page."""
+    """Builds the page."""
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=False) as page:
         gr.HTML(_INTRO)
         with gr.Tabs():
@@ -44,9 +44,9 @@ def build(place: Place, trainer: Trainer) -> gr.Blocks:
 
 
 def theme() -> gr.themes.Base:
-    """Colours and type. The font comes with gradio, so no browser asks Google for one."""
+    """Returns the page's colours and font. The font comes with gradio, so the browser does not load it from Google."""
     base = gr.themes.Base(primary_hue="indigo", neutral_hue="stone", radius_size="md", font=_FONT)
-    # Gradio's grey of hints is too pale to read on white.
+    # Gradio's own grey for hints is too pale on white.
     return base.set(
         body_text_color_subdued="*neutral_600",
         block_info_text_color="*neutral_600",
@@ -68,14 +68,17 @@ def theme() -> gr.themes.Base:
 
 @contextlib.contextmanager
 def served(folder: str, host: str, port: int) -> Iterator[tuple[gr.Blocks, Trainer]]:
-    """Serves the page during the body. A run that is under way at its end stops with a checkpoint. OSError."""
+    """Serves the page while the body runs. At its end, a current run stops and writes a checkpoint.
+
+    Raises OSError if the port is taken or the folder cannot be written.
+    """
     place, trainer = Place(folder), Trainer()
     address.refuse_taken(host, port)
     place.folder.mkdir(parents=True, exist_ok=True)
     address.warn_of_others(host, place.folder)
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="reversion-", ignore_cleanup_errors=True) as handed_out:
-        # What the browser uploads and is shown lies in a folder of this process's own, which goes when it ends.
+        # Uploads and pictures for the browser are stored in a temporary folder, which is deleted at the end.
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = handed_out
         page = build(place, trainer)
         try:
@@ -89,7 +92,8 @@ def served(folder: str, host: str, port: int) -> Iterator[tuple[gr.Blocks, Train
 
 
 def _launch(page: gr.Blocks, place: Place, host: str, port: int) -> None:
-    # Another site's page, whose name was made to point at this machine, would come with that name as the host.
+    # Accept requests only under this machine's own names. This stops DNS rebinding: another site whose domain name is
+    # made to point to this machine would send requests under that name.
     names = ["localhost", "127.0.0.1", "::1", "[::1]", host]
     own_names = Middleware(TrustedHostMiddleware, allowed_hosts=names if address.is_loopback(host) else ["*"])
     page.queue(default_concurrency_limit=4, max_size=64)
@@ -98,7 +102,7 @@ def _launch(page: gr.Blocks, place: Place, host: str, port: int) -> None:
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
-        blocked_paths=[str(place.folder)],  # what is shown of it is handed out as a copy
+        blocked_paths=[str(place.folder)],  # the browser gets copies of the files that the page shows
         max_file_size=MAX_FILE,
         footer_links=[],
         run_history=False,
@@ -111,8 +115,8 @@ def _launch(page: gr.Blocks, place: Place, host: str, port: int) -> None:
 
 
 def serve(folder: str, host: str, port: int) -> None:
-    """Serves the page until Ctrl-C or SIGTERM. OSError if the port is taken or the folder cannot be written."""
+    """Serves the page until Ctrl-C or SIGTERM. Raises OSError as `served` does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with served(folder, host, port) as (page, _):
-        print(f"open {address.url(host, port)} in a browser; Ctrl-C ends", flush=True)
+        print(f"open {address.url(host, port)} in a browser; press Ctrl-C to end", flush=True)
         page.block_thread()

@@ -1,4 +1,4 @@
-"""Starts a run from what the page's form says, or takes one up."""
+"""Starts a run from the page's form, or resumes one."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,30 +15,36 @@ from reversion_jax.training.page.trainer import Trainer
 from reversion_jax.weights import own_settings
 
 MAX_STEPS = 20_000
-_PREVIEWS = 6  # of a run, besides the one before its first step
+_PREVIEWS = 6  # previews in a run, plus one before its first step
 _MAX_PROMPTS = 8
-INVERTIBLE = "inv_reversion"  # the method whose captions need an inverse
-_STEPS_PER_DISPATCH = 10  # how often the page hears of a run, and how soon it can be stopped
+INVERTIBLE = "inv_reversion"  # the method whose captions need an inverse prompt
+_STEPS_PER_DISPATCH = 10  # the page is updated, and can stop the run, after each dispatch of this many steps
 
 
 def default_steps(place: Place, model: str) -> int:
-    """How many steps suit a model; a hub model is not asked, because that would need the internet."""
+    """Returns the number of steps that suits a model.
+
+    For hub models it is that of Stable Diffusion 1.5, because reading their own settings needs the internet.
+    """
     own = own_settings.read(place.model(model)) if model in place.models() and model != config.SD15 else {}
     return own.get("steps", config.FOR_SD15["steps"])
 
 
 def pictures(files: Sequence[Path]) -> list[Path]:
-    """The pictures among uploaded files. ValueError if there are too many."""
+    """Returns the pictures among uploaded files. Raises ValueError if there are too many."""
     found = [path for path in files if path.suffix.lower() != ".json"]
     if len(found) > uploads.MAX_PICTURES:
         raise ValueError(
-            f"{len(found)} pictures are too many: the page takes {uploads.MAX_PICTURES}, and 4 to 10 are enough"
+            f"{len(found)} pictures are too many: upload at most {uploads.MAX_PICTURES}; 4 to 10 are enough"
         )
     return found
 
 
 def start(place: Place, trainer: Trainer, form: Mapping[str, Any], *, drawn: bool) -> str:
-    """Starts a new run; returns its name. ValueError and OSError, one line, for what is wrong in the form."""
+    """Starts a new run; returns its name. Raises ValueError or OSError if a value in the form is wrong.
+
+    drawn: whether the exemplars are drawn rather than uploaded.
+    """
     trainer.refuse_while_busy()
     prompts = captions.lines(form["preview_prompts"])[:_MAX_PROMPTS]
     chosen = Settings(
@@ -56,14 +62,14 @@ def start(place: Place, trainer: Trainer, form: Mapping[str, Any], *, drawn: boo
 
 
 def _drawn(form: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of exemplars that the miniature's world draws."""
+    """Returns the settings for drawn exemplars."""
     count = whole(form["count"], 1, uploads.MAX_PICTURES, "the number of pictures")
     of_pictures = {"num_exemplars": count, "hatched": bool(form["hatched"])}
     return {"exemplars": config.DRAWN, "relation": form["relation"], **of_pictures}
 
 
 def _own_pictures(run: Path, chosen: Settings, form: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the uploaded pictures into the run's folder; returns the settings of these exemplars."""
+    """Writes the uploaded pictures into the run's folder; returns the settings for them."""
     found = pictures([Path(file) for file in form["files"] or []])
     if not found:
         raise ValueError("there are no pictures yet: upload 4 to 10 that show the same relation")
@@ -72,33 +78,37 @@ def _own_pictures(run: Path, chosen: Settings, form: Mapping[str, Any]) -> dict[
     templates = [captions.templates(text, path.name, invertible) for path, text in texts]
     uploads.write(run / "exemplars", found, templates, invertible=invertible)
     own: dict[str, Any] = {"exemplars": str(run / "exemplars"), "relation": run.name.partition("-")[0]}
-    if not chosen.preview_prompts and chosen.model == config.MINIATURE:  # its own prompts are about shapes
+    # The miniature's own preview prompts are about shapes, so preview the captions' prompts instead.
+    if not chosen.preview_prompts and chosen.model == config.MINIATURE:
         own["preview_prompts"] = tuple(parse(first).direct() for first, *_ in templates[:_MAX_PROMPTS])
     return own
 
 
 def take_up(place: Place, trainer: Trainer, name: str, steps: object) -> str:
-    """Takes a stopped run up, or trains a finished one further, until it has `steps`. ValueError, OSError."""
+    """Resumes a stopped run, or trains a finished one further, until it has `steps` steps; returns its name.
+
+    Raises ValueError or OSError if it cannot be resumed.
+    """
     trainer.refuse_while_busy()
     if not name:
         raise ValueError("choose a run in the list first")
     settings, _ = folder.read_settings(place.run(name))
-    wanted = whole(steps, 1, MAX_STEPS, "the number of steps in all")
+    wanted = whole(steps, 1, MAX_STEPS, "the number of steps in total")
     listed = next((listed for listed in place.runs() if listed.name == name), None)
     if listed and listed.step >= wanted:
-        raise ValueError(f"{name} has {listed.step:,} steps already: give more steps in all to train it further")
+        raise ValueError(f"{name} has {listed.step:,} steps already: give more steps in total to train it further")
     _train(place, trainer, name, dataclasses.replace(settings, steps=wanted))
     return name
 
 
 def _train(place: Place, trainer: Trainer, name: str, settings: Settings) -> None:
-    """Has the trainer begin, with settings by which the page can show it. They do not change what is learned."""
+    """Starts the trainer, with settings that let the page show progress. They do not change what is learned."""
     assert settings.steps is not None
     shown = dataclasses.replace(
         settings,
         steps_per_dispatch=_STEPS_PER_DISPATCH,
         preview_every_steps=max(1, settings.steps // _PREVIEWS),
-        judged_prompts=0,  # the judge's verdict is told in the terminal only
+        judged_prompts=0,  # the judge's verdict would appear only in the terminal
     )
     models.forget()
     trainer.start(name, shown, place.path(name), settings.steps)

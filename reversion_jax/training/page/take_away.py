@@ -1,4 +1,4 @@
-"""A run's words as files for other tools, packed for the browser."""
+"""Packs a run's learned words as files for other tools, for download in the browser."""
 
 import tempfile
 import zipfile
@@ -13,9 +13,10 @@ _HOW = "how_to_use.txt"
 
 
 def pack(place: Place, key: str) -> str | None:
-    """A .zip of the files that `export` writes for a run, with a text on how each tool uses them.
+    """Writes a .zip with the files that `export` writes for a run, and a text on how each tool uses them.
 
-    None for a key that means no run: an embedding file is a person's own already. ValueError, OSError.
+    Returns its path, or None if the key is not that of a run: the user already has the embedding file.
+    Raises ValueError or OSError if the run cannot be read.
     """
     if not place.is_run(key):
         return None

@@ -1,6 +1,6 @@
-"""Trains in the background, one run at a time, so that the page stays alive.
+"""Trains in the background, one run at a time, so that the page keeps responding.
 
-It is a thread, not a process of its own: a second process would find a GPU's memory taken by the one that draws.
+Training runs in a thread, because a second process would find the GPU's memory taken by this one, which draws.
 """
 
 import dataclasses
@@ -16,30 +16,30 @@ from reversion_jax.training.loop import learn
 from reversion_jax.training.page.faults import heard, sentence
 from reversion_jax.training.watch import Progress
 
-# Stages of a run. The first three are under way.
+# Stages of a run. In the first three, the run is in progress.
 PREPARING, TRAINING, STOPPING = "preparing", "training", "stopping"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What the trainer does, or did last."""
+    """The state of the current run, or of the last one."""
 
-    name: str = ""  # the run's; "" before the first one
+    name: str = ""  # the run's name; "" before the first run
     stage: str = ""
-    step: int = 0
-    steps: int = 0
-    first: int = 0  # the step that it began at, and when
-    since: float = 0.0
-    message: str = ""  # why it failed
-    notes: tuple[str, ...] = ()  # what the library warned of
+    step: int = 0  # steps done
+    steps: int = 0  # steps in total
+    first: int = 0  # the step at the first report of progress
+    since: float = 0.0  # the time of that report, by time.monotonic; 0: there was none
+    message: str = ""  # why the run failed
+    notes: tuple[str, ...] = ()  # the library's warnings
 
     @property
     def under_way(self) -> bool:
         return self.stage in (PREPARING, TRAINING, STOPPING)
 
     def seconds_left(self) -> float | None:
-        """About how long it still takes; None as long as that is not known."""
+        """Returns an estimate of the remaining time, s; None if it is not known yet."""
         done = self.step - self.first
         if self.stage != TRAINING or done <= 0:
             return None
@@ -47,49 +47,50 @@ class State:
 
 
 class Trainer:
-    """Runs `learn` in a thread."""
+    """Runs `learn` in a thread, one run at a time."""
 
     def __init__(self, learn: Callable[..., Sequence[Any]] = learn):
         self._learn = learn
-        self._lock = threading.RLock()  # whoever reads the state to change it holds it
+        self._lock = threading.RLock()  # held while the state is read and changed
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.state = State()
 
     def start(self, name: str, config: Any, workdir: Path, steps: int) -> None:
-        """Starts a run, or takes it up. ValueError if one is under way."""
+        """Starts or resumes a run. Raises ValueError if a run is in progress."""
         with self._lock:
             self.refuse_while_busy()
             self._stop.clear()
             self.state = State(name, PREPARING, steps=steps)
-            # A daemon: a second Ctrl-C ends the app at once, and what was not in a checkpoint is lost.
+            # A daemon thread, so that a second Ctrl-C ends the app at once; steps after the last checkpoint are lost.
             self._thread = threading.Thread(target=self._run, args=(config, workdir), name="training", daemon=True)
             self._thread.start()
 
     def refuse_while_busy(self) -> None:
-        """ValueError if a training is under way."""
+        """Raises ValueError if a run is in progress."""
         if self.state.under_way:
             raise ValueError(
-                f"{self.state.name} is being learned, and this device learns one relation at a time: wait for it, or "
-                "stop it"
+                f"{self.state.name} is being learned, and this device learns one relation at a time: wait until it is "
+                "finished, or stop it"
             )
 
     def refuse_without_memory(self) -> None:
-        """ValueError if a training is under way that was given all memory of a GPU or TPU."""
+        """Raises ValueError if a run is in progress on a GPU or TPU, because the run needs all of its memory."""
         if self.state.under_way and jax.default_backend() != "cpu":
             raise ValueError(
-                f"{self.state.name} is being learned and needs the device's memory: wait for it, or stop it"
+                f"{self.state.name} is being learned and needs the device's memory: wait until it is finished, or "
+                "stop it"
             )
 
     def stop(self) -> None:
-        """Asks the run, if there is one, to stop after the steps under way, with a checkpoint."""
+        """Makes the current run, if there is one, stop after its current steps and write a checkpoint."""
         with self._lock:
             if self.state.under_way:
                 self._stop.set()
                 self._change(stage=STOPPING)
 
     def wait(self, timeout: float | None = None) -> State:
-        """Waits until the run has ended; returns the state then."""
+        """Waits until the run has ended, or for `timeout` seconds; returns the state."""
         if self._thread:
             self._thread.join(timeout)
         return self.state
@@ -101,7 +102,7 @@ class Trainer:
                 done = runs[0].step
                 stage = FINISHED if done >= self.state.steps else STOPPED
                 self._change(stage=stage, step=done, notes=tuple(notes))
-            except Exception as error:  # the page says what it was
+            except Exception as error:  # the page shows the error
                 self._change(stage=FAILED, message=sentence(error), notes=tuple(notes))
 
     def _on_progress(self, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Uploaded pictures and their captions become an exemplar folder."""
+"""Writes uploaded pictures and their captions as an exemplar folder."""
 
 import json
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from reversion_jax.inversion.prompts import Template
 from reversion_jax.runtime import files
 
 MAX_PICTURES = 12
-MAX_FILE = "25mb"  # of one upload
+MAX_FILE = "25mb"  # maximum size of one uploaded file
 _THUMBNAIL_PX = 320
 
 
 def read(picture: Path) -> Image.Image:
-    """An uploaded picture in RGB. ValueError, which names it as the user does, if it cannot be read."""
+    """Reads an uploaded picture as RGB. Raises ValueError, with the user's name of the file, if it cannot be read."""
     try:
         return exemplars.read_picture(picture)
     except ValueError as error:
@@ -24,16 +24,18 @@ def read(picture: Path) -> Image.Image:
 
 
 def thumbnail(picture: Path) -> Image.Image:
-    """A small copy, for the page. ValueError as in `read`."""
+    """Returns a small copy of a picture, for the page. Raises ValueError if it cannot be read."""
     image = read(picture)
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     return image
 
 
 def write(folder: Path, pictures: Sequence[Path], templates: Sequence[Sequence[Template]], *, invertible: bool) -> None:
-    """Writes pictures and templates as an exemplar folder, which appears whole or not at all. ValueError, OSError.
+    """Writes pictures and templates as an exemplar folder.
 
-    A picture is written anew, so that what a camera wrote beside it, such as the place, is left out.
+    invertible: whether the templates need inverse prompts. Pictures are encoded anew, which drops their metadata, such
+    as the place where a camera took them. Raises ValueError or OSError, and leaves no folder, if the exemplars cannot
+    be used.
     """
     captions = {f"{number}.png": list(own) for number, own in enumerate(templates)}
     with files.new_folder(folder) as draft:
@@ -41,4 +43,4 @@ def write(folder: Path, pictures: Sequence[Path], templates: Sequence[Sequence[T
             read(picture).save(draft / name)
         text = json.dumps(captions, indent=2, ensure_ascii=False) + "\n"
         (draft / exemplars.CAPTIONS).write_text(text, encoding="utf-8")
-        exemplars.read_folder(draft, 64, invertible=invertible)  # finds fault before anything is kept
+        exemplars.read_folder(draft, 64, invertible=invertible)  # raises before the folder is kept

@@ -120,7 +120,7 @@ def learn(tab, pictures: list[str]) -> None:
     tab.fill("#caption-0 textarea", "a photo of red circle {} blue star, at night")
     assert "a photo of blue star <R-inv> <R> red circle, at night" in text_of(tab, "#check-0", "inverse")
     tab.fill("#caption-1 textarea", "green heart hugging pink moon")
-    text_of(tab, "#check-1", "write {} where the relation stands")
+    text_of(tab, "#check-1", "write {} in place of the relation")
     tab.fill("#name input, #name textarea", "my hug")
     tab.fill("#steps input", str(STEPS))
     tab.get_by_role("button", name="More settings").first.click()

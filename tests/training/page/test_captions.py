@@ -28,7 +28,7 @@ def test_the_explicit_form_is_accepted_as_a_caption():
 @pytest.mark.parametrize(
     ("caption", "says"),
     [
-        ("cat on stone", "write {} where the relation stands"),
+        ("cat on stone", "write {} in place of the relation"),
         ("cat {} dog {} stone", "2 {}"),
         ("cat {}", "object '' of 'cat {}' is empty"),
         ("cat <R> {} stone", "placeholder"),

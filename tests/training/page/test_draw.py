@@ -97,7 +97,7 @@ def test_a_comparison_gives_no_warning_about_its_plain_prompt(place):
     assert notes == []
     with heard() as notes:
         drawn(place, prompts="cat on dog", count=1)
-    assert notes == ["none of <R>, <R-inv> in 'cat on dog': what was learned has no part in it"]
+    assert notes == ["none of <R>, <R-inv> in 'cat on dog': the picture does not use what was learned"]
 
 
 def test_an_uploaded_embedding_file_draws_pictures(place, small, tmp_path):
@@ -118,10 +118,10 @@ def test_an_uploaded_embedding_file_draws_pictures(place, small, tmp_path):
         ({"prompts": " \n"}, "write a prompt"),
         ({"prompts": "x\n" * 9}, "at most 8 prompts"),
         ({"prompts": "x" * 501}, "at most 500 letters"),
-        ({"count": 17}, "pictures of each prompt has to be a whole number from 1 to 16"),
+        ({"count": 17}, "pictures of each prompt must be a whole number from 1 to 16"),
         ({"seed": -1}, "the first seed"),
         ({"steps": 201}, "the number of steps"),
-        ({"guidance": None}, "the guidance has to be a number from 0 to 30"),
+        ({"guidance": None}, "the guidance must be a number from 0 to 30"),
         ({"guidance": float("nan")}, "the guidance"),
         ({"sampler": "magic"}, "sampler 'magic' is unknown"),
         ({"key": "run:none"}, "there is no run named none"),
@@ -150,11 +150,11 @@ def test_looking_at_a_word_gives_numbers_and_pictures(place):
     seen = insight.look_into(place, Trainer(), "run:on", "")
     assert set(seen.words) == {"<R>", "<R-inv>"}
     assert seen.words["<R>"]["norm"] > 0
-    captions = ["where the word is among", "losses, and how"]
+    captions = ["map of the learned word", "losses and nearest words"]
     assert [caption[: len(start)] for (_, caption), start in zip(seen.pictures, captions, strict=True)] == captions
     assert min(picture.width for picture, _ in seen.pictures) > 500
     prompted = insight.look_into(place, Trainer(), "run:on", "", "cat {} dog")
-    assert prompted.pictures[1][1] == "where the words look: cat <R> dog"
+    assert prompted.pictures[1][1] == "attention of the words: cat <R> dog"
     with pytest.raises(ValueError, match="choose a learned word first"):
         insight.look_into(place, Trainer(), "", "")
 

@@ -45,9 +45,9 @@ def test_learned_words_are_shown_in_bold():
     [
         (trainer.PREPARING, "getting ready"),
         (trainer.TRAINING, "step 1,200 of 3,000, about 15 min left"),
-        (trainer.STOPPING, "stopping after the steps under way"),
+        (trainer.STOPPING, "stopping after the current steps"),
         (trainer.FINISHED, "finished, 3,000 steps"),
-        (trainer.STOPPED, "stopped at step 1,200 of 3,000; it can be taken up again"),
+        (trainer.STOPPED, "stopped at step 1,200 of 3,000; it can be resumed"),
         (trainer.FAILED, "stopped by an error"),
     ],
 )

@@ -73,8 +73,8 @@ def test_uploaded_pictures_become_an_exemplar_folder_without_exif_data(place, pi
     [
         ({"files": None}, "there are no pictures yet"),
         ({"captions": ["cat {} dog", *[""] * 11]}, r"photo1\.jpg has no caption"),
-        ({"captions": ["cat {} dog", "cat on dog", *[""] * 10]}, r"photo1\.jpg: write \{\} where"),
-        ({"steps": 0}, "the number of steps has to be a whole number from 1 to 20,000"),
+        ({"captions": ["cat {} dog", "cat on dog", *[""] * 10]}, r"photo1\.jpg: write \{\} in place"),
+        ({"steps": 0}, "the number of steps must be a whole number from 1 to 20,000"),
         ({"steps": 20_001}, "the number of steps"),
         ({"seed": -1}, "the seed"),
         ({"model": "/etc"}, "model '/etc' is neither"),
