@@ -21,12 +21,14 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
     from reversion_jax.evaluation.compare import evaluate
+    from reversion_jax.runtime import files
     from reversion_jax.runtime.compilation import keep_compiled
 
     keep_compiled()
     given = config_flags.get_override_values(flags.FLAGS["config"])
     tables_only, quick = _TABLES_ONLY.value, _QUICK.value
-    print(evaluate(_CONFIG.value, _WORKDIR.value, quick=quick, tables_only=tables_only, given=given))
+    default = files.default_workdir(config_flags.get_config_filename(flags.FLAGS["config"])) + "-quick" * quick
+    print(evaluate(_CONFIG.value, _WORKDIR.value or default, quick=quick, tables_only=tables_only, given=given))
 
 
 if __name__ == "__main__":
@@ -34,9 +36,7 @@ if __name__ == "__main__":
     from ml_collections import config_flags
 
     _CONFIG = config_flags.DEFINE_config_file("config", None, "Config, such as configs/benchmark.py.", lock_config=True)
-    _WORKDIR = flags.DEFINE_string(
-        "workdir", None, "Folder for the results; default: runs/benchmark or runs/evaluation."
-    )
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the results; default: runs/<name of the config>.")
     _QUICK = flags.DEFINE_bool("quick", False, "Smaller comparison, as evaluation.quick in the config says.")
     _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Only rewrite the tables, from cells.jsonl in WORKDIR.")
     flags.mark_flag_as_required("config")

@@ -4,8 +4,6 @@ Flags override any setting of the config, such as --config.model=miniature --con
 meanings are in reversion_jax/config.py. To resume a stopped run, give the same command again.
 """
 
-from pathlib import Path
-
 from reversion_jax.runtime.errors import one_line, parse_flags
 
 
@@ -17,8 +15,8 @@ def main(argv: list[str]) -> None:
     from reversion_jax.runtime.compilation import keep_compiled
     from reversion_jax.training.loop import train
 
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = files.place(_WORKDIR.value or f"runs/{name}")
+    default = files.default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))
+    workdir = files.place(_WORKDIR.value or default)
     keep_compiled()
     if _DISTRIBUTED.value:
         parallel.start()

@@ -73,7 +73,7 @@ def jobs(plan: Plan, todo: Sequence[Asked], workdir: Path) -> dict[Path, Setting
 
 def evaluate(
     config: ConfigDict,
-    workdir: str | None = None,
+    workdir: str,
     *,
     quick: bool = False,
     tables_only: bool = False,
@@ -81,18 +81,17 @@ def evaluate(
 ) -> str:
     """Trains, draws and scores the cells that are not finished yet; returns the tables and their paths, as text.
 
-    workdir: folder of the evaluation; None: runs/evaluation or runs/benchmark, with "-quick" if `quick` is set.
+    workdir: folder of the evaluation.
     quick, given: see `plan.make`.
     tables_only: only make the tables, from the cells that the folder has.
     Raises ValueError or OSError for bad input.
     """
-    if files.is_remote(workdir or ""):
+    if files.is_remote(workdir):
         raise ValueError(f"--workdir={workdir}: an evaluation needs a folder of this machine")
     plan = plans.make(config, quick=quick, given=given)
     if not plan.clip and not plan.of_drawn:
         raise ValueError("a CLIP model scores the pictures: give it by --config.evaluation.clip=FOLDER_OR_HUB_ID")
-    default = f"runs/{'evaluation' if plan.of_drawn else 'benchmark'}{'-quick' * quick}"
-    place = Path(workdir or default).expanduser()
+    place = Path(workdir).expanduser()
     asked = list(cells.of_plan(plan))
     done = _done(plan, asked, place)
     if tables_only:

@@ -25,6 +25,12 @@ def place(name: str) -> epath.Path:
     return path
 
 
+def default_workdir(config: str) -> str:
+    """Returns the folder for the results of a config file: runs/a for configs/a.py, runs/a-b for configs/a.py:b."""
+    file, _, argument = config.partition(":")
+    return f"runs/{'-'.join(filter(None, (Path(file).stem, argument)))}"
+
+
 def is_remote(path: epath.PathLike) -> bool:
     """Returns whether a path is in cloud storage."""
     return "://" in os.fspath(path)

@@ -233,3 +233,8 @@ def test_a_folder_in_a_bucket_has_one_owner(bucket, monkeypatch):
         with pytest.raises(OSError, match="another job has taken gs://bucket/run over"):
             check()
     assert json.loads((bucket / owner.NAME).read_text())["token"] == "of another"
+
+
+def test_each_setting_of_a_config_has_its_own_default_workdir():
+    names = ("configs/evaluation.py", "/elsewhere/evaluation.py:easy", "mine.py")
+    assert [files.default_workdir(name) for name in names] == ["runs/evaluation", "runs/evaluation-easy", "runs/mine"]
