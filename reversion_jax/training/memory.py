@@ -13,12 +13,12 @@ from reversion_jax.models.presets import SD15, ModelConfig
 from reversion_jax.runtime import parallel, precision
 from reversion_jax.weights.folder import parameter_shapes
 
-# GiB that a step of Stable Diffusion 1.5 at 512 px needs in addition to the weights: _ALWAYS, plus _A_SAMPLE for each
-# sample. The keys are the bytes per number in the networks; the two values are without and with remat. Measured on an
-# H100 in bfloat16: 2.5 GiB for two samples, 6.3 GiB for eight. It is a guess that float32 needs twice as much, and
-# remat a third.
-_ALWAYS = 1.3
-_A_SAMPLE = {2: (0.65, 0.20), 4: (1.30, 0.40)}
+# GiB that a step of Stable Diffusion 1.5 at 512 px needs in addition to the weights: a constant, plus a number for each
+# sample, without and with remat. All are for bfloat16 and float16. An H100 needed 2.5 GiB for two samples and 6.3 GiB
+# for eight. Google's compiler for TPU v5e needs 2.56 GiB for one and 3.46 GiB for two, with 1.91 GiB of weights. We
+# guess that float32 needs twice as much, and remat a third.
+_ALWAYS = {"gpu": 1.3, "tpu": 0.0}
+_A_SAMPLE = {"gpu": (0.65, 0.20), "tpu": (0.90, 0.30)}
 _PIXELS = 512 * 512
 _LEFT = 0.85  # share of the memory to plan with; the rest is for previews and for errors of the estimate
 
@@ -34,17 +34,25 @@ def samples_at_once(config: Settings, sizes: ModelConfig, runs: int) -> int:
     most = config.samples_at_once
     if not most:
         devices = config.devices or jax.device_count()
-        most = parallel.agreed(devices * most_on_a_device(config, sizes, device_memory(jax.devices()[0])))
+        device = jax.devices()[0]
+        most = parallel.agreed(devices * most_on_a_device(config, sizes, device_memory(device), device.platform))
     return -(-samples // -(-samples // most))
 
 
-def most_on_a_device(config: Settings, sizes: ModelConfig, memory: float) -> int:
+def most_on_a_device(config: Settings, sizes: ModelConfig, memory: float, platform: str = "gpu") -> int:
     """Returns the number of samples that fit into one pass on a device with `memory` GiB; at least 1."""
+    without, with_one = (needed(config, sizes, samples, platform) for samples in (0, 1))
+    return max(1, int((_LEFT * memory - without) / (with_one - without)))
+
+
+def needed(config: Settings, sizes: ModelConfig, samples: int, platform: str = "gpu") -> float:
+    """Returns the estimated memory of a step with this many samples per pass, weights included, GiB."""
     width = precision.dtype(config.precision).itemsize
+    kind = "tpu" if platform == "tpu" else "gpu"
     # The activations' memory is proportional to the number of pixels and to the networks' width.
     scale = math.prod(config.size) / _PIXELS * sizes.unet.block_out_channels[0] / SD15.unet.block_out_channels[0]
-    room = _LEFT * memory - weights(config, sizes) - _ALWAYS * scale
-    return max(1, int(room / (_A_SAMPLE[width][config.remat] * scale)))
+    a_sample = _A_SAMPLE[kind][config.remat] * width / 2
+    return weights(config, sizes) + scale * (_ALWAYS[kind] + samples * a_sample)
 
 
 def weights(config: Settings, sizes: ModelConfig) -> float:
