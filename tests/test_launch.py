@@ -68,6 +68,6 @@ def test_a_launch_script_starts_training_with_the_given_arguments(name, tmp_path
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.stderr == (
         'error: no folder of exemplars at "no one\'s folder": put 4-10 pictures and a text.json there, your own or the '
-        "ReVersion Benchmark's (README.md says how), or give a folder by --config.exemplars=FOLDER\n"
+        "ReVersion Benchmark's (README.md explains how), or give another folder by --config.exemplars=FOLDER\n"
     )
     assert ("joined the others" in done.stdout) == (name != "gpu_box.sh")

@@ -165,7 +165,8 @@ def at_step(seen: Look, step: int) -> dict[str, np.ndarray]:
     for name, row in seen.rows.items():
         vectors = {stop.step: stop.vector for stop in row.path}
         if step not in vectors:
-            raise ValueError(f"{name} has no step {step}: its steps are {', '.join(map(str, vectors)) or 'none'}")
+            remedy = f"give one of the steps {', '.join(map(str, vectors))}" if vectors else "its path has no steps"
+            raise ValueError(f"{name} has no step {step}: {remedy}")
         found.setdefault(_token(name), []).append(vectors[step])
     return {token: np.stack(own) for token, own in found.items()}
 

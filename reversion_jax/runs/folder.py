@@ -193,7 +193,9 @@ def _read_old(folder: epath.Path, step: int | None) -> LearnedRun:
 
         kept = checkpoints.steps(place / CHECKPOINTS)
         if step is not None and step not in kept:
-            raise ValueError(f"{folder} holds only the rows of step {', '.join(map(str, kept))}")
+            raise ValueError(
+                f"{folder} holds no rows of step {step}: give one of the steps {', '.join(map(str, kept))}"
+            )
         damaged: list[ValueError] = []
         for number in reversed(kept if step is None else [step]):
             try:

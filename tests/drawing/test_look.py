@@ -84,7 +84,7 @@ def test_words_are_read_at_the_start_and_at_every_checkpoint(seen, finished):
     two = seen._replace(rows={"<R>[0]": seen.rows["<R>"], "<R>[1]": seen.rows["<R-inv>"]})
     at = look.at_step(two, steps[-1])
     np.testing.assert_array_equal(at["<R>"], [seen.rows["<R>"].path[-1].vector, seen.rows["<R-inv>"].path[-1].vector])
-    with pytest.raises(ValueError, match=r"<R> has no step 999: its steps are 0, "):
+    with pytest.raises(ValueError, match=r"<R> has no step 999: give one of the steps 0, "):
         look.at_step(seen, 999)
 
 

@@ -314,7 +314,7 @@ def test_a_folder_from_before_version_0_2_is_read_and_resumed(config, finished, 
     assert run.step == 4
     np.testing.assert_array_equal(folder.read(workdir, step=4).rows, rows[0])
     assert folder.read(workdir, step=2).step == 2
-    with pytest.raises(ValueError, match="holds only the rows of step 2, 4"):
+    with pytest.raises(ValueError, match="give one of the steps 2, 4"):
         folder.read(workdir, step=1)
     export.export(workdir, tmp_path / "out")
     assert (tmp_path / "out" / "on.safetensors").is_file()
