@@ -38,7 +38,7 @@ autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 add_module_names = False
 nitpicky = True
-# The site is built without a network, so the types of other packages are not links.
+# The site is built offline, so the types of other packages are not links.
 nitpick_ignore_regex = [(r"py:.*", r"(?!reversion_jax\.).*")]
 # Types inside a loaded model, which callers hand on and do not read.
 nitpick_ignore = [
