@@ -27,7 +27,10 @@ ABLATIONS = (
 
 
 def get_config(setting: str = "") -> ConfigDict:
-    """Returns the config. With the setting "dreambooth" it includes DreamBooth, which needs three times the memory."""
+    """Returns the config. With the setting "dreambooth" it includes DreamBooth.
+
+    DreamBooth needs three times the memory of the other methods.
+    """
     if setting not in ("", "dreambooth"):
         raise ValueError(f"configs/benchmark.py:{setting}: unknown setting: use configs/benchmark.py:dreambooth")
     c = config.get_config()
@@ -55,9 +58,9 @@ def get_config(setting: str = "") -> ConfigDict:
     # Prompts for each relation, from the benchmark's scenarios.json, or from the package if the benchmark has none.
     c.evaluation.prompts = 100
     c.evaluation.images = 10  # pictures for each prompt, as in ReVersion
-    # A folder or hub id. Stable Diffusion's text encoder is that of CLIP ViT-L/14, so this CLIP would miss the same
-    # errors as the model. Another CLIP is a better judge.
+    # A folder or hub id. Stable Diffusion's text encoder is that of CLIP ViT-L/14, so CLIP ViT-L/14 would miss the same
+    # errors as the model. Other CLIP models, such as ViT-B/16, judge the pictures more independently.
     c.evaluation.clip = "openai/clip-vit-base-patch16"
-    # What --quick changes: a tenth of the pictures, and half of the words to learn.
+    # --quick draws a tenth of the prompts and leaves out the ablations, which are half of the words to learn.
     c.evaluation.quick = ConfigDict({"prompts": 10, "ablations": ()})
     return c

@@ -11,13 +11,14 @@ The default setting, "hard", makes learning difficult: 100 training steps, and f
 although no prompt says so. The other settings are chosen by a name after a colon:
 
     configs/evaluation.py:easy       400 steps, eight exemplars without hatching, and only the reported relations.
-    configs/evaluation.py:tuning     How the settings were chosen: on two relations that are not reported, with the
-                                     candidates in the place of the ablations.
+    configs/evaluation.py:tuning     The comparison by which the settings were chosen: on two relations that are not
+                                     reported, with the candidates for the settings in the place of the ablations.
     configs/evaluation.py:inverse    On the same two relations: inverse prompts that replace direct ones against inverse
                                      prompts that are added, at equal steps and at equal work of the networks.
     configs/evaluation.py:precision  On the same two relations: words learned in float32, bfloat16 and float16.
-    configs/evaluation.py:fusing     Draws in such a way that entities fuse. This way was found on the two tuning
-                                     relations before any other relation was drawn with it, see docs/evaluation.md.
+    configs/evaluation.py:fusing     Draws with weak guidance and few steps, so that entities fuse. We chose these settings
+                                     on the two tuning relations, before we drew any other relation with them (see
+                                     docs/evaluation.md).
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ ABLATIONS = (
     ("without suppressor", {"suppressor_sigma_px": 0.0}),
 )
 # For each relation, the word of the miniature's captions that shows the relation most often. These words were found by
-# drawing 40 entity pairs, which the prompts do not have, with each of 46 words (commit 404d7ea, evaluation/cells.py,
+# drawing 40 entity pairs, none of which is in the prompts, with each of 46 words (commit 404d7ea, evaluation/cells.py,
 # best_words).
 BEST_WORDS = {
     "on": "atop",
@@ -59,7 +60,8 @@ BEST_WORDS = {
     "back2back": "pressed",
     "hug": "and",
 }
-# Adding inverse prompts doubles the work of the networks, so "equal work" means twice the steps for replaced ones.
+# Adding inverse prompts doubles the work of the networks. So at "equal work", a run whose inverse prompts replace
+# direct prompts has twice as many steps as a run whose inverse prompts are added.
 INVERSE = (
     ("without inverse prompts", {"inverse_share": 0.0}),
     ("replaced", {}),
@@ -95,13 +97,13 @@ def get_config(setting: str = "hard") -> ConfigDict:
     if setting != "tuning":  # the tuning starts from the miniature's defaults
         c.update(CHOSEN)
     if setting == "inverse":
-        c.inverse_share = 0.5  # as many inverse prompts as direct ones, which is also so when they are added
+        c.inverse_share = 0.5  # half of the prompts are inverse, just as in a run that adds inverse prompts
     c.num_exemplars, c.hatched = {"easy": (8, False), "fusing": (4, False)}.get(setting, (4, True))
     if setting == "fusing":
         c.update(FUSING)
     c.preview_every_steps = c.judged_prompts = 0
     c.sample_batch = 20
-    # The same as in the configs of single relations, such as hug.py.
+    # These weights equal those in the configs of single relations, such as hug.py.
     verb_weight = {name: 0.2 if name in SPATIAL else 0.8 for name in scenes.RELATIONS}
     c.evaluation = ConfigDict()
     c.evaluation.benchmark = config.DRAWN

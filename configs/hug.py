@@ -3,8 +3,8 @@
     python -m reversion_jax.train --config configs/hug.py
 
 First put 4-10 pictures and their text.json into exemplars/hug (see README.md), or name another folder by
---config.exemplars=FOLDER. Without an accelerator, train the miniature model that comes with the package instead. It
-draws its own exemplars, and takes about a minute on two CPU cores:
+--config.exemplars=FOLDER. Without an accelerator, train the miniature model that comes with the package instead. Its
+exemplars are drawn by the program, and training takes about a minute on two CPU cores:
 
     python -m reversion_jax.train --config configs/hug.py --config.model=miniature --workdir runs/small
 """

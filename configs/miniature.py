@@ -1,4 +1,4 @@
-"""Learns a relation with the miniature model that comes with the package. It needs no download and no accelerator.
+"""Learns a relation with the miniature model that comes with the package, without a download or an accelerator.
 
     python -m reversion_jax.train --config configs/miniature.py
 

@@ -2,8 +2,9 @@
 
     python -m recipes.judge --snapshot runs/pretrain/snapshot
 
-This takes a quarter of an hour on two CPU cores. A third of the scenes are drawn with mistakes on purpose, a third are
-hatched with random strength, and a sixth are used a second time as the miniature's VAE reconstructs them.
+This takes a quarter of an hour on two CPU cores. A third of the scenes are drawn with mistakes on purpose, and a third
+are hatched with random strength. A sixth of the scenes are used twice: as drawn, and as the miniature's VAE
+reconstructs them.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ from reversion_jax.runtime.errors import one_line
 from reversion_jax.training.fit import gradient_step
 from reversion_jax.weights import folder
 
-_UNKNOWN = -1  # a label that cannot be told from the picture; it adds nothing to the loss
+_UNKNOWN = -1  # a label that the picture does not show; such a label adds nothing to the loss
 
 
 def _spoilt_labels(scene: scenes.Scene, kind: str) -> list[int]:
@@ -77,9 +78,9 @@ def render(model: folder.StableDiffusion, pictures: np.ndarray) -> np.ndarray:
 
 
 def train(model: folder.StableDiffusion, count: int = 60_000, epochs: int = 6, batch: int = 64) -> Any:
-    """Trains a judge on drawn scenes and on the VAE's reconstructions of a sixth of them; returns the judge's weights.
+    """Trains a judge on drawn scenes, and on the VAE's reconstructions of a sixth of these scenes; returns its weights.
 
-    model: its VAE is used. count: number of drawn scenes. batch: number of pictures per step.
+    model: the model whose VAE is used. count: number of drawn scenes. batch: number of pictures per step.
     """
     pictures, labels = examples(1, count)
     pictures = np.concatenate([pictures, render(model, pictures[: count // 6])])

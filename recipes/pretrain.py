@@ -2,10 +2,10 @@
 
     python -m recipes.pretrain --workdir runs/pretrain
 
-This takes about two hours on two CPU cores; XLA_FLAGS=--xla_force_host_platform_device_count=2 keeps both busy. If it
-is stopped, run it again to resume. It writes a diffusers folder to WORKDIR/snapshot. The text encoder is trained before
-the UNet, because if it can already tell the parts of a caption apart, the UNet learns to follow the text within minutes
-instead of hours.
+This takes about two hours on two CPU cores; XLA_FLAGS=--xla_force_host_platform_device_count=2 keeps both cores busy.
+If this command is stopped, give it again to resume. The command writes a diffusers folder to WORKDIR/snapshot. The text
+encoder is trained before the UNet, because if it can already tell the parts of a caption apart, the UNet learns to
+follow the text within minutes instead of hours.
 """
 
 import dataclasses
@@ -101,7 +101,7 @@ def caption_labels(scene: scenes.Scene, text: str) -> list[int]:
 
 
 def train_text(world: World, config: ModelConfig, tokenizer: Tokenizer, recipe: Recipe, workdir: Path) -> Params:
-    """Stage 2: trains the text encoder, with linear classifiers at the end-of-text token, to tell what captions say.
+    """Stage 2: trains the text encoder, with linear classifiers at the end-of-text token, to classify captions.
 
     Returns the text encoder's weights.
     """
@@ -212,7 +212,8 @@ def pretrain(workdir: Path, recipe: Recipe) -> Path:
     params = {name: tree["params"] for name, tree in {**trained, "vae": vae_params}.items()}
     model = folder.StableDiffusion(config, schedule, params, tokens)
     save(workdir / "snapshot", model, dtype=np.float16)
-    # The settings that suit the miniature are not a result of this recipe. They were found by training words on it.
+    # The settings that suit the miniature are not a result of this recipe. We found them by training words for
+    # relations on the miniature.
     shutil.copy(MINIATURE_FOLDER / OWN_SETTINGS, workdir / "snapshot")
     return workdir / "snapshot"
 

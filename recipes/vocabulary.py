@@ -22,7 +22,7 @@ def words() -> list[str]:
 
 
 def _merges() -> list[tuple[str, str]]:
-    """The BPE merges that make one token of each word, in the order in which they are applied."""
+    """Returns the BPE merges that turn each word into one token, in the order in which they are applied."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True)
     trainer = trainers.BpeTrainer(vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)

@@ -1,4 +1,4 @@
-"""What the miniature is pre-trained on, and how: the sizes of its networks, the recipe, and the training scenes."""
+"""How the miniature is pre-trained: the sizes of its networks, the settings of the recipe, and the training scenes."""
 
 import dataclasses
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-# Set before Hugging Face's libraries are imported: no test may use the network.
+# Set before Hugging Face's libraries are imported: no test may use an internet connection.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 # Set before JAX is imported: programs compile faster with fewer optimisations, and all processes share a cache of them.

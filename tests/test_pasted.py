@@ -85,7 +85,7 @@ def test_files_extras_and_markers_of_all_commands_exist():
 
 
 def test_exports_run(tmp_path):
-    """Each on a run's folder, which is all that it needs: no model, no network. And the list of commands."""
+    """Each `export` in the docs runs offline, on a run's folder alone. So does the list of commands."""
     shown = [of for of in pasted.in_blocks() if of.command == "export" and "--push_to_hub" not in of.arguments]
     lines = dict.fromkeys(of.words for of in shown)
     assert lines

@@ -1,9 +1,9 @@
 """Scores the pictures of an evaluation by a CLIP model: ReVersion's automatic scores, and those of scores.py.
 
-Relation accuracy is measured in two ways. `classified` is ReVersion's: a classifier is fitted on the CLIP features of
-the exemplars, and the score is the share of pictures that it assigns to the relation. `zero_shot` needs no exemplars:
-it is the share of pictures that are more similar to their sentence in natural words than to the same sentence with any
-other relation.
+Relation accuracy is measured in two ways. `classified` is ReVersion's way: a classifier is fitted on the CLIP features
+of the exemplars, and the score is the share of pictures that it assigns to the relation. `zero_shot` needs no
+exemplars: it is the share of pictures that are more similar to their sentence in natural words than to the same
+sentence with any other relation.
 """
 
 from collections.abc import Mapping, Sequence

@@ -25,8 +25,8 @@ from reversion_jax.weights.stored import read_json
 class Preprocessing:
     """CLIP's preprocessing of pictures: resizes the shorter side, crops the middle, shifts and scales the channels.
 
-    transformers' image processor is not used, for two reasons. If torchvision is installed, it computes with that and
-    gets other numbers. And its variant for Pillow often changes its name between releases.
+    transformers' image processor is not used, for two reasons. If torchvision is installed, the processor uses
+    torchvision and gets other numbers. And the name of the processor's variant for Pillow often changes.
     """
 
     resize_px: int = 224
@@ -50,7 +50,7 @@ class Preprocessing:
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """Preprocesses a picture of any size and mode; returns float32 [crop_px, crop_px, 3]."""
-        # As in CLIPImageProcessorPil, round the longer side down, and the crop's offset towards top and left.
+        # As in CLIPImageProcessorPil, the longer side is rounded down, and the crop's offset towards top and left.
         short = min(picture.size)
         width, height = (int(self.resize_px * side / short) for side in picture.size)
         picture = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
@@ -71,7 +71,7 @@ class Clip(NamedTuple):
 def load(model: str) -> Clip:
     """Loads a CLIP model from a folder, as transformers' CLIPModel and CLIPProcessor write it, or from a hub id.
 
-    Raises ValueError or OSError if it cannot be loaded.
+    Raises ValueError or OSError if the model cannot be loaded.
     """
     folder = clip_folder.resolve(model)
     config = clip_folder.load_config(folder)

@@ -84,7 +84,7 @@ def evaluate(
     workdir: folder of the evaluation.
     quick, given: see `plan.make`.
     tables_only: only make the tables, from the cells that the folder has.
-    Raises ValueError or OSError for bad input.
+    Raises ValueError or OSError if the config, the folder or a file cannot be used.
     """
     if files.is_remote(workdir):
         raise ValueError(f"--workdir={workdir}: an evaluation needs a folder of this machine")
@@ -148,7 +148,7 @@ def _load(plan: Plan) -> Model:
 
 
 def _fill(plan: Plan, todo: Sequence[Asked], place: Path) -> None:
-    """Trains, draws and scores cells. Does first what may fail, and last what takes hours."""
+    """Trains, draws and scores cells. Begins with the work that may fail; the work that takes hours is last."""
     scorer, name = _scorer(plan), _scorer_name(plan)
     to_train = jobs(plan, todo, place)
     print(describe(plan, todo, list(to_train.values())), flush=True)

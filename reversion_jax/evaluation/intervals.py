@@ -17,11 +17,12 @@ def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0, level: f
     """Returns the mean of values [relations, seeds, prompts] and its percentile interval.
 
     The method is the percentile bootstrap (Efron & Tibshirani, 1993, §13).
-    Each resample draws with replacement: relations, then seeds for each relation, and prompts once for all relations
-    and seeds. Prompts are drawn once because a prompt, and the noise of its picture, is the same for every relation and
-    seed, and some prompts are harder than others. To compare two methods, give their differences; then the values are
-    paired by relation, seed and prompt. If there is only one relation or seed, the interval says nothing about other
-    ones; if there are two or three, the interval is too narrow. Raises ValueError if there are no values.
+    All draws are with replacement. Each resample draws relations, then seeds for each drawn relation. It draws prompts
+    only once, for all relations and seeds. Prompts are drawn once because a prompt, and the noise of its picture, is
+    the same for every relation and seed, and some prompts are harder than others. To compare two methods, give their
+    differences; then the values are paired by relation, seed and prompt. If there is only one relation or seed, the
+    interval says nothing about other ones; if there are two or three, the interval is too narrow. Raises ValueError if
+    there are no values.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 3 or not values.size:

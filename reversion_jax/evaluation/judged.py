@@ -23,7 +23,7 @@ BY_RELATION = ("both", "relation", "entities", "fused")  # metrics that get a ta
 
 
 def score(relation: str, prompts: Sequence[RelationPrompt], files: Sequence[Sequence[Path]]) -> Scores:
-    """Returns, for each metric, the share of each prompt's pictures for which it holds; see miniature/judge.py."""
+    """Returns, for each metric and prompt, the share of pictures for which the metric is true (miniature/judge.py)."""
     images = np.stack([np.asarray(Image.open(file)) for own in files for file in own]) / np.float32(127.5) - 1
     asked = [_scene(relation, prompt) for prompt, own in zip(prompts, files, strict=True) for _ in own]
     verdict = judge.look(images)

@@ -60,7 +60,7 @@ class Plan:
 
 
 def make(config: ConfigDict, *, quick: bool = False, given: Collection[str] = ()) -> Plan:
-    """Reads config.evaluation. Raises ValueError or OSError for bad input.
+    """Reads config.evaluation. Raises ValueError or OSError if a setting or a file of the benchmark cannot be used.
 
     quick: use the values in config.evaluation.quick, except for settings in `given`.
     given: names of the settings that the user gave as flags.

@@ -3,7 +3,7 @@
 Every function compares vectors by their cosine, so their lengths do not matter. Axes in addition to the package's
 letters: E width of the feature space, K other sentences, S pictures of one prompt, X exemplars. Each docstring says
 what its score cannot measure. Stable Diffusion 1.x reads prompts with the text encoder of CLIP ViT-L/14. That CLIP has
-the same weaknesses as the model, so another one (ViT-B/16, or OpenCLIP's ViT-H/14) is the better judge.
+the same weaknesses as the model, so another CLIP (ViT-B/16, or OpenCLIP's ViT-H/14) judges more independently.
 """
 
 import re
@@ -35,9 +35,9 @@ def entity_minimum(images: Vectors, entities: Vectors) -> jax.Array:
     """Returns the smaller cosine [N] of each picture with the prompts of its two entities.
 
     images: [N, E]. entities: [N, 2, E].
-    Unlike the entity score, it is low if an entity is missing. Cannot measure mixing: a dog with a cat's ears has
-    something of both. Some entities have lower values than others with any picture, so compare methods only over the
-    same prompts.
+    Unlike the entity score, this score is low if an entity is missing. Cannot measure mixing: a dog with a cat's ears
+    has something of both. Some entities have lower values than others with any picture, so compare methods only over
+    the same prompts.
     """
     return jnp.min(jnp.sum(unit(images)[:, None] * unit(entities), axis=-1), axis=-1)
 
@@ -50,9 +50,9 @@ def margin(images: Vectors, asked: Vectors, others: Vectors) -> jax.Array:
     relation accuracy. All these sentences have the same entities, so only the relation counts. Cannot measure relations
     that CLIP does not tell apart ("on top of" and "riding on" are both true of a rider). Some entities suggest a
     relation by themselves (fish and bowl: inside), so compare with pictures drawn with the untrained row.
-    If the other is the sentence with swapped entities ("B hugging A"), this is the order margin. Above 0, the entities
-    have the right roles. It has no meaning for symmetric relations. For others it says little: published CLIP models
-    are hardly better than chance at word order (arXiv 2210.01936).
+    If the only other sentence is the one with swapped entities ("B hugging A"), this is the order margin. If the order
+    margin is above 0, the entities have the right roles. It has no meaning for symmetric relations. For directed
+    relations it says little: published CLIP models are hardly better than chance at word order (arXiv 2210.01936).
     """
     rest = jnp.max(jnp.sum(unit(images)[:, None] * unit(others), axis=-1), axis=-1)
     return entity_score(images, asked) - rest
@@ -100,8 +100,8 @@ def words_for(relation: str | None, words: str | None, others: Sequence[str] | N
 def sentences(asked: RelationPrompt, words: str, others: Sequence[str]) -> list[str]:
     """Returns the 4 + K texts that a picture is compared with.
 
-    They are: its sentence, the sentence with swapped entities, one text for each entity, and K sentences with others.
-    words: natural words for the relation. others: K natural words for other relations.
+    These are the picture's sentence, the sentence with swapped entities, a text for each entity, and K sentences with
+    the words of other relations. words: natural words for the relation. others: K natural words for other relations.
     """
     swapped = asked.swapped()
     entities = [f"a photo of {entity}" for entity in (asked.subject, asked.object)]

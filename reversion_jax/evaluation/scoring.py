@@ -16,7 +16,7 @@ from reversion_jax.evaluation.user_study import sets
 from reversion_jax.inversion.prompts import Template, parse
 from reversion_jax.runtime import files
 
-_ROWS = 20  # maximum number of prompts in the printed table; the file has all
+_ROWS = 20  # maximum number of prompts in the printed table; scores.json has all prompts
 
 
 class Pictures(NamedTuple):
@@ -43,7 +43,7 @@ class Shown(NamedTuple):
     """A picture, and what it should show."""
 
     file: Path
-    method: str  # "" if there is only one
+    method: str  # "" if there is only one method
     relation: str | None
     prompt: str
     texts: list[str]  # the texts to compare with, see `scores.sentences`
@@ -53,7 +53,8 @@ def read_pictures(folder: Path, relation: str | None, words: str | None, others:
     """Reads the pictures of a folder.
 
     The folder has a pictures.json, which also names the relations, or a text.json, or PNGs that `sample` wrote.
-    relation, words, others: see `scores.words_for`. Raises ValueError or OSError for bad input.
+    relation, words, others: see `scores.words_for`. Raises ValueError or OSError if the folder cannot be
+    read, if it does not say what its pictures show, or if `words` or `others` do not fit its relations.
     """
     if not folder.is_dir():
         raise ValueError(f"no folder of pictures at {folder}")
@@ -85,7 +86,7 @@ def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[st
     """Returns the scores of each picture and prompt, and each method's means and standard errors over prompts.
 
     model: the CLIP model's folder or hub id. exemplar_folder: returns a relation's folder of exemplars, if it has one.
-    Raises ValueError or OSError for bad input.
+    Raises ValueError or OSError if the model, a picture or an exemplar cannot be used.
     """
     clip = clip_features.load(model)
     images = clip_features.of_pictures(clip, [picture.file for picture in shown], progress="pictures")
@@ -150,7 +151,7 @@ def _look(learned: Learned) -> look.Look:
 def score(asked: Pictures, learned: Learned) -> None:
     """Prints the scores of pictures and the measurements of learned words, and writes scores.json.
 
-    Raises ValueError or OSError for bad input.
+    Raises ValueError or OSError if there is nothing to score, or if the model, a picture or a word cannot be used.
     """
     if not (asked.folder or learned.workdir or learned.embedding):
         raise ValueError("nothing to score: give --pictures=FOLDER, --workdir=RUN or --embedding=FILE")

@@ -33,9 +33,10 @@ Cells = Mapping[Which, Mapping[int | None, Mapping[str, Sequence[float]]]]
 
 
 def values(cells: Cells, which: Sequence[Which], metric: str) -> np.ndarray | None:
-    """Returns a metric of some cells, one per relation: float [relations, seeds, prompts]; None if there are none.
+    """Returns a metric of some cells, one per relation: float [relations, seeds, prompts].
 
-    Leaves out relations without the metric, and seeds that some of the other relations lack.
+    Leaves out relations without the metric, and seeds that some of the other relations lack. Returns None if nothing is
+    left.
     """
     having = [seeds for one in which if (seeds := _having(cells, one, metric))]
     common = [seed for seed in having[0] if all(seed in seeds for seeds in having)] if having else []

@@ -1,4 +1,4 @@
-"""Exports a run's words for other tools. Needs only the run's folder: no model, no network access and no JAX."""
+"""Exports a run's words for other tools. Needs only the run's folder: no model, no internet and no JAX."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The learned words for drawing, and the settings that come with them."""
+"""Reads the learned words for drawing, and the settings of their run or of their model."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def files(finished, tmp_path):
     return tmp_path / "files"
 
 
-def test_words_of_a_run_come_with_the_runs_settings(finished):
+def test_reading_words_from_a_run_also_returns_the_settings_of_that_run(finished):
     workdir, rows = finished
     found = words.read(workdir, None)
     assert list(found.tokens) == ["<R>", "<R-inv>"]
@@ -45,7 +45,7 @@ def test_a_run_without_inverse_prompts_has_one_word(config, tmp_path):
     assert list(words.read(tmp_path / "run", None).tokens) == ["<R>"]
 
 
-def test_words_of_files_come_with_the_models_settings(finished, files):
+def test_reading_words_from_files_also_returns_the_settings_of_the_model(finished, files):
     names = [str(files / "learned_embeds.bin"), f"on={files}/on.safetensors", f"turned={files}/on-inv.safetensors"]
     found = words.read(None, settings.MINIATURE, names)
     assert list(found.tokens) == ["<R>", "on", "turned"]

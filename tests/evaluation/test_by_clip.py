@@ -15,7 +15,10 @@ from reversion_jax.inversion.prompts import parse
 
 
 def features(count: int, seed: int, apart: float) -> dict[str, np.ndarray]:
-    """Returns unit vectors [count, 16] for each of three relations. The larger `apart`, the better they separate."""
+    """Returns unit vectors [count, 16] for each of three relations.
+
+    The larger `apart` is, the easier the relations are to separate.
+    """
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(3, count, 16)) + apart * np.eye(3, 16)[:, None]
     values /= np.linalg.norm(values, axis=-1, keepdims=True)
@@ -35,7 +38,7 @@ def test_features_without_information_are_classified_at_chance():
     assert np.mean(found) == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_relations_with_few_exemplars_are_recognised_among_many():
+def test_a_relation_with_few_exemplars_is_recognised_beside_one_with_many():
     many, unseen = features(60, 2, 2.0), features(200, 3, 2.0)
     classifier = fit({"hug": many["hug"][:6], "on": many["on"]})
     assert (classifier.predict(unseen["hug"]) == "hug").mean() > 0.7
@@ -96,7 +99,7 @@ def test_there_is_no_order_of_symmetric_relations_and_no_diversity_of_one_pictur
 
 def test_a_drawn_copy_of_an_exemplar_has_a_leakage_of_one(scorer, tmp_path):
     rng = np.random.default_rng(0)
-    # These equal the exemplars of the first relation in `scorer`.
+    # These pictures equal the exemplars of the first relation in `scorer`.
     shown = rng.uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
     Image.fromarray(np.round((shown[2] + 1) * 127.5).astype(np.uint8)).save(tmp_path / "0.png")
     found = scorer("hug", [parse("cat {} dog")], [[tmp_path / "0.png"]])

@@ -105,7 +105,7 @@ def test_the_user_study_can_read_an_evaluation(evaluated):
     found = sets.read_pictures(workdir)
     methods = ["natural words", "ReVersion", "Inv-ReVersion"]
     assert len(sets.choose(found, methods, 2, 0)) == 4
-    # Six methods drew hug and five drew on, with three prompts and two pictures each.
+    # Six methods drew "hug" and five methods drew "on", each with three prompts and two pictures of each prompt.
     assert len(found) == (6 + 5) * 3 * 2
     taught = sets.read_exemplars(workdir, "hug")
     assert [template for _, template in taught] == ["a cat {} dog", "cat {} dog", "b {} c"]

@@ -53,7 +53,7 @@ def test_every_cell_has_the_run_of_its_relation_method_and_seed():
     assert {cell.direction for cell in asked if cell.relation == "hug"} == {"direct"}
 
 
-def test_methods_with_other_numbers_of_steps_train_in_a_job_of_their_own():
+def test_a_method_with_another_number_of_steps_trains_in_a_separate_job():
     """All runs of a job share one program and therefore one number of steps."""
     config = load("evaluation")
     config.evaluation.ablations = (("longer", {"steps": 133}),)
@@ -90,7 +90,7 @@ def test_the_easy_setting_has_the_reported_relations_and_clean_exemplars():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A benchmark of two relations. The package does not know "orbiting", and the benchmark has prompts for it."""
+    """A benchmark of two relations, with prompts for "orbiting" alone. The package does not know "orbiting"."""
     for relation in ("hug", "orbiting"):
         shown = np.zeros((2, 8, 8, 3), np.uint8)
         exemplars.write_folder(tmp_path / "benchmark" / relation, shown, [["moon {} planet"]] * 2)
@@ -101,7 +101,7 @@ def folder(tmp_path):
 
 
 def test_relations_and_prompts_come_from_the_benchmarks_folder(folder):
-    """A relation without prompts in the benchmark has those of the package."""
+    """If the benchmark has no prompts for a relation, the package's prompts are used."""
     config = load("benchmark")
     config.model = "miniature"
     config.evaluation.update({"benchmark": str(folder), "natural_words": (("orbiting", "in orbit around"),)})

@@ -21,7 +21,7 @@ from reversion_jax.weights import embeddings
 
 
 def at(*degrees) -> np.ndarray:
-    """Returns vectors [..., 2] at these angles in degrees. Their lengths differ, which must not change any score."""
+    """Returns vectors [..., 2] at these angles in degrees. Their lengths differ; this must not change a score."""
     angles = np.radians(np.array(degrees))
     lengths = 1 + np.arange(angles.size).reshape(angles.shape)
     return (np.stack([np.cos(angles), np.sin(angles)], axis=-1) * lengths[..., None]).astype(np.float32)
@@ -60,7 +60,7 @@ def test_diversity_is_one_minus_the_mean_cosine_of_all_pairs():
 
 
 def test_scores_of_a_picture_use_the_order_of_its_sentences():
-    """Each text is another basis vector, and the picture has another similarity to each."""
+    """Each text is a different basis vector, and the picture has a different similarity to each text."""
     asked = RelationPrompt("a photo of {subject} {} {object}, at night", "a cat", "dog")
     texts = scores.sentences(asked, "hugging", ["on", "inside"])
     assert texts == [
@@ -107,7 +107,7 @@ def test_the_relation_is_found_in_a_prompt_as_a_whole_word():
         scores.asked_for("onion of bread", "on")
 
 
-def test_a_relation_has_natural_words_and_the_words_of_other_relations():
+def test_words_for_returns_words_for_the_relation_and_for_other_relations():
     assert tuple(WORDS) == RELATIONS
     words, others = scores.words_for("hug", None, None)
     assert words == "hugging"
@@ -121,14 +121,14 @@ def test_a_relation_has_natural_words_and_the_words_of_other_relations():
         scores.words_for("embrace", None, None)
 
 
-def test_means_come_with_their_standard_errors():
+def test_a_mean_has_a_standard_error_unless_there_is_one_prompt():
     found = scores.means([{"a": 1.0, "b": 2.0}, {"a": 3.0}, {"a": 8.0}])
     assert found["a"] == (4.0, pytest.approx(np.sqrt(13 / 3)))
     assert found["b"] == (2.0, None)
 
 
 def test_the_diagnosis_of_rows_equals_its_closed_form():
-    table = jnp.asarray(at(0, 90, 30, 210) * np.array([2, 1, 1, 1])[:, None])  # their lengths are 2, 2, 3, 4
+    table = jnp.asarray(at(0, 90, 30, 210) * np.array([2, 1, 1, 1])[:, None])  # the rows' lengths are 2, 2, 3, 4
     first = jnp.asarray(at(0, 0))
     seen = rows.diagnose(jnp.asarray(at(20, 80)), first, table, k=2)
     np.testing.assert_allclose(seen.norms, [1, 2], rtol=1e-6)
@@ -249,8 +249,11 @@ def test_score_measures_the_words_of_a_file(tmp_path, capsys):
         assert f"\n  {line}" in said
 
 
-def test_score_measures_the_words_of_a_run_and_keeps_the_result(finished, capsys):
-    """It compares them with the words of the run's model and with their start. The result is in the run's folder."""
+def test_score_measures_the_words_of_a_run_and_writes_the_result(finished, capsys):
+    """The command compares the run's words with the model's words and with the words from which they started.
+
+    It writes the result to the run's folder.
+    """
     run(workdir=str(finished[0]))
     assert "cosine to on" in capsys.readouterr().out
     seen = json.loads((finished[0] / "scores.json").read_text())["words"]

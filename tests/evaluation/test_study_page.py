@@ -23,7 +23,7 @@ def study(tmp_path) -> tuple[Path, dict]:
 
 
 def _open(browser, file: Path, **context):
-    """Opens the file in a tab. Returns the tab and a list that collects errors and requests to the network."""
+    """Opens the file in a tab. Returns the tab and a list that collects errors and requests over the internet."""
     tab = browser.new_context(**context).new_page()
     wrong = []
     tab.on("console", lambda message: wrong.append(message.text))

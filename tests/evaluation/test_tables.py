@@ -11,8 +11,8 @@ def cell(right, score=(0.25, 0.75), **more):
     return {"right": list(right), "score": list(score), **more}
 
 
-# Two relations and two prompts. A, natural words, has no seeds. B has seeds 3 and 7, and also seed 9 for "on". The
-# metric "order" exists only for "on".
+# Cells of two relations and two prompts. Method A uses natural words and has no seeds. Method B has the seeds 3 and 7,
+# and also the seed 9 for "on". The metric "order" exists only for "on".
 CELLS = {
     ("on", "A", "direct"): {None: cell([1, 0])},
     ("in", "A", "direct"): {None: cell([0, 0])},
@@ -28,7 +28,7 @@ def of(method, direction="direct", relations=("on", "in")):
 
 
 def test_values_have_axes_of_relations_seeds_and_prompts():
-    """They have the seeds that every relation has, in the same order for all relations."""
+    """The seeds are those that every relation has, in the same order for all relations."""
     np.testing.assert_array_equal(tables.values(CELLS, of("B"), "right"), [[[1, 1], [1, 0]], [[0, 1], [1, 1]]])
     np.testing.assert_array_equal(tables.values(CELLS, of("A"), "right"), [[[1, 0]], [[0, 0]]])
     assert tables.values(CELLS, of("B", "inverse", ["in"]), "right") is None
@@ -42,7 +42,7 @@ def test_a_relation_without_a_metric_is_left_out():
 
 def test_differences_are_paired_by_relation_seed_and_prompt():
     found = tables.difference(CELLS, of("C"), of("B"), "right")
-    np.testing.assert_array_equal(found, [[[-1, 0]]])  # both have only seed 7 of "on"
+    np.testing.assert_array_equal(found, [[[-1, 0]]])  # only seed 7 of "on" is in both methods
     found = tables.difference(CELLS, of("A"), of("B"), "right")  # A has no seeds and is compared with each seed of B
     np.testing.assert_array_equal(found, [[[0, -1], [0, 0]], [[0, -1], [-1, -1]]])
     found = tables.difference(CELLS, of("B", "inverse"), of("B"), "right")

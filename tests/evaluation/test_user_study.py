@@ -82,7 +82,7 @@ def test_the_order_of_sets_and_methods_is_random_and_reproducible(tmp_path):
 
 
 def test_each_set_has_pictures_of_all_methods_with_one_seed(tmp_path):
-    """The folder may have pictures of further methods."""
+    """The folder may also have pictures of methods that are not compared."""
     folder = tiny_evaluation.write(tmp_path / "a", relations=("hug",), prompts=["a <R> b", "c <R> d"], seeds=(3, 4))
     first, *others = pictures = sets.read_pictures(folder)
     assert (first.method, first.seed) == (METHODS[0], 3)

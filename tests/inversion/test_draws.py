@@ -39,7 +39,7 @@ def batch(step, data, hyper, schedule, config=CONFIG) -> draws.Sample:
     return draw(jnp.int32(step), data, hyper)
 
 
-def test_steps_samples_and_runs_have_different_noise(small_model, data):
+def test_noise_differs_between_steps_between_samples_and_between_runs(small_model, data):
     draw = lambda at, seed: batch(at, data, hyperparameters(seed=seed), small_model.model.schedule).noise[0]
     noises = [np.asarray(noise) for which in ((0, 0), (1, 0), (0, 1)) for noise in draw(*which)]
     assert len(noises) == 6
@@ -94,7 +94,10 @@ def test_adding_inverse_prompts_does_not_change_the_other_draws(small_model, dat
 
 
 def test_an_epoch_has_each_exemplar_a_hundred_times(small_model, tokenizer, data):
-    """Epochs end within a step, because steps have seven samples. A run of two exemplars trains beside one of three."""
+    """Epochs end within a step, because steps have seven samples.
+
+    A run of two exemplars trains beside a run of three exemplars.
+    """
     config = dataclasses.replace(CONFIG, batch_size=7, in_epochs=True)
 
     @tiny.quick_jit
@@ -113,7 +116,8 @@ def test_an_epoch_has_each_exemplar_a_hundred_times(small_model, tokenizer, data
     epochs = alone[:600].reshape(2, 300)
     for epoch in epochs:
         np.testing.assert_array_equal(np.bincount(epoch), [100, 100, 100])
-    # Two independent orders differ in 2/3 of the places. The same share of neighbours within an order differs.
+    # Two independent orders have different exemplars at 2/3 of the places. Within one order, neighbouring places have
+    # different exemplars in 2/3 of the cases.
     for one, other in (epochs, (alone[1:], alone[:-1]), (alone, shown(data, hyperparameters(seed=1))[0])):
         assert 0.55 < (one != other).mean() < 0.78
 
@@ -191,7 +195,8 @@ def test_vocabulary_negatives_are_whole_words_without_positives(small_model, dat
     taken = {backend.tokens[i] for own in lists.values() for word in own for i in clip.word_ids(word)}
     assert {"on</w>", "hugging</w>", "the</w>", "astri"} <= taken
     assert not found & taken
-    # If the run does not steer towards verbs, they count as negatives. Before version 0.5 any token could be one.
+    # If the run does not steer towards verbs, they count as negatives. Before version 0.5, any token
+    # could be a negative.
     hugging = clip.word_ids("hugging")
     assert np.isin(hugging, prepare(negatives="vocabulary", steers_to_verbs=False).vocabulary)
     assert np.isin(clip.word_ids("7"), prepare(negatives="tokens").vocabulary)

@@ -29,7 +29,7 @@ MICRO_BATCHES = [slice(start, start + CONFIG.batch_size) for start in range(0, 4
 TEMPLATES = ("cat {} dog", "photo of fox {} dog")
 # The rows start from this token, which is neither a positive nor a negative. So the control loss is far above 0.
 INITIALISER = "h"
-# The values of ReVersion.
+# ReVersion's published values.
 RATES = {"learning_rate": 2e-3, "weight_decay": 0.01}
 SETTINGS = {**RATES, "denoise_weight": 1.0, "control_weight": 0.01, "temperature": 0.07}
 READINGS = {
@@ -37,14 +37,16 @@ READINGS = {
     "Inv-ReVersion": SETTINGS | {"inverse_share": 0.5, "verb_weight": 0.8},
     "Inv-ReVersion, prompts added": SETTINGS | {"inverse_share": 0.5, "verb_weight": 0.8, "seed": 1},
 }
-# Three prompts go through the networks at once, so the two prompts of a sample can be in different pieces.
+# Three prompts go through the networks at once, so the two prompts of a sample can be in different passes.
 ADDED = dataclasses.replace(CONFIG, adds_inverse=True, samples_at_once=3)
-# Bounds of the relative errors. The measured errors are 1.0e-6, 1.3e-6 and 1.3e-5; that of the rows is relative to the
-# distance that they moved. About 6e-6 of it is systematic: optax computes 1 - 0.999**t in single precision, which
-# shortens its first steps by this share. The rest is rounding of the rows.
+# Bounds of the relative errors. The measured error is 1.0e-6 for the losses, 1.3e-6 for the gradients and 1.3e-5 for
+# the rows. The error of the rows is relative to the distance that the rows moved. About 6e-6 of this error is
+# systematic: optax computes 1 - 0.999**t in single precision, which shortens its first steps by this share. The
+# remaining error of the rows comes from rounding.
 # Adam's first step has the sign of the gradient. If rounding changed the sign of a very small entry, this entry would
 # move the other way and the error would be near 0.1. In the first step here, the smallest entry is 1e-3 of its row's
-# gradient, far above rounding. With added prompts and seed 0 it would be only 6e-6, so that reading has another seed.
+# gradient, far above rounding. With added prompts and seed 0, the smallest entry would be only 6e-6 of its row's
+# gradient, so the case with added prompts has another seed.
 TOLERANCES = {"losses": 1e-5, "gradients": 1e-4, "rows": 1e-4}
 
 
@@ -128,7 +130,7 @@ def numpy_batch(batch) -> dict[str, np.ndarray]:
 
 
 class Case(NamedTuple):
-    """One reading of the method: the arguments of both loops, and the results of ours."""
+    """One entry of READINGS: the arguments of both loops, and the results of our loop."""
 
     arguments: tuple  # arguments of `published_loop`, without the settings
     settings: dict[str, float]
@@ -138,7 +140,10 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cases(recorded) -> dict[str, Case]:
-    """All readings. Two share a compiled step. In ReVersion no prompt has <R-inv>, so its row is not trained."""
+    """All entries of READINGS. Two of them share a compiled step.
+
+    In ReVersion no prompt has <R-inv>, so the row of <R-inv> is not trained.
+    """
     model, text = recorded.model, recorded.model.config.text
     sizes = {"vocab_size": text.vocab_size, "length": text.max_position_embeddings}
     tokenizer = Tokenizer.load(model.tokenizer_folder, {"<R>": 1, "<R-inv>": 1}, **sizes)

@@ -35,7 +35,7 @@ def _words(seed=0):
 
 
 def _equation(row, positives, negatives, temperature):
-    """Returns L_x (Eq. 5 and 6) of one row in float64. This is the logarithm itself, not its negative."""
+    """Returns L_x (Eq. 5 and 6) of one row in float64. This value is the logarithm, not its negative."""
     row, positives, negatives = (np.asarray(x, np.float64) for x in (row, positives, negatives))
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     toward = np.exp(unit(positives) @ unit(row) / temperature).sum()
@@ -151,7 +151,7 @@ def test_without_positives_or_negatives_the_loss_and_its_gradient_are_zero(side,
 
 def test_empty_sides_give_no_intermediate_nan():
     row, word = np.ones(D, np.float32), np.ones((1, D), np.float32)
-    with jax.debug_nans(True), jax.disable_jit():  # a user may set this to find the cause of a NaN
+    with jax.debug_nans(True), jax.disable_jit():  # a user may set debug_nans to find the cause of a NaN
         for on, off in ([True], [False]), ([False], [True]), ([False], [False]):
             gradient = jax.grad(losses.steering)(row, word, np.array(on), word, np.array(off), 0.07)
             assert np.all(gradient == 0)

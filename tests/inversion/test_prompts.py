@@ -41,7 +41,7 @@ INVERTED = [
     (EXPLICIT, "a photo of stone <R-inv> <R> cat, at night"),
 ]
 
-# Templates that cannot be inverted with certainty, and the fault that the message must name.
+# Templates that cannot be inverted with certainty, and a part of the error message that names the reason.
 UNCERTAIN = [
     ("cat {} stone on the beach", '"on"'),
     ("cat {} stone at night", '"at"'),

@@ -102,7 +102,8 @@ GROUPS = dataclasses.replace(CONFIG, batch_size=3, accumulation=2)
 
 
 def test_step_is_adamw_on_the_gradient_of_the_loss(run, data, gradients, first_rows):
-    # With the usual epsilon, Adam's first step does not depend on the scale of the gradient. With a large one it does.
+    # With the usual epsilon, Adam's first step does not depend on the scale of the gradient. With a large
+    # epsilon, the step does depend on that scale.
     config = dataclasses.replace(GROUPS, adam_eps=1.0)
     loss, gradient = gradients(first_rows, config, of=lambda *of, **how: jax.value_and_grad(loss_of_step)(*of, **how))
     optimiser = optax.adamw(1e-2, weight_decay=0.01, eps=1.0)
@@ -115,7 +116,7 @@ def test_step_is_adamw_on_the_gradient_of_the_loss(run, data, gradients, first_r
 
 @pytest.mark.parametrize("at_once", [2, 4])
 def test_the_gradient_does_not_depend_on_samples_at_once(gradients, at_once):
-    """A step has six samples. 2 divides 6 and 4 does not."""
+    """A step has six samples, which is a multiple of 2 but not of 4."""
     trainable = jnp.asarray(tiny.noise(5, (1, 2, 32))) * 0.3
     whole, losses = gradients(trainable, GROUPS)
     found, same = gradients(trainable, dataclasses.replace(GROUPS, samples_at_once=at_once))
@@ -124,10 +125,10 @@ def test_the_gradient_does_not_depend_on_samples_at_once(gradients, at_once):
 
 
 def test_added_inverse_prompts_give_the_mean_of_direct_and_inverse_gradients(gradients, data):
-    """The direct and the inverse gradient are those of two steps with the same draws.
+    """The test computes the direct and the inverse gradient by two further steps with the same draws.
 
-    A second run has no inverse prompts. Its gradient is the same as when it trains alone. The networks take 5 of the 24
-    prompts at once, and 5 does not divide 24.
+    A second run has no inverse prompts. The second run's gradient is the same as when that run trains alone. The
+    networks take 5 of the 24 prompts at once, and 5 does not divide 24.
     """
     added = dataclasses.replace(GROUPS, adds_inverse=True, samples_at_once=5)
     trainable = jnp.asarray(tiny.noise(5, (2, 2, 32))) * 0.3
@@ -185,7 +186,7 @@ def test_blurring_noisy_latents_changes_the_rows_unless_sigma_is_zero(run, data,
 def row_gradient(gradients, params=None, **changes) -> np.ndarray:
     trainable = jnp.asarray(tiny.noise(5, (1, 2, 32))) * 0.3
     config, hyper = dataclasses.replace(CONFIG, **changes), hyperparameters(control_weight=0.0)
-    # The gradient of <R>. That of <R-inv> may be zero, because perhaps no prompt holds <R-inv>.
+    # The gradient of <R>. The gradient of <R-inv> may be zero, because perhaps no prompt holds <R-inv>.
     return np.asarray(gradients(trainable, config, hyper, params)[0])[:, 0]
 
 

@@ -158,7 +158,7 @@ def test_an_error_about_an_interrupted_download_is_one_line_with_advice(online, 
 
 @pytest.fixture
 def cached(recorded, tmp_path, monkeypatch):
-    """The folder of a model in the hub's cache. conftest.py has switched off the network."""
+    """The folder of a model in the hub's cache. conftest.py makes the hub's library work offline."""
     resolving._from_hub.cache_clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--o--m"
@@ -168,7 +168,7 @@ def cached(recorded, tmp_path, monkeypatch):
     resolving._from_hub.cache_clear()
 
 
-def test_without_a_network_the_model_comes_from_the_cache(cached, capsys, recorded):
+def test_a_model_is_read_from_the_cache_without_an_internet_connection(cached, capsys, recorded):
     assert resolving.read_config("o/m") == recorded.model.config
     for _ in range(2):
         assert resolve("o/m").samefile(cached)
@@ -179,7 +179,7 @@ def test_without_a_network_the_model_comes_from_the_cache(cached, capsys, record
 
 
 @pytest.mark.parametrize("model", ["o/m", "o/m@flax", "o/absent"])
-def test_without_a_network_an_incomplete_copy_is_refused(model, cached):
+def test_an_incomplete_copy_is_refused_without_an_internet_connection(model, cached):
     (cached / FULL[0]).unlink()
     with pytest.raises(ValueError, match="hf download o/") as raised:
         resolve(model)
@@ -209,7 +209,7 @@ def test_nothing_is_downloaded_from_a_hub_model_without_own_settings(online):
 
 
 @pytest.mark.parametrize("model", ["o/m", "o/absent"])
-def test_without_a_network_small_files_are_looked_up_without_output(model, cached, capsys):
+def test_small_files_are_looked_up_without_output_if_there_is_no_internet_connection(model, cached, capsys):
     (cached / layout.OWN_SETTINGS).write_text("{}")
     folder = resolving.small_files(model)
     assert (folder / layout.OWN_SETTINGS).samefile(cached / layout.OWN_SETTINGS) if model == "o/m" else folder is None

@@ -128,7 +128,7 @@ def test_an_error_about_a_missing_tokenizer_names_its_files(checkpoint, tmp_path
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     shutil.rmtree(checkpoint.parent / "tokenizer")
     with pytest.raises(ValueError, match=r"vocab\.json and merges\.txt") as raised:
-        folder.load(checkpoint, config=tiny.CONFIG)  # conftest.py has switched off the network
+        folder.load(checkpoint, config=tiny.CONFIG)  # conftest.py makes the hub's library work offline
     assert str(checkpoint.parent / "tokenizer") in str(raised.value)
     assert "\n" not in str(raised.value)
 

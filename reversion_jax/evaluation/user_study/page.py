@@ -1,6 +1,7 @@
 """Makes the page for voters: one HTML file that contains all pictures, works without a server, and hides the methods.
 
-key.json, which is written with it, names the method of each picture. Votes cannot be counted without the key.
+key.json, which is written together with the page, names the method of each picture. Votes cannot be counted without the
+key.
 """
 
 import base64
