@@ -16,9 +16,9 @@ although no prompt says so. The other settings are chosen by a name after a colo
     configs/evaluation.py:inverse    On the same two relations: inverse prompts that replace direct ones against inverse
                                      prompts that are added, at equal steps and at equal work of the networks.
     configs/evaluation.py:precision  On the same two relations: words learned in float32, bfloat16 and float16.
-    configs/evaluation.py:fusing     Draws with weak guidance and few steps, so that entities fuse. We chose these settings
-                                     on the two tuning relations, before we drew any other relation with them (see
-                                     docs/evaluation.md).
+    configs/evaluation.py:fusing     Draws with weak guidance and few steps, so that entities fuse. These settings were
+                                     chosen on the two tuning relations, before any other relation was drawn with them
+                                     (see docs/evaluation.md).
 """
 
 import dataclasses
