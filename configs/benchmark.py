@@ -6,7 +6,7 @@
 into exemplars/, one folder for each relation, or name another folder by --config.evaluation.benchmark=FOLDER. The
 folder may have any relations. A CLIP scores the pictures.
 
-The settings in `evaluation` say what is compared. All other settings are those of a training config, so every model
+The settings in `evaluation` say what is compared. All other settings are as in a training config, so every model
 that `train` accepts can be used.
 """
 

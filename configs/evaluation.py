@@ -5,7 +5,7 @@
 --quick trains, draws and judges a part in a few minutes; without it, everything is compared. The result of each cell
 (a relation, a method, a seed and a direction) is saved when the cell is done, so the same command resumes a comparison
 that was stopped. The settings in `evaluation` say what is compared; configs/benchmark.py explains them. All other
-settings are those of a training config.
+settings are the same as in a training config.
 
 The default setting, "hard", makes learning difficult: 100 training steps, and four exemplars, all of which are hatched
 although no prompt says so. The other settings are chosen by a name after a colon:

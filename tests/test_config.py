@@ -59,7 +59,7 @@ def test_a_config_of_version_0_3_keeps_its_meaning():
     assert (c.batch_size, c.accumulation, c.samples_at_once) == (4, 2, 12)
 
 
-def test_samples_have_two_prompts_only_if_a_run_adds_inverse_prompts():
+def test_a_sample_has_two_prompts_only_if_a_run_adds_inverse_prompts():
     c = load("hug")
     assert settings.prompts_per_sample(settings.settle(c)) == 1
     c.inverse_prompts = "add"

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_changelog_and_citation_are_of_this_version():
+def test_changelog_and_citation_name_this_version():
     version = PROJECT["version"]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == version

@@ -152,7 +152,7 @@ def _side(values: Mapping[str, Any], key: str, name: str) -> int:
 
 
 def _read_preprocessing(folder: Path, image_size: int) -> Preprocessing:
-    """Reads the preprocessing of a CLIP folder; without a file, returns that of OpenAI's CLIP.
+    """Reads the preprocessing of a CLIP folder; without a file, returns the preprocessing of OpenAI's CLIP.
 
     The file is preprocessor_config.json or, as transformers 5 writes it, processor_config.json.
     Raises ValueError if the preprocessing does not fit the model.

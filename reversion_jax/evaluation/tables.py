@@ -44,7 +44,7 @@ def values(cells: Cells, which: Sequence[Which], metric: str) -> np.ndarray | No
 
 
 def difference(cells: Cells, mine: Sequence[Which], theirs: Sequence[Which], metric: str) -> np.ndarray | None:
-    """Returns a metric of some cells minus that of other cells: float [relations, seeds, prompts].
+    """Returns a metric of some cells minus the same metric of other cells: float [relations, seeds, prompts].
 
     The values are paired by relation, seed and prompt. Plain words have no seed, so they are paired with each seed of
     the other cells. Returns None if there are no pairs.

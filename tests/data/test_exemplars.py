@@ -151,7 +151,7 @@ def test_names_that_differ_in_case_or_unicode_form_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "heic", "tiff", "avif"])
-def test_pictures_of_any_format_that_text_json_does_not_name_are_warned_of(tmp_path, suffix):
+def test_a_picture_that_text_json_does_not_name_causes_a_warning(tmp_path, suffix):
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
     (folder / f"1.{suffix}").write_bytes(b"")
     with pytest.warns(Caution, match=rf"left out, because text\.json does not name them: 1\.{suffix}"):

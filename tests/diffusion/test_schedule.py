@@ -37,7 +37,7 @@ def test_add_noise_takes_any_number_of_leading_axes():
     np.testing.assert_allclose(found[1, 1], wanted, rtol=1e-5)
 
 
-def test_absent_scheduler_keys_have_the_defaults_of_the_scheduler_class():
+def test_an_absent_scheduler_key_has_the_default_of_the_scheduler_class():
     assert Schedule.from_json({"_class_name": "PNDMScheduler"}).set_alpha_to_one is False
     ddim_default = Schedule.from_json({"_class_name": "DDIMScheduler"})
     assert ddim_default.set_alpha_to_one is True
@@ -63,7 +63,7 @@ def test_timesteps_follow_the_spacing():
     assert len(timesteps["trailing"](61)) == 61
 
 
-def test_timesteps_and_sigmas_are_inverse():
+def test_timesteps_are_recovered_from_their_sigmas():
     schedule = Schedule()
     np.testing.assert_allclose(schedule.timesteps_of(schedule.sigmas[[0, 10, 999]]), [0, 10, 999])
     np.testing.assert_allclose(schedule.karras_sigmas(5)[[0, -1]], schedule.sigmas[[-1, 0]])
@@ -88,7 +88,7 @@ def test_levels_hold_the_alphas_of_this_step_and_the_next():
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1000, 1001])
-def test_numbers_of_steps_beyond_the_schedule_are_refused(steps):
+def test_more_steps_than_the_schedule_has_are_refused(steps):
     with pytest.raises(ValueError, match="steps="):
         Schedule().levels(steps)
 

@@ -166,7 +166,7 @@ def test_pictures_of_nan_are_refused_and_not_written(finished, tmp_path, monkeyp
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_prompts_without_learned_words_and_unknown_placeholders_are_warned_of(recorded):
+def test_a_prompt_without_a_learned_word_or_with_an_unknown_placeholder_causes_a_warning(recorded):
     tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=12)
     assert samples.complaints(["cat <R> dog"], "photo", tokenizer) == []
     assert samples.complaints(["cat"], "<R>", tokenizer) == []

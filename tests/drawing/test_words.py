@@ -26,7 +26,7 @@ def test_reading_words_from_a_run_also_returns_the_settings_of_that_run(finished
     found = words.read(workdir, None)
     assert list(found.tokens) == ["<R>", "<R-inv>"]
     np.testing.assert_array_equal(np.concatenate(list(found.tokens.values())), rows[0])
-    # Drawing uses the precision that suits this machine, not that of the run.
+    # Drawing uses the precision that suits this machine, not the run's precision.
     assert found.settings == dataclasses.replace(folder.read(workdir).settings, precision="auto")
     assert found.origin == "on by inv_reversion, 6 of 6 steps trained"
     assert words.read(workdir, "another").settings.model == "another"
@@ -54,7 +54,7 @@ def test_reading_words_from_files_also_returns_the_settings_of_the_model(finishe
     assert found.origin == "; ".join(
         [f"<R> from {names[0]}", f"on from {files}/on.safetensors", f"turned from {files}/on-inv.safetensors"]
     )
-    # The miniature has its own settings. A model without own settings has those of Stable Diffusion.
+    # The miniature has its own settings. A model without own settings gets the settings of Stable Diffusion.
     assert (found.settings.resolution, found.settings.sample_steps, found.settings.guidance_scale) == (64, 20, 3)
     assert words.read(None, str(files)).settings.sample_steps == 50
     assert words.read(None, settings.MINIATURE).origin == "no learned words"

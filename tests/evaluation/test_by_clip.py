@@ -70,7 +70,7 @@ def test_there_is_no_classifier_if_a_relation_has_a_single_exemplar(scorer):
     assert by.describe().startswith("no classifier of relations")
 
 
-def test_scores_of_a_prompt_are_means_over_its_pictures(scorer, tmp_path):
+def test_each_score_of_a_prompt_is_a_mean_over_its_pictures(scorer, tmp_path):
     """The means are over the values that scores.py gives for single pictures."""
     prompts = [parse("cat {} dog"), parse("bear {} hat")]
     rng = np.random.default_rng(1)

@@ -8,7 +8,7 @@ from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.miniature import scenes
 
 
-def test_scores_of_the_judge_are_shares_of_a_prompts_pictures(tmp_path):
+def test_each_score_of_the_judge_is_a_share_of_a_prompts_pictures(tmp_path):
     """Each prompt has two pictures: one with the relation that the prompt asks for, one with another relation."""
     shown = scenes.unseen_scenes("on", 6, seed=3)
     prompts = [RelationPrompt("{subject} {} {object}", str(s.subject), str(s.object)) for s in shown]

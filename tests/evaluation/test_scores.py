@@ -160,7 +160,7 @@ PROMPTS = ("cat <R> dog", "photo of dog <R-inv> <R> cat")
 
 @pytest.fixture
 def drawn(tmp_path):
-    """A folder like those of `sample`: three pictures of the first prompt, one of the second, and the grid."""
+    """A folder like one that `sample` writes: three pictures of the first prompt, one of the second, and the grid."""
     folder = tmp_path / "drawn"
     for i, prompt in enumerate([PROMPTS[0]] * 3 + [PROMPTS[1]]):
         image = (128 + 70 * tiny.noise(i, (16, 16, 3))).clip(0, 255).astype(np.uint8)

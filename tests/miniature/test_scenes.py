@@ -74,7 +74,7 @@ def test_one_pair_in_ten_is_held_out_of_training_and_exemplars(captions):
     assert all(scenes.held_out(s.subject, s.object) for s in scenes.unseen_scenes("on", 200, 0))
 
 
-def test_captions_with_and_have_the_entities_in_any_order(captions):
+def test_captions_that_join_the_entities_by_and_name_them_in_any_order(captions):
     for relation in scenes.RELATIONS:
         texts = [(scene, text) for scene, text in captions if scene.relation == relation]
         nameless = [(scene, text) for scene, text in texts if " and " in text]

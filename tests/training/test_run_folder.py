@@ -88,7 +88,7 @@ def test_a_run_folder_has_the_words_and_their_origin(config, finished):
     assert origin["device"] == jax.devices()[0].device_kind
 
 
-def test_rows_of_every_checkpoint_are_kept(config, finished, tmp_path):
+def test_the_rows_of_every_checkpoint_can_be_read(config, finished, tmp_path):
     kept = {step: folder.read(finished[0], step).rows for step in (2, 4, 6)}
     shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
     for step in (6, 4):
@@ -349,7 +349,7 @@ def test_old_names_of_settings_are_understood(copied):
     assert folder.read(copied).settings.exemplars == "drawn"
 
 
-def test_settings_that_are_newer_than_the_run_have_their_defaults(config, finished, copied):
+def test_a_setting_that_is_newer_than_the_run_has_its_default(config, finished, copied):
     edit_settings(copied, lambda values: [values.pop(key) for key in ("negatives", "sampler")])
     assert folder.read(copied).settings.sampler == "ddim"
     np.testing.assert_array_equal(loop.train(config, copied), finished[1])

@@ -112,7 +112,7 @@ def one_run(place: Path, log_to: str):
     return types.SimpleNamespace(config=config, runs=[types.SimpleNamespace(name="", config=config)])
 
 
-def test_logs_of_resumed_runs_have_every_step_once(config, server, tmp_path):
+def test_the_logs_of_a_resumed_run_have_every_step_once(config, server, tmp_path):
     """The job stops with a checkpoint at step 4. A crash leaves a torn log; then the job resumes. Previews: 0, 3, 6."""
     workdir = tmp_path / "job"
     runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})

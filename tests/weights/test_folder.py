@@ -230,7 +230,7 @@ def test_save_refuses_parameters_that_do_not_fit_the_config(recorded, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_conversions_between_our_layout_and_pytorchs_are_inverse():
+def test_converting_an_array_to_pytorchs_layout_and_back_gives_the_same_array():
     for path, shape in {"a/conv/kernel": (3, 3, 2, 5), "a/to_q/kernel": (2, 5), "a/norm/scale": (4,)}.items():
         array = tiny.noise(0, shape)
         np.testing.assert_array_equal(names.from_torch(path, names.to_torch(path, array)), array)

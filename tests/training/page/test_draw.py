@@ -74,7 +74,7 @@ def test_the_model_is_loaded_once(place, monkeypatch):
     assert models._loaded.cache_info().currsize == 1
 
 
-def test_direct_inverse_and_plain_words_are_compared(place):
+def test_a_comparison_has_a_direct_an_inverse_and_a_plain_prompt(place):
     found = draw.source(place, "run:on", "miniature")
     said = draw.compared("a photo of cat {} dog", found, "on top of")
     assert said == {
