@@ -14,10 +14,11 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Compiling takes a third less time. The flag is set only for versions that were tested, because XLA ends a process that
-# sets an unknown flag.
+# Compiling takes a third less time. The flags are set only for versions that were tested, because XLA ends a process
+# that sets an unknown flag.
 if (0, 7) <= tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 # On busy cores, several threads of PyTorch would wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -24,6 +24,6 @@ def test_the_library_example_of_the_readme_runs(tmp_path, monkeypatch):
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 0
     run = folder.read(tmp_path / "runs" / "hug-library")
-    assert run.step == 20
+    assert run.step == 10
     written = embeddings.read(tmp_path / "runs" / "hug-library" / "embeddings" / "hug.safetensors")
     np.testing.assert_array_equal(written["<R>"], run.words()["<R>"])

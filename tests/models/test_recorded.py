@@ -117,7 +117,7 @@ CODE = {
         functools.partial(Schedule, set_alpha_to_one=True),
     ),
     "sampling: linear betas": (
-        "sampled",
+        "trajectory",
         tiny,
         "Schedule",
         functools.partial(Schedule, beta_schedule="linear"),

@@ -132,6 +132,7 @@ def test_training_a_finished_run_again_only_renews_its_report(config, finished, 
         loop.train(config, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_training_on_real_photographs_gives_finite_rows(config, sd_tiny, tmp_path):
     photographs = SHARED / "exemplars" / "inside"
     if not photographs.is_dir():

@@ -29,9 +29,9 @@ def write(folder: Path, values: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(recorded, tmp_path_factory) -> str:
+def model(small, tmp_path_factory) -> str:
     """The tiny model with a file of settings in its folder."""
-    folder = shutil.copytree(recorded.folder, tmp_path_factory.mktemp("own") / "model")
+    folder = shutil.copytree(small, tmp_path_factory.mktemp("own") / "model")
     return write(folder, OWN)
 
 

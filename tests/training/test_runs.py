@@ -26,8 +26,8 @@ def several(config, tmp_path_factory):
         {"method": "reversion", "seed": 1},
         {"seed": 2, "suppressor_sigma_px": 1.5, "learning_rate": 0.02, "initialiser": "top"},
     )
-    shared = {"steps": 50, "checkpoint_every_steps": 20, "preview_every_steps": 50, "negatives": "vocabulary"}
-    return changed(config, **shared, steps_per_dispatch=20, runs=runs, samples_at_once=4)
+    shared = {"steps": 15, "checkpoint_every_steps": 6, "preview_every_steps": 15, "negatives": "vocabulary"}
+    return changed(config, **shared, steps_per_dispatch=6, runs=runs, samples_at_once=4)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_each_run_of_a_job_has_a_complete_run_folder(several, together):
         }
         run = folder.read(workdir / name)
         np.testing.assert_array_equal(run.rows, row)
-        assert run.step == 50
+        assert run.step == 15
         assert not run.settings.runs
     assert folder.read(workdir / NAMES[1]).settings.method == "reversion"
     with pytest.raises(ValueError, match=f"holds 3 runs: give the folder of one of them, such as {NAMES[0]}"):
@@ -70,20 +70,20 @@ def test_each_run_of_a_job_has_a_complete_run_folder(several, together):
 def test_progress_is_reported_for_every_run(several, tmp_path):
     told = []
     rows = loop.train(several, tmp_path / "job", on_progress=told.append, should_stop=lambda: bool(told))
-    assert [progress.step for progress in told] == [20]
+    assert [progress.step for progress in told] == [6]
     assert rows.shape == (3, 2, 32)
     assert list(told[0].runs) == NAMES
     for name, newest in told[0].runs.items():
         assert newest == history.read(tmp_path / "job" / name / "metrics.jsonl")[-1]
-        assert newest["step"] == 20
+        assert newest["step"] == 6
         assert len(newest["nearest"]) == 10
 
 
 def test_a_resumed_job_of_several_runs_equals_an_uninterrupted_one(several, together, tmp_path):
-    loop.train(changed(several, steps=20), tmp_path / "job")
+    loop.train(changed(several, steps=6), tmp_path / "job")
     np.testing.assert_array_equal(loop.train(several, tmp_path / "job"), together[1])
     records = history.read(tmp_path / "job" / NAMES[1] / "metrics.jsonl")
-    assert [record["step"] for record in records] == list(range(1, 51))
+    assert [record["step"] for record in records] == list(range(1, 16))
     with pytest.raises(ValueError, match="another runs"):
         loop.train(changed(several, runs=several.runs[:2]), tmp_path / "job")
 
@@ -120,7 +120,7 @@ def test_an_error_about_divergence_names_the_run_and_the_step(several, tmp_path)
 def test_the_description_of_a_job_lists_its_runs(several):
     said = report.describe(prepare.prepare(prepare.settle(several)))
     assert "runs        3 together" in said
-    assert "50 steps of 2 x 1 samples a run, 3 per pass through the networks" in said
+    assert "15 steps of 2 x 1 samples a run, 3 per pass through the networks" in said
     assert "hug: 2 exemplars" in said
     assert "reversion-seed1: 3 exemplars at 16 px, reversion, rate" in said
 
