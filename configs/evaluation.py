@@ -68,7 +68,7 @@ INVERSE = (
     ("replaced, equal work", {"steps": 200}),
     ("added", {"inverse_prompts": "add"}),
 )
-# The precision in which words are learned. All pictures are drawn in float32.
+# The precision in which words are learned.
 PRECISIONS = tuple((name, {"precision": name}) for name in ("float32", "bfloat16", "float16"))
 # With guidance below 1 and few steps, entities fuse in a third of ReVersion's pictures of the tuning relations.
 FUSING = {"guidance_scale": 0.7, "sample_steps": 8}
@@ -141,6 +141,7 @@ def get_config(setting: str = "hard") -> ConfigDict:
         c.evaluation.seeds = (100, 101, 102, 103)
         c.evaluation.methods, c.evaluation.dreambooth = INVERSE, {}
     if setting == "precision":
+        c.precision = "float32"  # of drawing
         c.evaluation.seeds = tuple(range(100, 106))
         c.evaluation.methods, c.evaluation.dreambooth = PRECISIONS, {}
     if setting == "fusing":
