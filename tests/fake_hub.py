@@ -31,7 +31,7 @@ class FakeHub(ThreadingHTTPServer):
         self.lfs = False
         self.objects: dict[str, bytes] = {}  # the large file storage: contents by their SHA-256
         self.lose = False  # the large file storage refuses everything
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def address(self) -> str:

@@ -147,6 +147,8 @@ def read_captions(folder: Path | epath.Path | zipfile.Path) -> dict[str, list[Te
     present = [child.name for child in folder.iterdir()]
     found: dict[str, list[Template]] = {}
     for name, templates in captions.items():
+        if "".join(name.splitlines()) != name:
+            raise ValueError(f"{file}: the name {name!r} has a line break: rename the picture")
         if not isinstance(templates, list) or not templates:
             raise ValueError(f"{file}, {name}: must be a list of one or more templates, not {templates!r}")
         if name != Path(name).name:

@@ -108,6 +108,7 @@ CAPTION_FAULTS = [
     ("[]", ValueError, "at least one picture"),
     ("{}", ValueError, "at least one picture"),
     ('{"0.png": ["cat {} dog"], "0.png": ["cat {} stone"]}', ValueError, "is repeated"),
+    ({"0\n.png": None}, ValueError, r"the name '0\\n.png' has a line break"),
     ({"0.png": []}, ValueError, "0.png: must be a list of one or more templates"),
     ({"0.png": "cat {} stone"}, ValueError, "0.png: must be a list of one or more templates"),
     ({"0.png": ["cat {} stone", 7]}, ValueError, r"text.json, 0.png\[1\]: template 7 must be a string"),

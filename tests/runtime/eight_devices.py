@@ -43,8 +43,8 @@ def train_and_draw(devices, weight_shards=1):
     images = generate.draw(
         placed,
         tokenizer,
-        ["cat <R> dog"] * 9,
-        list(range(9)),
+        ["cat <R> dog"] * 5,
+        list(range(5)),
         state.rows[0],
         sampling=generate.Sampling(2, 3.0, 16, "euler_ancestral", batch_size=4),
     )
