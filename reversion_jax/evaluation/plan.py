@@ -21,7 +21,8 @@ from reversion_jax.training.prepare import settle
 Key = tuple[str, str, int]  # identifies a run: relation, method, seed
 
 NATURAL = "natural words"
-# The benchmark's prompts combine 10 subjects with 10 objects. Prompts this far apart differ in both.
+# The benchmark's prompts combine 10 subjects with 10 objects. Two prompts that are 11 places apart in this list differ
+# in subject and object.
 _STRIDE = 11
 
 

@@ -79,9 +79,9 @@ class _Inputs(NamedTuple):
 def _one_prompt_each(batch: Sample, mesh: Mesh | None) -> Sample:
     """Turns samples [R, N, ...] with two prompts into [R, 2N, ...] with one, the direct prompts first.
 
-    Returns samples with one prompt as they are. Both prompts of a sample get its latents, noise and timestep, and the
-    same weight in the mean loss: Eq. 2 is an expectation over prompts, and the text expansion (§3.2) adds one inverse
-    prompt to every direct prompt.
+    Returns `batch` unchanged if its samples have one prompt already. Otherwise the two prompts of a sample get the
+    sample's latents, noise and timestep, and the same weight in the mean loss, because Eq. 2 is an expectation over
+    prompts, and the text expansion (§3.2) adds one inverse prompt to every direct prompt.
     """
     if batch.inverse_ids is None:
         return batch
@@ -176,8 +176,8 @@ def gradients(
     """Returns the gradient [R, P, D] of the loss (Eq. 10) for the samples [R, N, ...] of a step, and the losses.
 
     Runs do not influence each other. The devices of the mesh divide the samples that go through the networks; every
-    device computes all the rest, which is small. `samples_at_once` limits the number of samples that go through the
-    networks together, and so the memory that a step needs. The limit changes results only by rounding.
+    device computes everything else, which is little work. `samples_at_once` limits the number of samples that go
+    through the networks together, and so the memory that a step needs. The limit changes results only by rounding.
     """
     shown = _one_prompt_each(batch, mesh)
     runs, samples = shown.ids.shape[:2]

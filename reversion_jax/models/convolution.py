@@ -1,8 +1,8 @@
-"""3x3 convolutions in two forms that are faster than XLA's own on a CPU. Other devices use XLA's own.
+"""3x3 convolutions in two forms that are faster on a CPU than XLA's form. Other devices use XLA's form.
 
 Stable Diffusion's kernels are large, and XLA's CPU backend spends most of the time on rearranging them. The two forms
-avoid that. Measured on steps that compute the gradient of the rows: the miniature's steps take 0.7 of the time, and
-SD 1.5's steps at 256 px take 0.6 of the time and half of the memory.
+avoid that. We measured steps that compute the gradient of the rows. A step of the miniature takes 0.7 times as long as
+with XLA's form. A step of SD 1.5 at 256 px takes 0.6 times as long as with XLA's form, and half of the memory.
 """
 
 import functools
@@ -26,7 +26,7 @@ def convolve(
     """Convolves x [N, H, W, C] with a kernel [3, 3, C, C'] and returns [N, H, W, C'], for strides 1 and padding 1.
 
     It replaces the `conv_general_dilated` of `nn.Conv`, and gives the same result up to rounding. Other strides and
-    paddings use XLA's own form. Dilation and groups are not supported. Gradients of any order work; forward mode
+    paddings use XLA's form. Dilation and groups are not supported. Gradients of any order work; forward mode
     (jax.jvp) does not.
     """
     if tuple(strides) != (1, 1) or list(padding) != [(1, 1), (1, 1)]:

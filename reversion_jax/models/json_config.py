@@ -49,7 +49,10 @@ def write(config: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_blocks(config: Any, key: str, supported: tuple[str, ...]) -> None:
-    """Raises ValueError unless the field `key` of a config has one supported block type per block_out_channels."""
+    """Checks the list of block types in the field `key` of a config.
+
+    Raises ValueError if a block type is not supported, or if the list has another length than block_out_channels.
+    """
     blocks, name = getattr(config, key), type(config).__name__
     unknown = [block for block in blocks if block not in supported]
     if unknown:

@@ -123,7 +123,7 @@ def read_rows(path: epath.Path) -> Rows:
 
 
 def previews(folder: epath.Path) -> dict[int, epath.Path]:
-    """Returns the paths of a run's preview pictures, by their steps."""
+    """Returns the path of each preview picture of a run, by the training step at which it was drawn."""
     found = {path.stem.removeprefix("step_"): path for path in (folder / "previews").glob("step_*.png")}
     return {int(number): path for number, path in found.items() if number.isdigit()}
 

@@ -185,7 +185,7 @@ def test_lone_surrogates_and_deeply_nested_lists_are_refused(tmp_path, text, mes
     assert "\n" not in str(error.value)
 
 
-def test_pictures_that_get_distorted_are_warned_of_and_can_be_cropped_or_padded(tmp_path):
+def test_pictures_that_get_distorted_cause_a_warning_and_can_be_cropped_or_padded(tmp_path):
     wide = np.zeros((10, 60, 3), np.uint8)
     wide[:, 25:35] = 255
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": wide})

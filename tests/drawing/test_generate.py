@@ -83,7 +83,7 @@ def test_the_default_sampler_is_the_models_own(draw, recorded):
     assert (own != draw(["cat"], [0], sampler="euler")).any()
 
 
-def test_an_unsupported_own_sampler_is_warned_of_with_its_substitute(recorded):
+def test_drawing_warns_if_the_sampler_of_the_model_is_not_supported(recorded):
     sd = recorded.model._replace(own_sampler=own_sampler.OwnSampler("euler", "linspace", "LMSDiscreteScheduler"))
     tokenizer = Tokenizer.load(sd.tokenizer_folder, vocab_size=600, length=tiny.LENGTH)
     how = generate.Sampling(num_steps=2, resolution=16, batch_size=2)

@@ -99,7 +99,7 @@ def test_prompts_come_from_flags_and_from_a_file(tmp_path):
         ("cat++ <R> dog", "t++"),
     ],
 )
-def test_the_prompt_syntax_of_other_tools_is_warned_of(recorded, prompt, grammar):
+def test_the_prompt_syntax_of_other_tools_causes_a_warning(recorded, prompt, grammar):
     tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=77)
     said = [text for text in samples.complaints([prompt], "", tokenizer) if "letter by letter" in text]
     assert any(text.startswith(f"{grammar!r} in {prompt!r} is read letter by letter") for text in said), said
@@ -112,7 +112,7 @@ def test_there_is_no_warning_about_plain_prompts(recorded, prompt):
     assert samples.complaints([prompt], "", tokenizer) == []
 
 
-def test_a_learned_word_that_replaces_a_word_of_the_model_is_warned_of(recorded):
+def test_a_learned_word_that_replaces_a_word_of_the_model_causes_a_warning(recorded):
     """There is no warning about a placeholder that the model's own tokenizer knows."""
     load = functools.partial(Tokenizer.load, recorded.model.tokenizer_folder, vocab_size=600, length=12)
     assert samples.complaints(["cat on dog"], "", load({"on": 1})) == [

@@ -157,7 +157,7 @@ def test_empty_sides_give_no_intermediate_nan():
             assert np.all(gradient == 0)
 
 
-def test_masked_words_have_no_effect_even_if_degenerate():
+def test_masked_words_have_no_effect_even_if_their_vectors_are_zero_or_huge():
     w = _words()
     spoiled = {name: w[name].copy() for name in ("prepositions", "negatives")}
     spoiled["prepositions"][~w["preposition_mask"]] = 0

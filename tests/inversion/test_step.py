@@ -186,7 +186,7 @@ def test_blurring_noisy_latents_changes_the_rows_unless_sigma_is_zero(run, data,
 def row_gradient(gradients, params=None, **changes) -> np.ndarray:
     trainable = jnp.asarray(tiny.noise(5, (1, 2, 32))) * 0.3
     config, hyper = dataclasses.replace(CONFIG, **changes), hyperparameters(control_weight=0.0)
-    # The gradient of <R>. The gradient of <R-inv> may be zero, because perhaps no prompt holds <R-inv>.
+    # Returns only the gradient of <R>. If no prompt of the batch contains <R-inv>, the gradient of <R-inv> is zero.
     return np.asarray(gradients(trainable, config, hyper, params)[0])[:, 0]
 
 

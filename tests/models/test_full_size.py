@@ -134,7 +134,7 @@ def test_sixteen_gigabytes_suffice_to_draw_eight_pictures():
     assert total < 16e9
 
 
-def test_full_size_networks_and_the_row_gradient_equal_pytorch(sd15, inputs):
+def test_full_size_outputs_and_the_row_gradient_equal_those_of_pytorch(sd15, inputs):
     wanted, wanted_row = _theirs(sd15, inputs)
     gc.collect()
     found, row = _ours(sd15, inputs, jnp.float32)

@@ -38,7 +38,7 @@ def theirs(saved, inputs):
 
 
 @pytest.mark.parametrize("name", tiny.OUTPUTS)
-def test_networks_equal_pytorch(name, ours, theirs, inputs):
+def test_outputs_of_networks_equal_those_of_pytorch(name, ours, theirs, inputs):
     assert tiny.error(tiny.output(name, ours, inputs), theirs[name]) < 1e-5
 
 

@@ -17,7 +17,7 @@ def driver(tmp_path, monkeypatch):
     return file
 
 
-def test_a_gpu_that_jax_does_not_see_is_warned_of_with_the_remedy(driver):
+def test_the_warning_about_a_gpu_that_jax_does_not_see_has_the_remedy(driver):
     with pytest.warns(Caution, match=r"has an NVIDIA GPU that JAX does not see, .*reversion_jax\[cuda\]") as told:
         device.warn_of_unseen()
     assert "\n" not in str(told[0].message)

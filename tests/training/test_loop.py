@@ -205,7 +205,7 @@ def test_pictures_need_not_be_square(config, tmp_path):
         prepare.prepare(prepare.settle(changed(mine, width=25)))
 
 
-def test_captions_longer_than_the_text_encoder_are_warned_of(config, tmp_path):
+def test_captions_longer_than_the_text_encoder_reads_cause_a_warning(config, tmp_path):
     shown = np.zeros((1, 16, 16, 3), np.uint8)
     exemplars.write_folder(tmp_path / "exemplars", shown, [["cat {} dog, on top of photo of cat on dog"]])
     mine = changed(config, exemplars=str(tmp_path / "exemplars"), method="reversion")

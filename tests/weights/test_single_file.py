@@ -193,7 +193,8 @@ def test_our_names_agree_with_diffusers_conversion(part, config):
     utils = pytest.importorskip("diffusers.loaders.single_file_utils")
     convert = {"unet": utils.convert_ldm_unet_checkpoint, "vae": utils.convert_ldm_vae_checkpoint}[part]
     shapes = folder.parameter_shapes(config)[part]
-    # Every parameter gets another size, so that a mix-up shows. Nothing is allocated.
+    # Every parameter gets a size that no other parameter has, so that exchanged parameters are noticed. The arrays take
+    # no memory.
     arrays = {path: blank((i + 2,) * len(shape)) for i, (path, shape) in enumerate(shapes.items())}
     converted = convert(renamed(part, arrays, config), getattr(config, part).to_json())
     wanted = {names.torch_names(path)[0]: names.to_torch(path, array).shape for path, array in arrays.items()}

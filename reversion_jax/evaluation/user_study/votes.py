@@ -68,7 +68,7 @@ def read_votes(folder: Path, key: dict) -> np.ndarray:
         if not isinstance(voter, str) or not re.fullmatch("[0-9a-f]{16}", voter):
             raise ValueError(f"{file}: {voter!r} is not a voter's id from the page: ask the voter for the file again")
         if voter in voters:
-            raise ValueError(f"{file}: from the same voter as {voters[voter].name}: keep the newer one")
+            raise ValueError(f"{file} is from the same voter as {voters[voter].name}: keep only the newer file")
         voters[voter] = file
         ranks.append(_ranks(votes.get("votes"), key, file))
     return np.array(ranks)
