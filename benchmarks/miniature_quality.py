@@ -1,4 +1,4 @@
-"""Measures how well the miniature draws prompts in its own words, with pairs of entities that it was not trained on.
+"""Measures how well the miniature draws prompts in its captions' words, with pairs of entities unseen in its training.
 
     python benchmarks/miniature_quality.py --out runs/quality
 

@@ -4,7 +4,7 @@
 
 The model has full size, float32 and random weights. All loops have ReVersion's losses and one micro-batch per step:
 - "published" is the loop that ReVersion describes, with classes of diffusers and transformers. Each step encodes the
-  exemplars by the VAE, differentiates the whole token table, updates all of it by AdamW, and restores the old rows.
+  exemplars by the VAE, differentiates and updates the whole token table (AdamW), and restores the old rows.
 - "written well" is PyTorch too, but it encodes the exemplars once, and differentiates and updates only the row.
 - "ours" is reversion_jax, which compiles the step.
 - "ours, again" is the same with the compiled program cached, as `train` caches it.
@@ -145,7 +145,7 @@ def ours(task: Task, path: Path, steps: int, cache: str, started: float) -> Cost
 
 
 def work(task: Task) -> tuple[float, float]:
-    """Returns the TFLOP of our step by XLA's count: as it is compiled, and with attention without loops."""
+    """Returns the TFLOP of our step by XLA's count, as it is compiled, and the TFLOP if attention has no loops."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")

@@ -8,7 +8,7 @@ that was stopped. The settings in `evaluation` say what is compared; configs/ben
 settings are the same as in a training config.
 
 The default setting, "hard", makes learning difficult: 100 training steps, and four exemplars, all of which are hatched
-although no prompt says so. The other settings are chosen by a name after a colon:
+although no prompt asks for this. The other settings are chosen by a name after a colon:
 
     configs/evaluation.py:easy       400 steps, eight exemplars without hatching, and only the reported relations.
     configs/evaluation.py:tuning     The comparison by which the settings were chosen: on two relations that are not

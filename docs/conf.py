@@ -67,7 +67,7 @@ def _add_generated(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    # The repository's address, if pyproject.toml says it.
+    # The repository's address, if pyproject.toml has one.
     app.add_config_value("repository_url", _PROJECT.get("urls", {}).get("Repository", ""), "env")
     app.add_transform(links.RepositoryLinks)
     app.connect("source-read", _add_generated)

@@ -59,7 +59,7 @@ def _is_code(paragraph: str) -> bool:
 
 
 def _described(paragraph: str, parameters: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yields what a paragraph says before any parameter, by the name "", and then of each parameter, by its name."""
+    """Yields pairs (name, text): ("", the text before any parameter), then each parameter with its description."""
     names = "|".join(parameters) or "(?!)"  # (?!) matches nothing
     before, *after = re.split(rf"(?:^|(?<=[.;…] )|(?<=\n))({names}): ", paragraph)
     yield "", " ".join(before.split())

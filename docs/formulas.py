@@ -13,7 +13,7 @@ def inline(translator: Any, node: nodes.math) -> None:
 
 
 def block(translator: Any, node: nodes.math_block) -> None:
-    """Writes a formula on lines of its own."""
+    """Writes a formula on separate lines."""
     _write(translator, node, as_block=True)
 
 

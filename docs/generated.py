@@ -1,6 +1,6 @@
 """Writes the site's pages of settings and commands, as Markdown, from the code that defines them.
 
-The pages hold no text of their own about a setting or a flag: settings.md shows the comments of
+No page has further text about a setting or a flag: settings.md shows the comments of
 reversion_jax/config.py, and commands.md shows what each command prints for --help.
 """
 
@@ -52,7 +52,8 @@ def commented(source: str) -> list[tuple[str, dict[str, str]]]:
     """The groups of a dataclass's fields: each group's heading, and the comments of its fields by name.
 
     A comment beside a field or directly above it belongs to the field. Above the first field of several, the comment
-    begins with the group's heading: all of it if the field has a comment beside it, else its lines up to a full stop.
+    begins with the group's heading. If the field also has a comment beside it, the whole comment above is the heading;
+    else the heading is the lines up to a full stop.
     """
     comments, alone = {}, set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -1,9 +1,9 @@
 """Makes the pages' relative links work on the site as they do on GitHub.
 
 A page may link to any file of the repository, such as ../launch/slurm.sh. On the site, such a link leads to the site's
-own page of that file where there is one; else to the file in the repository, if pyproject.toml names its address; else
-to a copy of the file that the site carries. A folder has no copy, so its link becomes plain text. A link to a file that
-does not exist stays unresolved, and Sphinx warns of it.
+page of that file, if there is such a page; else to the file in the repository, if pyproject.toml names the repository's
+address; else to a copy of the file on the site. A folder has no copy, so its link becomes plain text. A link to a file
+that does not exist stays unresolved, and Sphinx warns of the link.
 """
 
 import os

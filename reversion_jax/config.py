@@ -18,7 +18,7 @@ from ml_collections.config_dict import placeholder
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 MINIATURE = "miniature"
-DRAWN = "drawn"  # the value of `exemplars` that stands for scenes drawn by the miniature's generator
+DRAWN = "drawn"  # the value of `exemplars` that means scenes drawn by the miniature's generator
 
 OPEN: Any = None  # the default of a setting that the model decides; `settle` replaces it
 
@@ -31,7 +31,7 @@ class Settings:
     # A diffusers folder, a .safetensors checkpoint, a hub id (owner/name or owner/name@revision), or "miniature".
     model: str = SD15
     vae: str = ""  # a VAE that replaces the model's: a folder, a .safetensors file, or a hub id; "": keep the model's
-    ema: bool = False  # True: use the running average of the weights, for a single file that holds both
+    ema: bool = False  # True: use the running average of the weights, which some single files have
     prediction_type: str = ""  # "epsilon" or "v_prediction": replaces what the model's files say; "": use the files
     clip_skip: int = 0  # number of last text encoder layers to skip, as in diffusers; A1111's "Clip skip 2" is 1 here
     # A folder of pictures with a text.json, or "drawn". Default: exemplars/<relation>; for the miniature "drawn".
@@ -90,7 +90,7 @@ class Settings:
     # How exemplars are shown to the model.
     exemplar_draws: str = "independent"  # drawn with replacement; or "epochs": shuffled lists of 100 copies each (RV)
     # "replace": inverse prompts "E_B <R-inv> <R> E_A" replace a share of the direct prompts. "add": every sample is
-    # denoised with both of its prompts, which doubles the networks' work. docs/sources.md compares the two.
+    # denoised with both of its prompts, which doubles the networks' work. docs/sources.md compares these two values.
     inverse_prompts: str = "replace"
     inverse_share: float = 0.5  # share of samples with a replaced prompt (guess); 0: no inverse prompts, also for "add"
     importance: float = 0.5  # alpha of importance sampling: larger timesteps are likelier (RV); 0: all equally likely
@@ -191,11 +191,11 @@ def from_dict(values: Mapping[str, Any]) -> Settings:
 
 
 def settle(config: ConfigDict | Settings, own: Mapping[str, Any] | None = None) -> Settings:
-    """Fills in the open settings: from `own`, the model's own values, or else from those for Stable Diffusion 1.5.
+    """Fills in the open settings: from `own`, the model's values, or else from the values for Stable Diffusion 1.5.
 
-    Then switches off what `method` lacks. If the config has several runs, their own settings stay as they are; use
-    `each_run` to settle them. `preview_prompts` stays open if the model has none. Raises ValueError, with a message of
-    one line, if a value makes no sense.
+    Then switches off what `method` lacks. The entries of `runs` do not change; use `each_run` to settle them.
+    `preview_prompts` stays open if the model has none. Raises ValueError, with a message of one line, if a value makes
+    no sense.
     """
     c = config if isinstance(config, Settings) else _frozen(config)
     defaults = {**FOR_SD15, **(own or {})}
@@ -240,8 +240,8 @@ def no_setting(name: str) -> str:
 def each_run(config: Settings) -> dict[str, Settings]:
     """Returns the settled settings of each run, by the run's name. Settings without `runs` are one run, named "".
 
-    A run's name is made from the settings that are its own, such as "hug-seed1". Raises ValueError, with a message of
-    one line, if an entry of `runs` is not valid or two runs would have the same name.
+    A run's name is made from the settings in its entry of `runs`, such as "hug-seed1". Raises ValueError, with a
+    message of one line, if an entry of `runs` is not valid or two runs would have the same name.
     """
     if not config.runs:
         return {"": settle(config)}
@@ -276,14 +276,14 @@ def prompts_per_sample(config: Settings) -> int:
 
 
 def _with_own(config: Settings, own: Mapping[str, Any]) -> Settings:
-    """Returns the settings of one run. Raises TypeError if one of its own values has the wrong type."""
+    """Returns the settings of one run. Raises TypeError if a value in `own` has the wrong type."""
     typed = ConfigDict({key: placeholder(field.type) for key, field in Settings.__dataclass_fields__.items()})
     typed.update({key: tuple(value) if isinstance(value, list) else value for key, value in own.items()})
     return dataclasses.replace(config, runs=(), **{key: typed[key] for key in own})
 
 
 def _name(own: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Joins those of a run's own settings that `keys` lists into a name for its folder."""
+    """Returns a name for a run's folder, joined from the settings in `own` that `keys` lists."""
     words = [f"{'' if key in ('relation', 'method') else key}{own[key]}" for key in keys if key in own]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(words))
 

@@ -48,7 +48,7 @@ if __name__ == "__main__":
         "resolution": whole("resolution", None, "Height and width, px; default: the run's, or 512 (miniature: 64).", 8),
         **{side: whole(side, None, "In px, for pictures that are not square.", 8) for side in ("height", "width")},
         "vae": text("vae", None, "A VAE that replaces the model's: a folder, a .safetensors file or a hub id."),
-        "ema": flags.DEFINE_bool("ema", None, "Use the running average of the weights, if a single file has both."),
+        "ema": flags.DEFINE_bool("ema", None, "Use the running average of the weights, which some single files have."),
         "prediction_type": choice("prediction_type", None, ["epsilon", "v_prediction"], "Overrides the model's files."),
         "resize": choice("resize", None, ["squash", "crop", "pad"], "How to fit --init_image; default: the run's."),
         "clip_skip": whole("clip_skip", None, "Last text encoder layers to skip: A1111's number minus 1.", 0),

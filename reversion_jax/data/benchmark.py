@@ -87,8 +87,9 @@ def read_prompts(path: str | os.PathLike | None = None) -> dict[str, tuple[str, 
     without running the file. A value is a list of templates, or {"subjects": ["cat", …], "objects": ["stone", …]}. The
     second form gives one template for each pair: the first subject with every object, then the second, and so on.
 
-    Without `path`, reads the package's own prompts: 10 subjects × 10 objects for each relation. They are not those of
-    the authors. Raises FileNotFoundError if the file does not exist, and ValueError if its content is not as described.
+    Without `path`, reads the package's own prompts: 10 subjects × 10 objects for each relation. They are not the
+    authors' prompts. Raises FileNotFoundError if the file does not exist, and ValueError if its content is not as
+    described.
     """
     file = Path(path) if path is not None else resources.files(__package__) / "prompts.json"
     if not file.is_file():

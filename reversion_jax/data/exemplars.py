@@ -56,8 +56,8 @@ def read_folder(
     pictures need the package pillow-heif. With `invertible`, every template must have an inverse.
 
     Raises FileNotFoundError for a missing folder, text.json or picture, and ValueError for a file that cannot be read
-    or parsed. Each error is one line and names the file. Warns of pictures that text.json does not name, and of those
-    whose aspect ratio differs from that of `size` by more than a factor of 2.
+    or parsed. Each error is one line and names the file. Warns of pictures that text.json does not name, and of
+    pictures whose aspect ratio differs from the aspect ratio of `size` by more than a factor of 2.
     """
     folder = epath.Path(path)
     captions = read_captions(folder)

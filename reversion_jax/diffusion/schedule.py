@@ -36,7 +36,7 @@ class Schedule:
     beta_end: float = 0.012  # beta at timestep T - 1
     beta_schedule: str = "scaled_linear"  # sqrt(beta) is linear in the timestep; or "linear": beta is
     prediction_type: str = "epsilon"  # the model predicts the noise; or "v_prediction": the velocity
-    set_alpha_to_one: bool = False  # cumulative alpha after the last step: True: 1, False: that of timestep 0
+    set_alpha_to_one: bool = False  # cumulative alpha after the last step: 1, or (False) as at timestep 0
     steps_offset: int = 1  # added to the timesteps of "leading"
     clip_sample: bool = False  # True: DDIM clips clean latents to [-1, 1]
     timestep_spacing: str = "leading"  # or "trailing" or "linspace", see `timesteps`
@@ -107,7 +107,7 @@ class Schedule:
         """Returns the timesteps of a sampler, from noisy to clean, float64 [steps], spaced by timestep_spacing.
 
         The spacings are those of Lin et al. (2023, arXiv:2305.08891, Table 2). "linspace" gives fractions. The function
-        places steps + spare timesteps, and leaves out the last `spare` of them, at the clean end. Raises ValueError
+        places steps + spare timesteps, and leaves out the last `spare` timesteps, at the clean end. Raises ValueError
         if the schedule has fewer than steps + spare timesteps.
         """
         total, count = self.num_train_timesteps, steps + spare
@@ -130,7 +130,7 @@ class Schedule:
         """Returns the noise levels of `steps` steps at integer timesteps, as in diffusers' DDIMScheduler.
 
         diffusers' PNDMScheduler has the same levels. Each step goes down by num_train_timesteps // steps timesteps,
-        even where the next step begins at another timestep.
+        even if the next step begins at another timestep.
         """
         timesteps = np.round(self.timesteps(steps)).astype(np.int32)
         last = 1.0 if self.set_alpha_to_one else self.alphas_cumprod[0]

@@ -47,10 +47,10 @@ class Attention(NamedTuple):
 def probabilities(
     params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the UNet's output, and the attention probabilities of each cross-attention layer, by its path.
+    """Returns the UNet's output, and the attention probabilities of each cross-attention layer, by the layer's path.
 
-    The arguments are those of `networks.predict`. The probabilities are softmax(q k / √d), float32
-    [N, heads, positions, L].
+    Takes the arguments of `networks.predict`. The probabilities are softmax(q k / √d), float32 [N, heads, positions,
+    L].
     """
     projected: dict[tuple[str, str], jax.Array] = {}
 
@@ -85,8 +85,8 @@ def attend(
 ) -> Attention:
     """Draws a prompt, and returns the picture with the attention maps of the prompt's words.
 
-    The picture, the arguments and the errors are those of `generate.draw`. Also raises ValueError if the prompt has no
-    words.
+    Takes the arguments of `generate.draw`, draws the same picture, and raises the same errors. Also raises ValueError
+    if the prompt has no words.
     """
     generate.check(sampling, sd.config)
     words = words_of(tokenizer, prompt)

@@ -198,7 +198,7 @@ def clipped(images: np.ndarray) -> np.ndarray:
 
 
 def _conditional(states: jax.Array, between: Between) -> jax.Array:
-    """Selects text states [n, L, D] from those of all texts, [T, L, D], and interpolates them. Ends are indices [n]."""
+    """Selects text states [n, L, D] from the `states` [T, L, D] of all texts and interpolates. Ends are indices [n]."""
     first = states[between.first]
     if not between.weight.any():
         return first

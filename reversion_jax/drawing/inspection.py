@@ -59,7 +59,7 @@ def read(source: Source) -> tuple[words.Words, look.Look]:
 
 
 def read_run(workdir: epath.Path, model: str | None = None, step: int | None = None) -> tuple[words.Words, look.Look]:
-    """Reads the words of a training run and compares them with the words of its model, or of another one.
+    """Reads the words of a training run and compares them with the words of the run's model, or of another model.
 
     Raises ValueError or OSError for bad input.
     """
@@ -70,8 +70,8 @@ def read_run(workdir: epath.Path, model: str | None = None, step: int | None = N
 def _is_run(source: Source) -> bool:
     """Returns whether a source's name means a training run, rather than embedding files or a hub id.
 
-    A folder is a run if it has a config or no embedding files. A name without a file is taken for a run if it cannot
-    be that of an embedding.
+    A folder is a run if it has a config or no embedding files. A name without a file is taken for a run if no embedding
+    can have this name.
     """
     path = files.place(source.name)
     if path.is_dir():

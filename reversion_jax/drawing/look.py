@@ -144,7 +144,7 @@ def describe(seen: Look) -> str:
 def stand_in(seen: Look, prompt: str) -> str:
     """Returns the prompt with the nearest whole word in place of each learned one.
 
-    Pictures of both prompts, compared, show what the learned words add.
+    To see what the learned words add, compare a picture of this prompt with a picture of the original prompt.
     """
     words: dict[str, list[str]] = {}
     for name, row in seen.rows.items():
@@ -233,7 +233,7 @@ def _nearest_words(vectors: np.ndarray | jax.Array, table: jax.Array, whole: Map
 def _path(
     first: np.ndarray | None, history: Mapping[int, np.ndarray], table: jax.Array, whole: Mapping[str, int]
 ) -> list[Stop]:
-    """Returns a row's path from its start [D] and its vectors [D] by step; [] if one of the two is missing."""
+    """Returns a row's path from its start [D] and its vectors [D] by step; [] if start or vectors are missing."""
     if first is None or not history:
         return []
     at: Sequence[np.ndarray] = [first, *history.values()]

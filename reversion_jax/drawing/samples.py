@@ -77,7 +77,7 @@ def sample(
     if to_seed is not None and interpolate is None:
         raise ValueError(f"--to_seed={to_seed} is the last seed of a clip: give its frames too, by --interpolate")
     if num_images is not None and interpolate is not None:
-        raise ValueError("--num_images is for pictures, --interpolate for one clip: give only one of the two")
+        raise ValueError("--num_images is for pictures, --interpolate for one clip: give only one of these flags")
     workdir = files.place(source.workdir) if source.workdir else None
     found = words.read(workdir, source.model, source.embeddings, source.step)
     # If a resolution is given, pictures are square even if the run's are not.

@@ -47,7 +47,7 @@ def _identity(run: Settings) -> str:
 
 
 def trained(workdir: Path) -> dict[str, Path]:
-    """Returns the folders of the finished runs, by their `_identity`."""
+    """Returns the folder of each finished run, by the run's `_identity`."""
     found = {}
     for path in sorted(workdir.glob(f"training/*/*/{folder.CONFIG}")):
         run, _ = folder.read_settings(epath.Path(path.parent))

@@ -56,7 +56,7 @@ class Plan:
         return dataclasses.replace(self.training, runs=runs, **self.shared(keys[0]))
 
     def shared(self, key: Key) -> dict[str, Any]:
-        """Returns the part of a run's own settings that all runs of one program must share."""
+        """Returns those of a run's settings in `own` that all runs of one program must share."""
         return {name: value for name, value in self.own[key].items() if name not in OF_RUN}
 
 

@@ -36,8 +36,8 @@ def entity_minimum(images: Vectors, entities: Vectors) -> jax.Array:
 
     images: [N, E]. entities: [N, 2, E].
     Unlike the entity score, this score is low if an entity is missing. Cannot measure mixing: a dog with a cat's ears
-    has something of both. Some entities have lower values than others with any picture, so compare methods only over
-    the same prompts.
+    is like a dog and like a cat. Some entities have lower values than others with any picture, so compare methods only
+    over the same prompts.
     """
     return jnp.min(jnp.sum(unit(images)[:, None] * unit(entities), axis=-1), axis=-1)
 
@@ -46,13 +46,14 @@ def margin(images: Vectors, asked: Vectors, others: Vectors) -> jax.Array:
     """Returns by how much the cosine with the prompt's sentence exceeds the largest cosine with another sentence, [N].
 
     images, asked (the prompts' sentences): [N, E] each. others: [N, K, E].
-    If the others are the sentences with other relations, this is the relation margin, and the share above 0 is a
+    If `others` are the sentences with other relations, this is the relation margin, and the share above 0 is a
     relation accuracy. All these sentences have the same entities, so only the relation counts. Cannot measure relations
     that CLIP does not tell apart ("on top of" and "riding on" are both true of a rider). Some entities suggest a
     relation by themselves (fish and bowl: inside), so compare with pictures drawn with the untrained row.
-    If the only other sentence is the one with swapped entities ("B hugging A"), this is the order margin. If the order
-    margin is above 0, the entities have the right roles. It has no meaning for symmetric relations. For directed
-    relations it says little: published CLIP models are hardly better than chance at word order (arXiv 2210.01936).
+    If `others` has only the sentence with swapped entities ("B hugging A"), this is the order margin. If the order
+    margin is above 0, the entities have the right roles. The order margin has no meaning for symmetric relations. For
+    directed relations it says little: published CLIP models are hardly better than chance at word order (arXiv
+    2210.01936).
     """
     rest = jnp.max(jnp.sum(unit(images)[:, None] * unit(others), axis=-1), axis=-1)
     return entity_score(images, asked) - rest

@@ -128,11 +128,11 @@ def right(verdict: Verdict, asked: Sequence[scenes.Scene]) -> tuple[np.ndarray, 
 
 
 def fused(verdict: Verdict, asked: Sequence[scenes.Scene]) -> np.ndarray:
-    """Returns whether the entities are fused, bool [N]: whether one entity has an attribute of the other.
+    """Returns for each picture whether its entities are fused, bool [N].
 
-    Entities are fused if a colour or a shape is a mixture, if an entity has the colour of one and the shape of the
-    other, or if both have the same colour, out of the two that were asked for. They are not fused if one of them is
-    missing, or if it is an unrelated entity.
+    Entities are fused if a colour or a shape is a mixture, if an entity has the colour of one wanted entity and the
+    shape of the other, or if both entities have the same one of the two wanted colours. The entities are not fused if
+    one entity is missing, or is unrelated to the wanted entities.
     """
     want = np.array([labels(scene) for scene in asked])[:, 1:]
     seen = np.stack(verdict, axis=-1)[:, 1:]

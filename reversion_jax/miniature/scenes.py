@@ -2,9 +2,9 @@
 
 Ten relations have the names of those in the ReVersion Benchmark; two more (`beside`, `above`) are simple ones. Five
 relations (UNNAMED) have no special word: a third of their captions describe the relation with words that other
-relations use too, and the rest only say "A and B". One pair of entities in ten is held out: no caption and no exemplar
-that a model is trained on shows it. A quarter of the pictures are hatched, and their captions say so. Hatching is a
-style that exemplars can have, and that a learned word can wrongly add to pictures.
+relations use too, and the other captions only say "A and B". One pair of entities in ten is held out: no caption and no
+exemplar that a model is trained on shows it. A quarter of the pictures are hatched, and the captions mention this.
+Hatching is a style that exemplars can have, and that a learned word can wrongly add to pictures.
 """
 
 import zlib
@@ -103,7 +103,7 @@ def held_out(a: Entity, b: Entity) -> bool:
 def random_scene(rng: np.random.Generator, relation: str, *, unseen: bool = False, hatched_share: float = 0.0) -> Scene:
     """Returns a random scene of two entities with different colours.
 
-    unseen: takes one of the held-out pairs, otherwise one of the others. hatched_share: how probable hatching is.
+    unseen: True takes a held-out pair, False takes any other pair. hatched_share: how probable hatching is.
     """
     while True:
         a, b = (ENTITIES[i] for i in rng.integers(len(ENTITIES), size=2))

@@ -34,8 +34,8 @@ class CLIPTextConfig:
     layer_norm_eps: float = 1e-5
     hidden_act: str = "quick_gelu"
     eos_token_id: int = 2  # the token where `end_of_text` pools; 2 means the highest id in the text
-    # The rest is written for other tools and not used here: this encoder has no projection, and the tokenizer's folder
-    # has its own ids.
+    # The next fields are written for other tools and not used here: this encoder has no projection, and the tokenizer's
+    # folder has its own ids.
     projection_dim: int = 768
     bos_token_id: int = 0
     pad_token_id: int = 1

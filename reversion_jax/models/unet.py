@@ -191,7 +191,7 @@ class _UpBlock(nn.Module):
             x = _resnet(self, self.channels, f"resnets_{i}")(x, time)
             if self.attends:
                 x = _transformer(self, f"attentions_{i}")(x, context)
-        # `size` is that of the next skip connection. It is twice the size of x, or one less if the first half of the
+        # `size` is the size of the next skip connection: twice the size of x, or one less if the first half of the
         # UNet halved an odd size.
         return x if size is None else Upsample(self.dtype, name="upsamplers_0")(x, size)
 

@@ -97,5 +97,5 @@ def read_rows(folder: epath.Path, step: int) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the first line of an error's message, at most 200 characters of it."""
+    """Returns the first line of an error's message, cut after 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

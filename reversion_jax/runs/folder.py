@@ -91,7 +91,7 @@ def rows_file(folder: epath.Path, step: int) -> epath.Path:
 
 
 def write_rows(folder: epath.Path, rows: np.ndarray, step: int, checkpoint: str = "") -> None:
-    """Writes rows [P, D] both as those of checkpoint `step` and as the newest. checkpoint: this checkpoint's hash."""
+    """Writes rows [P, D] to the files of step `step` and of the newest rows. checkpoint: the checkpoint's hash."""
     of_tokens = np.split(np.ascontiguousarray(rows, "<f4"), len(PLACEHOLDERS))
     content = save(dict(zip(PLACEHOLDERS, of_tokens, strict=True)), {"step": str(step), "checkpoint": checkpoint})
     path = rows_file(folder, step)
@@ -135,7 +135,7 @@ def kept_steps(folder: epath.Path) -> list[int]:
 
 
 def read(folder: epath.PathLike, step: int | None = None) -> LearnedRun:
-    """Reads a run from its folder: its settings, and its newest rows or those of checkpoint `step`.
+    """Reads a run from its folder: its settings, and its newest rows or the rows of checkpoint `step`.
 
     Skips damaged files of rows with a warning and reads the newest undamaged one. If there is none, reads the rows from
     a checkpoint, as in folders that older versions wrote. Raises ValueError if there is no run, more than one run, or
@@ -177,9 +177,9 @@ def _refuse_job(folder: epath.Path, names: list[str]) -> NoReturn:
 
 
 def _read_old(folder: epath.Path, step: int | None) -> LearnedRun:
-    """Reads rows from the newest undamaged checkpoint, or from that of `step`, in `folder` or in its parent.
+    """Reads rows from the newest undamaged checkpoint, or from the one of `step`, in `folder` or in its parent.
 
-    Before version 0.2, runs wrote their rows into checkpoints only. Raises ValueError if there are none.
+    Before version 0.2, runs wrote their rows into checkpoints only. Raises ValueError if there are no such rows.
     """
     for place, name in ((folder, ""), (folder.parent, folder.name)):
         if not (place / CONFIG).is_file() or not (place / CHECKPOINTS).is_dir():

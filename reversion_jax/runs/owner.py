@@ -27,7 +27,7 @@ NAME = "owner.json"
 BEAT_S = 10.0  # the time between renewals
 EXPIRY_S = 60.0  # after this time without a renewal, the owner is gone
 _LONG_AGO_S = 3600.0  # more than the clocks of two machines differ by
-_SETTLE_S = 0.3  # if two jobs take a folder at once, it is known after this time which of them was the last
+_SETTLE_S = 0.3  # if two jobs take a folder at once, it is known after this time which job was the last
 
 
 @contextlib.contextmanager

@@ -46,7 +46,8 @@ def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
                 raise
             _fail(
                 "not enough memory on the device: in training try --config.samples_at_once=1, then "
-                "--config.remat=True; in drawing try --batch_size=1; in both, use bfloat16 or float16, not float32"
+                "--config.remat=True; in drawing try --batch_size=1; in training and "
+                "drawing, use bfloat16 or float16, not float32"
             )
         except KeyboardInterrupt as stop:
             print(stop if stop.args else "stopped", file=sys.stderr)

@@ -1,6 +1,6 @@
 """DreamBooth (Ruiz et al., 2022, arXiv:2208.12242) on a relation's exemplars: trains the UNet instead of a word.
 
-ReVersion uses it as a baseline. It fine-tunes the whole UNet on prompts in which a rare word stands for the relation.
+ReVersion uses it as a baseline. It fine-tunes the whole UNet on prompts in which a rare word means the relation.
 Optionally, it also trains on pictures that the original model draws of the same things without the rare word (prior
 preservation).
 """

@@ -38,8 +38,8 @@ def fit(
     name: names the checkpoints' folder and the file of metrics, NAME.jsonl, in `workdir`.
     checkpoints: number of checkpoints to write, at even distances. The newest one in `workdir` is resumed.
 
-    The batch is divided among all devices if its length is a multiple of their number; otherwise each device gets all
-    of it. On a CPU with two cores, two simulated devices are faster than one device with XLA's threads.
+    The batch is divided among all devices if its length is a multiple of their number; otherwise each device gets the
+    whole batch. On a CPU with two cores, two simulated devices are faster than one device with XLA's threads.
     Raises FloatingPointError, naming the step, if a metric is not finite.
     """
     mesh = parallel.make_mesh(jax.device_count())

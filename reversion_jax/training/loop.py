@@ -240,7 +240,7 @@ def learn(
 ) -> Sequence[folder.LearnedRun]:
     """Learns a relation; returns one `LearnedRun` for each run of the config.
 
-    The arguments and errors are those of `training.loop.train`.
+    Takes the arguments of `training.loop.train`, and raises the same errors.
     """
     path = epath.Path(workdir)
     train(config, path, on_progress=on_progress, should_stop=should_stop)

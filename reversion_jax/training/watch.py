@@ -105,7 +105,7 @@ class Watcher:
     def _cause(self, run: Run, at: int) -> str:
         """Returns the likely cause of numbers that are not finite at a step, and what to do about it.
 
-        At step 1 the rows are still those of the initialiser, so the learning rate cannot be the cause.
+        At step 1 the rows are still the initialiser's, so the learning rate cannot be the cause.
         """
         if at > 1:
             return f"lower config.learning_rate, which is {run.config.learning_rate:g}"

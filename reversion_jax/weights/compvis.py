@@ -76,7 +76,7 @@ def vae_names(path: str, config: VAEConfig) -> tuple[str, ...]:
 
 
 def averaged(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Returns the tensors, those of the UNet replaced by their running averages. Raises ValueError if one has none."""
+    """Returns the tensors, with running averages for the UNet. Raises ValueError if an average is missing."""
     prefix = _PREFIXES["unet"]
     averages = {}
     for name in (name for name in stored if name.startswith(prefix)):
@@ -88,7 +88,7 @@ def averaged(stored: Mapping[str, Stored]) -> dict[str, Stored]:
 
 
 def split(stored: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
-    """Returns a checkpoint's tensors by network; "other" holds those of no network.
+    """Returns a checkpoint's tensors by network; "other" has the tensors of no network.
 
     Tensors that are known to be no weights are left out.
     """
@@ -128,7 +128,7 @@ def _vae_name(name: str, config: VAEConfig) -> str:
 
 
 def _replace(name: str, renamed: Mapping[str, str]) -> str:
-    """Replaces the parts of a dotted name that are keys of `renamed` by their values."""
+    """Replaces each part of a dotted name that is a key of `renamed` by the key's value."""
     for old, new in renamed.items():
         name = re.sub(rf"(^|\.){re.escape(old)}", rf"\g<1>{new}", name)
     return name

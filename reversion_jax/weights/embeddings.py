@@ -66,7 +66,7 @@ def write(
 
 
 def find(name: str) -> list[epath.Path]:
-    """Returns the embedding files that `name` stands for: a file, all files in a folder, or files on the hub.
+    """Returns the embedding files that `name` means: a file, all files in a folder, or files on the hub.
 
     A name on the hub is owner/name, optionally with "@revision" (a branch, tag or commit) and "/file" (one of its
     files): owner/name/hug.safetensors, owner/name@main/hug.safetensors. The path of a local file is returned even if
@@ -208,7 +208,7 @@ def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _refuse_others(path: epath.Path, tensors: Mapping[Any, Any]) -> None:
-    """Raises ValueError if the tensors are those of another kind of file; the message names the kind."""
+    """Raises ValueError if the tensors belong to another kind of file; the message names the kind."""
     names = [str(name) for name in tensors]
     if isinstance(tensors.get("state_dict"), Mapping):
         names += [str(name) for name in tensors["state_dict"]]

@@ -78,7 +78,7 @@ def open_msgpack(path: Path) -> dict[str, Stored]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns a JSON file's values by their keys. Raises ValueError if the file cannot be read or has no keys."""
+    """Returns a JSON file's values by key. Raises ValueError if the file cannot be read or has no keys."""
     try:
         values = files.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -34,13 +34,13 @@ class Drawn(NamedTuple):
     pictures: list[tuple[str, str]]  # (path, caption), ordered by seed and then by prompt
     columns: int  # of the gallery
     archive: str  # path of a zip of all pictures
-    prompts: dict[str, str]  # by their label, such as "direct", or by themselves
+    prompts: dict[str, str]  # by label, such as "direct"; a prompt without a label is its own key
 
 
 def source(place: Place, key: str, model: str) -> Words:
     """Reads the words of a run or an embedding file, and the settings to draw with. Raises ValueError or OSError.
 
-    key: see `Place.words`. model: the model for an embedding file; a run has its own.
+    key: see `Place.words`. model: the model for an embedding file; a run names its model.
     """
     workdir, files = place.word(key)
     return words.read(workdir, None if workdir else place.model(model), files)

@@ -24,9 +24,9 @@ def connect(
     """Makes an event call a function, which returns one value for each output.
 
     message: shows errors and warnings of the function. Without it they are not shown, for functions that run without
-    the user's request, such as at each tick of a timer. After an error the outputs stay as they are.
+    the user's request, such as at each tick of a timer. After an error the outputs do not change.
 
-    The page's fields have no limits of their own, because gradio would report a wrong value in another place and with
+    The page's fields have no limits, because gradio would report a wrong value in another place and with
     other words.
     """
 

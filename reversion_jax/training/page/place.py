@@ -117,7 +117,7 @@ class Place:
         return (self.folder / name / folder.NEWEST).is_file()
 
     def is_run(self, key: str) -> bool:
-        """Returns whether a key from `words` is that of a run. A run knows its model; an embedding file does not."""
+        """Returns whether a key from `words` means a run. A run knows its model; an embedding file does not."""
         return key.startswith(_RUN)
 
     def word(self, key: str) -> tuple[epath.Path | None, list[str]]:

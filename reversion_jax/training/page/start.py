@@ -24,7 +24,7 @@ _STEPS_PER_DISPATCH = 10  # the page is updated, and can stop the run, after eac
 def default_steps(place: Place, model: str) -> int:
     """Returns the number of steps that suits a model.
 
-    For hub models it is that of Stable Diffusion 1.5, because reading their own settings needs the internet.
+    For a hub model, this is the number for Stable Diffusion 1.5, because reading its settings needs the internet.
     """
     own = own_settings.read(place.model(model)) if model in place.models() and model != config.SD15 else {}
     return own.get("steps", config.FOR_SD15["steps"])

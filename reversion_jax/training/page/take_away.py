@@ -15,8 +15,8 @@ _HOW = "how_to_use.txt"
 def pack(place: Place, key: str) -> str | None:
     """Writes a .zip with the files that `export` writes for a run, and a text on how each tool uses them.
 
-    Returns its path, or None if the key is not that of a run: the user already has the embedding file.
-    Raises ValueError or OSError if the run cannot be read.
+    Returns the path of the .zip, or None if the key means an embedding file, which the user already has. Raises
+    ValueError or OSError if the run cannot be read.
     """
     if not place.is_run(key):
         return None
