@@ -61,7 +61,7 @@ def optimised() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def sd_tiny() -> Path:
-    """The folder of a tiny Stable Diffusion with recorded outputs. It need not exist; then the test is skipped."""
+    """The folder of a tiny Stable Diffusion with recorded outputs. If there is no such folder, the test is skipped."""
     folder = SHARED / "fixtures" / "sd_tiny"
     if not folder.is_dir():
         pytest.skip("no shared/fixtures/sd_tiny beside the repository")
@@ -97,5 +97,5 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_model(small) -> Recorded:
-    """The loaded model `small`. It has no recorded inputs and outputs."""
+    """The loaded model `small`, which has no recorded inputs and outputs."""
     return Recorded(small, folder.load(small), {}, {})

@@ -1,8 +1,9 @@
-"""Parses command lines by the commands' own flags, without running them.
+"""Parses command lines by the commands' flags, without running them.
 
-Reads JSON from stdin: [[command, [argument, …]], …]. Prints JSON: what is wrong with each, or "". Each is parsed in a
-process of its own, because commands that define the same flags cannot be imported together. A config is settled too, so
-that its values are checked. In place of the arguments, the name of one flag asks whether the command has it.
+Reads JSON from stdin: [[command, [argument, …]], …]. Prints JSON: what is wrong with each command line, or "". Each
+command line is parsed in a separate process, because commands that define the same flags cannot be imported together. A
+config is settled too, so that its values are checked. In place of the arguments, the name of one flag asks whether the
+command has it.
 """
 
 import contextlib

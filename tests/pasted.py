@@ -168,9 +168,10 @@ def _program(line: str) -> str:
 def shortened(shown: Shown, made: set[str], place: Path) -> tuple[str, ...] | None:
     """A command with few steps, if it can run in the folder `place`; else None.
 
-    It can if its model is the miniature, and if what it reads is there or in `made`, the workdirs of earlier commands.
-    Its own workdir is added there. So nothing runs that needs a download, an accelerator, a hub or a file of the
-    reader's. The app, which does not end, and comparisons, which take minutes, do not run either.
+    A command can run if its model is the miniature, and if the files that it reads are in `place`, or in `made`, the
+    workdirs of earlier commands. The workdir of a training command is added to `made`. So nothing runs that needs a
+    download, an accelerator, a hub or a file of the reader's. The app, which does not end, and comparisons, which take
+    minutes, do not run either.
     """
     words, given = shown.words, _given(shown.arguments)
     made_before = lambda name: any(name == run or name.startswith(f"{run}/") for run in made)

@@ -30,7 +30,7 @@ def test_defaults_are_those_of_the_published_run(name):
     assert (c.importance, c.initialiser, c.sample_steps, c.guidance_scale) == (0.5, "and", 50, 7.5)
     assert (c.inverse_share, c.suppressor_sigma_px) == (0.5, 2.0)
     assert c.verb_weight == (0.2 if name in ("on", "inside", "back2back", "hanging_from") else 0.8)
-    assert c.preview_prompts is None  # then they come from data/prompts.json; see tests/training/test_prepare.py
+    assert c.preview_prompts is None  # then the prompts come from data/prompts.json; see tests/training/test_prepare.py
 
 
 def test_the_config_of_ten_relations_equals_the_ten_configs():

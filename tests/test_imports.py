@@ -29,7 +29,7 @@ LONGER = {"config": "every setting has its own line"}
 FOREIGN = {"torch", "diffusers", "tensorflow", "tensorflow_datasets"}
 FOREIGN_IN = {"data.benchmark_tfds": {"tensorflow_datasets"}}  # it defines a data set for tensorflow_datasets
 
-# Without `__init__.py`: it defines the public names and imports them lazily; a test of its own checks it.
+# Without `__init__.py`: it defines the public names and imports them lazily; a separate test checks that file.
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 BESIDE = sorted(path for name in ("recipes", "benchmarks", "configs", "launch") for path in (ROOT / name).rglob("*.py"))
 
@@ -89,7 +89,7 @@ def test_no_file_imports_a_command():
 
 
 def test_the_package_imports_nothing_from_outside_the_package():
-    """It imports no recipe, benchmark or test. Nor does it `import reversion_jax`, which has names of every layer."""
+    """No file imports a recipe, a benchmark or a test, or all of `reversion_jax`, which has names of every layer."""
     beside, found = {"recipes", "benchmarks", "configs", "launch", "tests"}, {}
     for path in FILES:
         names = imported(path)
@@ -101,7 +101,7 @@ def test_the_package_imports_nothing_from_outside_the_package():
 
 
 def test_public_names_are_the_same_at_run_time_and_for_type_checkers():
-    """`__init__.py` has three lists: lazy imports, imports for type checkers, and `__all__`. They must agree."""
+    """`__init__.py` has three lists, which must agree: lazy imports, imports for type checkers, and `__all__`."""
     body = tree(PACKAGE / "__init__.py").body
     (for_types,) = (node for node in body if isinstance(node, ast.If))
     assert ast.unparse(for_types.test) == "TYPE_CHECKING"

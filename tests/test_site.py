@@ -89,7 +89,7 @@ def test_a_help_text_is_parsed(generated):
     )
 
 
-def test_plain_text_stays_as_it_is(generated):
+def test_plain_text_is_shown_literally(generated):
     assert generated.markdown("a <R> b_c `x_<y>` [1] see docs/app.md") == (
         "a \\<R\\> b\\_c `x_<y>` \\[1\\] see [docs/app.md](app.md)"
     )
@@ -127,7 +127,7 @@ of the bar. ValueError for bad input.
     ]
 
 
-@pytest.mark.filterwarnings("default")  # what Sphinx and its extensions make of one another is their affair
+@pytest.mark.filterwarnings("default")  # warnings of Sphinx about its extensions
 @pytest.mark.parametrize("url", ["", "https://host/us/repository"])
 def test_links_lead_out_of_the_pages(url, generated, monkeypatch, tmp_path):
     """To the repository if its address is known, else to a copy of the file; a folder has no copy."""

@@ -165,7 +165,7 @@ def test_every_reader_reads_or_refuses_arbitrary_bytes(tmp_path, content):
 
 
 def damage(content: bytes, rng: np.random.Generator) -> bytes:
-    """Returns `content` damaged: cut, or with some bytes replaced, half of the time by words of JSON."""
+    """Returns `content` damaged: cut, or with some bytes replaced, in half of the cases by words of JSON."""
     if rng.random() < 0.1:
         return content[: rng.integers(len(content) + 1)]
     reach = len(content) + 1 if rng.random() < 0.5 else min(len(content), 400) + 1  # headers come first

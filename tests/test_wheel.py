@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, and the files that say which version it is.
+"""The wheel in a separate environment, and the files that say which version it is.
 
     pytest -m long tests/test_wheel.py
 

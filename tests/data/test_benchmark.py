@@ -88,7 +88,7 @@ def test_an_error_about_a_benchmark_names_the_folder_or_file(folder, tmp_path):
 
 
 def test_the_package_has_a_hundred_prompts_for_each_relation():
-    """They combine ten subjects with ten objects. No subject is also an object. Every prompt can be inverted."""
+    """The prompts combine ten subjects with ten objects. No subject is also an object. Every prompt can be inverted."""
     found = benchmark.read_prompts()
     assert tuple(found) == benchmark.RELATIONS
     for templates in found.values():

@@ -13,7 +13,7 @@ SHAPE = (5, 3, 4, 2)
 FIRST, LAST = tiny.noise(0, SHAPE), tiny.noise(1, SHAPE)
 
 
-def test_slerp_equals_scipy():
+def test_interpolated_noise_equals_that_of_scipy():
     weights = np.array([0, 0.2, 0.5, 0.9, 1], np.float32)
     found = np.asarray(slerp(jnp.asarray(FIRST), jnp.asarray(LAST), jnp.asarray(weights)))
     for image, (first, last, weight) in enumerate(zip(FIRST, LAST, weights, strict=True)):

@@ -97,7 +97,7 @@ def theirs(diffusers, name, noise, schedule, steps, seeds, monkeypatch, clean=No
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_samplers_equal_diffusers(name, prediction, spacing, steps, diffusers, monkeypatch):
+def test_sampled_latents_equal_those_of_diffusers(name, prediction, spacing, steps, diffusers, monkeypatch):
     schedule = Schedule(prediction_type=prediction, timestep_spacing=spacing)
     noise, seeds = tiny.noise(0, SHAPE), [3, 4]
     wanted = theirs(diffusers, name, noise, schedule, steps, seeds, monkeypatch)
@@ -107,7 +107,7 @@ def test_samplers_equal_diffusers(name, prediction, spacing, steps, diffusers, m
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_samplers_equal_diffusers_with_another_schedule(name, diffusers, monkeypatch):
+def test_sampled_latents_with_another_schedule_equal_those_of_diffusers(name, diffusers, monkeypatch):
     betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     schedule = Schedule(**betas, steps_offset=0, set_alpha_to_one=True, clip_sample=True)
     noise, seeds = tiny.noise(0, SHAPE), [3, 4]
@@ -125,7 +125,7 @@ BEGINNINGS = [
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize(("prediction", "spacing", "strength"), BEGINNINGS)
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_image_to_image_equals_diffusers(name, prediction, spacing, strength, diffusers, monkeypatch):
+def test_image_to_image_gives_the_latents_of_diffusers(name, prediction, spacing, strength, diffusers, monkeypatch):
     schedule = Schedule(prediction_type=prediction, timestep_spacing=spacing)
     noise, clean, seeds = tiny.noise(0, SHAPE), tiny.noise(1, SHAPE), [3, 4]
     wanted = theirs(diffusers, name, noise, schedule, 10, seeds, monkeypatch, clean, strength)
@@ -157,7 +157,7 @@ def test_strengths_out_of_range_are_refused(strength):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_timesteps_and_sigmas_equal_diffusers(spacing, diffusers):
+def test_timesteps_and_sigmas_equal_those_of_diffusers(spacing, diffusers):
     schedule = Schedule(timestep_spacing=spacing)
     whole, fractional = scheduler(diffusers, "ddim", schedule), scheduler(diffusers, "euler", schedule)
     # Without 61: by a rounding error, diffusers makes 62 timesteps of 61 "trailing" steps.
@@ -171,7 +171,7 @@ def test_timesteps_and_sigmas_equal_diffusers(spacing, diffusers):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
-def test_karras_levels_equal_diffusers(diffusers):
+def test_karras_levels_equal_those_of_diffusers(diffusers):
     schedule = Schedule()
     theirs = scheduler(diffusers, "dpmpp_2m_karras", schedule)
     for steps in (*range(1, 21), 25, 30, 50, 100):
@@ -181,7 +181,7 @@ def test_karras_levels_equal_diffusers(diffusers):
         np.testing.assert_array_equal(np.round(schedule.timesteps_of(sigmas)), theirs.timesteps)
 
 
-def test_training_target_equals_diffusers(diffusers):
+def test_the_training_target_equals_that_of_diffusers(diffusers):
     torch = diffusers.torch
     latents, noise, timesteps = tiny.noise(0, (4, 3, 3, 2)), tiny.noise(1, (4, 3, 3, 2)), np.array([0, 10, 500, 999])
     schedule = Schedule(prediction_type="v_prediction")
@@ -273,7 +273,7 @@ def test_ancestral_noise_of_an_image_does_not_depend_on_its_batch():
 
 
 def test_ancestral_noise_is_interpolated_between_two_keys():
-    """The pictures at both ends equal those of the two keys alone."""
+    """The first and the last picture equal the pictures that the two keys give alone."""
     noise = np.repeat(tiny.noise(0, SHAPE)[:1], 3, 0)
     way = Between(keys([3, 3, 3]), keys([4, 4, 4]), jnp.array([0, 0.5, 1], jnp.float32))
     walk = lambda noise, keys: samplers.get("euler_ancestral")(of_gaussian, noise, Schedule(), 3, keys)
@@ -306,7 +306,7 @@ def test_samplers_refuse_numbers_of_steps_that_the_schedule_does_not_have(name, 
         samplers.get(name)(formula, np.ones(SHAPE), Schedule(timestep_spacing=spacing), steps, None)
 
 
-def test_an_unknown_sampler_is_refused_with_the_known_ones():
+def test_an_error_about_an_unknown_sampler_names_the_known_samplers():
     with pytest.raises(ValueError, match=r"^sampler 'dpm' is unknown: use one of ddim, pndm, euler, .*$"):
         samplers.get("dpm")
 
@@ -335,7 +335,7 @@ def test_a_models_own_sampler_is_read_from_its_scheduler_file(kind):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # by diffusers
 @pytest.mark.parametrize("kind", OWN)
-def test_the_default_spacing_of_a_scheduler_equals_diffusers(kind):
+def test_the_default_spacing_of_a_scheduler_equals_that_of_diffusers(kind):
     diffusers = pytest.importorskip("diffusers")
     scheduler = getattr(diffusers, kind)()
     assert scheduler.config.timestep_spacing == own_sampler.OwnSampler.from_json({"_class_name": kind}).timestep_spacing

@@ -11,7 +11,7 @@ from reversion_jax.diffusion.samplers import ddim
 from reversion_jax.diffusion.schedule import Schedule
 
 
-def test_alphas_of_sd15_are_the_published_ones():
+def test_alphas_of_sd15_are_the_published_alphas():
     alphas = Schedule().alphas_cumprod
     assert alphas.shape == (1000,)
     assert alphas.dtype == np.float32

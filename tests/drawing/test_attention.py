@@ -65,7 +65,7 @@ def watched(recorded, tokenizer):
     return attention.attend(recorded.model, tokenizer, PROMPT, ROWS, seed=5, sampling=HOW)
 
 
-def test_attention_probabilities_equal_diffusers(recorded, pipeline):
+def test_attention_probabilities_equal_those_of_diffusers(recorded, pipeline):
     """Compares every layer, for latents of odd sizes."""
     torch = pytest.importorskip("torch")
     pipe, seen = pipeline

@@ -1,4 +1,4 @@
-"""Image to image, compared with diffusers' pipeline where it is installed; and clips, compared at their two ends."""
+"""Image to image, compared with diffusers' pipeline if it is installed; and the first and last frames of clips."""
 
 import functools
 import importlib
@@ -23,7 +23,8 @@ from reversion_jax.inversion import networks
 from reversion_jax.weights.load import load_model
 
 PROMPTS, SEEDS = ["cat on dog", "photo of dog"], [5, 6]
-# Samplers that start like another one. test_samplers.py compares all samplers, so these are only in the long suite.
+# Samplers that start image to image like another sampler. test_samplers.py compares all samplers, so these are only in
+# the long suite.
 ALIKE = ("ddim", "euler", "dpmpp_2m", "dpmpp_2m_karras")
 HOW = {"num_steps": 5, "guidance_scale": 3.0, "resolution": 16, "batch_size": 2}
 
@@ -82,8 +83,8 @@ def give_noise(monkeypatch, module, arrays):
 # NumPy 2 warns of the way in which diffusers makes arrays from tensors.
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in ALIKE)) for name in SAMPLERS])
-def test_image_to_image_equals_diffusers_pipeline(name, draw, pipeline, photo, pixels, monkeypatch):
-    """Compares pixels. Both get the same noise for the VAE's posterior, for the start and for each step."""
+def test_image_to_image_gives_the_pixels_of_diffusers(name, draw, pipeline, photo, pixels, monkeypatch):
+    """Compares pixels. We and diffusers get the same noise for the VAE's posterior, for the start and for each step."""
     diffusers = importlib.import_module("diffusers")
     kind = getattr(diffusers, own_sampler._SCHEDULERS[name.removesuffix("_karras")])
     own = own_sampler.OwnSampler(name).to_json()
@@ -111,7 +112,7 @@ def test_image_to_image_equals_diffusers_pipeline(name, draw, pipeline, photo, p
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_plain_drawing_equals_noise_sampler_and_decoder_bit_for_bit(draw, model, monkeypatch):
+def test_plain_drawing_equals_its_parts_composed_by_hand_bit_for_bit(draw, model, monkeypatch):
     """Image to image and clips must not change plain drawing: it equals its parts, composed by hand."""
     real, given = generate._draw_batch, []
     monkeypatch.setattr(generate, "_draw_batch", lambda *arrays, **how: given.append(arrays) or real(*arrays, **how))
@@ -132,7 +133,7 @@ def test_plain_drawing_equals_noise_sampler_and_decoder_bit_for_bit(draw, model,
 
 
 def test_clips_and_image_to_image_do_not_recompile_plain_drawing(draw, pixels):
-    """A clip between prompts uses the program of plain drawing. Image to image has another program."""
+    """A clip between prompts uses the program of plain drawing. Image to image has a separate program."""
     draw(PROMPTS, SEEDS, sampler="pndm")
     compiled = generate._draw_batch._cache_size()
     draw([Between(*PROMPTS, 0.5)], [5], sampler="pndm")

@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_is_left_out_of_the_path(finished, tmp_path):
 
 
 def test_each_word_has_the_kind_that_the_lists_of_the_run_give(seen):
-    """Both lists of this run are on, top, of; such words count as prepositions. Single letters are pieces of words."""
+    """on, top, of are in both lists of this run, and count as prepositions. Single letters are pieces of words."""
     kinds = {word: seen.kinds[word] for word in tiny.WORDS}
     wanted = dict.fromkeys(("on", "top", "of"), vocabulary.PREPOSITION) | dict.fromkeys(
         ("cat", "dog"), vocabulary.OTHER

@@ -6,7 +6,7 @@ import pytest
 from reversion_jax.evaluation.intervals import bootstrap
 
 
-def test_the_interval_over_prompts_alone_is_the_binomial_one():
+def test_the_interval_over_prompts_alone_is_the_binomial_interval():
     """With one relation and one seed, the resampled mean of a share p of n prompts has a binomial distribution."""
     from scipy.stats import binom
 

@@ -151,7 +151,7 @@ def test_dreambooth_is_compared_only_on_request():
         load("benchmark", "dreambeeth")
 
 
-def test_a_line_cut_short_loses_only_its_own_cell(tmp_path):
+def test_a_line_cut_short_loses_only_the_cell_of_this_line(tmp_path):
     path = tmp_path / "cells.jsonl"
     for seed in (0, 1, 2):
         cells.write(path, cells.Asked("hug", "ReVersion", seed, "direct", "<R>"), "hash", {"relation": [1.0, 0.25]})

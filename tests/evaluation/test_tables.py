@@ -42,7 +42,7 @@ def test_a_relation_without_a_metric_is_left_out():
 
 def test_differences_are_paired_by_relation_seed_and_prompt():
     found = tables.difference(CELLS, of("C"), of("B"), "right")
-    np.testing.assert_array_equal(found, [[[-1, 0]]])  # only seed 7 of "on" is in both methods
+    np.testing.assert_array_equal(found, [[[-1, 0]]])  # only seed 7 of "on" is in the cells of both methods
     found = tables.difference(CELLS, of("A"), of("B"), "right")  # A has no seeds and is compared with each seed of B
     np.testing.assert_array_equal(found, [[[0, -1], [0, 0]], [[0, -1], [-1, -1]]])
     found = tables.difference(CELLS, of("B", "inverse"), of("B"), "right")

@@ -1,7 +1,8 @@
 """Compares our training step with ReVersion's published training loop, on the same draws.
 
 We wrote the loop in PyTorch from the description of the method. It differentiates the whole token table, updates it by
-AdamW and restores the old rows. Our step trains only the placeholders' rows. Both must learn the same rows.
+AdamW and restores the old rows. Our step trains only the placeholders' rows. The loop and our step must learn the same
+rows.
 """
 
 import dataclasses
@@ -140,7 +141,7 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cases(recorded) -> dict[str, Case]:
-    """All entries of READINGS. Two of them share a compiled step.
+    """All entries of READINGS. Two entries share a compiled step.
 
     In ReVersion no prompt has <R-inv>, so the row of <R-inv> is not trained.
     """
@@ -187,7 +188,7 @@ def errors(case: Case, theirs: Trained) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_our_step_equals_the_published_loop(cases, reading):
+def test_losses_gradients_and_rows_of_our_step_equal_those_of_the_published_loop(cases, reading):
     case = cases[reading]
     found = errors(case, published_loop(*case.arguments, case.settings))
     assert all(found[name] < tolerance for name, tolerance in TOLERANCES.items()), found
@@ -196,8 +197,8 @@ def test_our_step_equals_the_published_loop(cases, reading):
 @pytest.mark.parametrize(
     ("seen_in", "mistake"),
     [
-        # Doubling both weights is like summing the losses of the two micro-batches instead of averaging them. With
-        # Adam, this does not change the rows.
+        # Doubling the two weights of the loss is like summing the losses of the two micro-batches instead of averaging
+        # them. With Adam, this does not change the rows.
         ("gradients", {"denoise_weight": 2.0, "control_weight": 0.02}),
         ("rows", {"weight_decay": 0.0}),
         ("losses", {"temperature": 0.08}),

@@ -64,7 +64,7 @@ def test_the_length_of_dispatches_changes_no_bit(run, data, first_rows, readings
     jax.tree.map(np.testing.assert_array_equal, same, metrics)
 
 
-def test_a_run_trained_with_another_equals_the_run_alone(run, small_model, tokenizer, data, first_rows):
+def test_a_run_trained_together_with_another_run_equals_the_run_alone(run, small_model, tokenizer, data, first_rows):
     other = make_data(tokenizer, small_model.model, 2, ("dog {} cat",), seed=9)
     mine = hyperparameters(seed=3, importance=0.0)
     theirs = hyperparameters(seed=4, learning_rate=5e-2, inverse_share=0.0)

@@ -27,13 +27,13 @@ def _images(size, kind):
 
 @pytest.mark.parametrize("kind", ["noise", "half"])
 @pytest.mark.parametrize("size", SIZES)
-def test_the_filter_equals_scipy_including_borders(size, kind):
+def test_filtered_pictures_equal_those_of_scipy_including_borders(size, kind):
     images = _images(size, kind)
     for sigma in SIGMAS:
         np.testing.assert_allclose(blur(images, sigma), _scipy(images, sigma), rtol=0, atol=1e-5)
 
 
-def test_the_filter_equals_scipy_at_512_pixels_and_the_default_sigma():
+def test_filtered_pictures_equal_those_of_scipy_at_512_pixels_and_the_default_sigma():
     images = _images((512, 512), "noise")[:1]
     np.testing.assert_allclose(blur(images, 2.0), _scipy(images, 2.0), rtol=0, atol=2e-6)
 

@@ -36,7 +36,7 @@ def test_hatching_is_a_fine_pattern_that_the_suppressor_removes():
     assert np.abs(drawing.hatching(filtered)).max() < 0.12
 
 
-def test_captions_of_hatched_scenes_say_so_except_those_of_exemplars(captions):
+def test_captions_of_hatched_scenes_mention_the_hatching_except_for_exemplars(captions):
     hatched = [scene.hatched for _, scene, _ in scenes.captioned(0, 600)]
     assert 0.2 < np.mean(hatched) < 0.3
     assert all(text.endswith(", hatched") == scene.hatched for _, scene, text in scenes.captioned(0, 200))
@@ -83,7 +83,7 @@ def test_captions_that_join_the_entities_by_and_name_them_in_any_order(captions)
         assert 0.35 < np.mean(first) < 0.65
 
 
-def test_captions_of_unnamed_relations_use_only_words_of_named_ones():
+def test_captions_of_unnamed_relations_use_only_words_of_named_relations():
     assert set(scenes.TUNING) | set(scenes.REPORTING) == set(scenes.UNNAMED)
     used = {
         relation: {word for phrases in forms for phrase in phrases for word in phrase.split()}

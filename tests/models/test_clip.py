@@ -50,7 +50,7 @@ def errors(folder: Path, recorded, variant: str) -> list[float]:
 
 
 @pytest.mark.parametrize("variant", tiny_clip.VARIANTS)
-def test_clip_equals_the_recorded_outputs_of_transformers(variant, recorded, tmp_path):
+def test_outputs_of_clip_equal_the_recorded_outputs_of_transformers(variant, recorded, tmp_path):
     """OpenAI's CLIP: quick GELU; the end of a text is its highest id. LAION's: GELU; the end is the first end token."""
     folder = tiny_clip.write_folder(tmp_path, recorded[0], tiny_clip.VARIANTS[variant])
     assert max(errors(folder, recorded, variant)) < TOLERANCE
@@ -72,7 +72,7 @@ def test_a_mistake_in_the_config_exceeds_the_tolerance(recorded, tmp_path):
         assert i == 0 or min(found) > 10 * TOLERANCE
 
 
-def test_clip_equals_the_installed_transformers(tmp_path):
+def test_outputs_of_clip_equal_those_of_the_installed_transformers(tmp_path):
     pytest.importorskip("torch")
     torch_clip = pytest.importorskip("torch_clip")
     x = tiny_clip.inputs(seed=80)
@@ -114,7 +114,7 @@ def test_vit_l14_has_the_names_and_shapes_of_transformers():
 
 
 @pytest.mark.full_size
-def test_vit_l14_equals_transformers(tmp_path):
+def test_outputs_of_vit_l14_equal_those_of_transformers(tmp_path):
     """Needs PyTorch, 4 GB of disk and 8 GiB of memory."""
     pytest.importorskip("torch")
     torch_clip = pytest.importorskip("torch_clip")
@@ -213,7 +213,7 @@ def test_an_error_about_clip_weights_names_all_that_do_not_fit(recorded, folder)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (57, 41), (40, 61), (301, 200), (20, 31)])
-def test_preprocessing_of_pictures_equals_transformers(size):
+def test_preprocessed_pictures_equal_those_of_transformers(size):
     module = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
     picture = Image.fromarray((128 + 70 * tiny.noise(sum(size), (*size, 3))).clip(0, 255).astype(np.uint8))
     picture = picture.resize(picture.size[::-1])  # so that the picture has smooth parts too

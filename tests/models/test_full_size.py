@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 at full size with random weights: how it loads, and whether it equals PyTorch.
+"""Stable Diffusion 1.5 at full size with random weights: how it loads, and whether its outputs equal PyTorch's.
 
     pytest -m full_size -s tests/models/test_full_size.py
 

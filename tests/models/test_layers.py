@@ -27,7 +27,7 @@ def test_cross_attention_equals_that_of_jax_nn():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_attention_over_long_inputs_and_its_gradients_equal_jax_nn(dtype):
+def test_attention_over_long_inputs_and_its_gradients_equal_those_of_jax_nn(dtype):
     query, key, value, out = (jnp.asarray(tiny.noise(i, (2, 1100, 16)), dtype) for i in range(4))
 
     def wanted(*qkv):

@@ -26,7 +26,7 @@ def test_the_recorded_inputs_are_those_of_the_seed(recorded):
 
 
 @pytest.mark.parametrize("name", tiny.OUTPUTS)
-def test_outputs_equal_the_recorded_ones_of_pytorch(name, recorded):
+def test_outputs_equal_the_recorded_outputs_of_pytorch(name, recorded):
     found = tiny.output(name, recorded.model, recorded.inputs)
     assert tiny.error(found, recorded.outputs[name]) < TOLERANCE
 

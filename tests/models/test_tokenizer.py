@@ -89,7 +89,7 @@ def test_other_spellings_of_a_placeholder_are_ordinary_text(tokenizer):
     assert max(words(tokenizer, "<r> <R -inv> R>")) < V
 
 
-def test_a_placeholder_that_starts_another_one_is_not_confused_with_it(path):
+def test_a_placeholder_that_begins_a_longer_placeholder_is_not_confused_with_it(path):
     tokenizer = Tokenizer.load(path, {"<R": 1, "<R>": 1}, vocab_size=V, length=77)
     assert words(tokenizer, "<R> <R <R>") == [V + 1, V, V + 1]
 

@@ -178,7 +178,7 @@ def test_a_damaged_preview_is_not_pushed(hub, tmp_path):
     assert hub.asked == []
 
 
-def test_a_private_push_makes_a_private_repository_and_refuses_a_public_one(hub, tmp_path):
+def test_a_private_push_makes_a_private_repository_and_refuses_a_public_repository(hub, tmp_path):
     workdir = write_run(tmp_path)
     share(workdir, None, Push("me/secret", private=True))
     assert hub.private == {"me/secret": True}

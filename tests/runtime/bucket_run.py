@@ -1,6 +1,6 @@
 """test_files.py runs this script in its own process. It trains and exports in a local folder and in an emulated bucket.
 
-It prints a report for each of the two, as JSON on one line.
+The script prints a report for each of the two folders, as JSON on one line.
 """
 
 import json

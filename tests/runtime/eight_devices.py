@@ -1,4 +1,4 @@
-"""test_parallel.py runs this script with eight simulated devices. It trains and draws on one and on all of them.
+"""test_parallel.py runs this script with eight simulated devices. It trains and draws on one and on eight devices.
 
 Arguments: a model's folder, and optionally "added", to train with added inverse prompts and exemplars in epochs.
 """

@@ -140,7 +140,7 @@ def test_a_failed_write_of_a_folder_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_exemplars_in_a_bucket_are_read_like_local_ones(bucket, tmp_path):
+def test_exemplars_in_a_bucket_are_read_like_local_exemplars(bucket, tmp_path):
     shown = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
     exemplars.write_folder(tmp_path / "hug", shown, [["cat {} dog"]] * 2)
     for path in (tmp_path / "hug").iterdir():
@@ -163,7 +163,7 @@ def test_storage_that_cannot_be_reached_is_refused_in_one_line(monkeypatch):
     assert files.place("no such folder") == epath.Path("no such folder")
 
 
-def test_a_run_in_a_bucket_equals_a_local_one(small, tmp_path):
+def test_a_run_in_a_bucket_equals_a_local_run(small, tmp_path):
     """An emulator serves the bucket by Google's protocol. The run in the bucket is stopped, resumed and exported."""
     for package in ("gcsfs", "gcp_storage_emulator"):
         pytest.importorskip(package, reason="pip install gcsfs gcp-storage-emulator")

@@ -32,7 +32,7 @@ def compared(small):
 
 
 @pytest.mark.long
-def test_eight_devices_equal_one_with_added_inverse_prompts(small):
+def test_results_of_eight_devices_equal_those_of_one_with_added_inverse_prompts(small):
     compared = compare(small, "added")
     assert compared["moved"] > 1e-3
     for name in ("eight", "split"):
@@ -42,7 +42,7 @@ def test_eight_devices_equal_one_with_added_inverse_prompts(small):
     assert compared["eight"]["passes"] == [["all-reduce", 4 * (2 * 32 + 1)]]
 
 
-def test_eight_devices_equal_one(compared):
+def test_results_of_eight_devices_equal_those_of_one(compared):
     """Compares rows after four steps of two micro-batches, losses, and images from a sampler that adds noise."""
     assert compared["devices"] == 8
     assert compared["moved"] > 1e-3
@@ -57,7 +57,7 @@ def test_devices_exchange_only_the_gradients_of_rows_and_the_losses(compared):
     assert compared["eight"]["passes"] == [["all-reduce", 4 * (2 * 32 + 1)]]  # gradients of two rows, and a loss
 
 
-def test_four_devices_that_share_the_weights_equal_one(compared):
+def test_results_of_four_devices_that_share_the_weights_equal_those_of_one(compared):
     rows, losses, images = compared["split"]["differences"]
     assert rows < 1e-5
     assert losses < 1e-5
@@ -65,13 +65,13 @@ def test_four_devices_that_share_the_weights_equal_one(compared):
 
 
 def weight_bytes(tree):
-    """Returns the bytes of all arrays, and those of the kernels that four devices can share."""
+    """Returns the number of bytes of all arrays, and of the kernels that four devices can share."""
     leaves = flatten_dict(tree)
     shared = [leaf for path, leaf in leaves.items() if path[-1] == "kernel" and any(n % 4 == 0 for n in leaf.shape)]
     return sum(leaf.nbytes for leaf in leaves.values()), sum(leaf.nbytes for leaf in shared)
 
 
-def test_a_device_holds_a_quarter_of_the_weights_and_gathers_the_others(compared, small_model):
+def test_a_device_holds_a_quarter_of_the_weights_and_gathers_the_other_weights(compared, small_model):
     sizes = {part: weight_bytes(tree) for part, tree in small_model.model.params.items()}
     whole, cut = (sum(size[i] for size in sizes.values()) for i in range(2))
     assert compared["eight"]["held"] == compared["one"]["held"] == whole

@@ -54,7 +54,7 @@ def test_every_weight_of_the_unet_moves_within_the_bound_of_adam(made, whole):
         assert 1e-4 < moved < 6.1e-3
 
 
-def test_resumed_dreambooth_equals_uninterrupted_dreambooth(made, whole, tmp_path, monkeypatch):
+def test_a_resumed_training_of_dreambooth_equals_an_uninterrupted_training(made, whole, tmp_path, monkeypatch):
     class Stops(Exception):
         pass
 
@@ -109,7 +109,7 @@ def test_the_loss_of_prior_pictures_is_scaled_by_its_weight(made):
     assert abs(loss(others, 1.0) - one) > 1e-4
 
 
-def test_the_saved_model_draws_the_same_picture_as_the_trained_one(made, whole, tmp_path):
+def test_the_saved_model_draws_the_same_picture_as_the_trained_model(made, whole, tmp_path):
     _, sd, tokenizer, _ = made
     trained = sd._replace(params={**sd.params, "unet": whole[1]})
     save(tmp_path / "model", trained, dtype=np.float32)

@@ -17,7 +17,7 @@ def batch_fn(step):
     return np.random.default_rng(step).normal(size=(jax.device_count(), 3)).astype(np.float32)
 
 
-def test_an_interrupted_stage_continued_equals_an_uninterrupted_one(tmp_path):
+def test_a_stage_continued_after_an_interruption_equals_an_uninterrupted_stage(tmp_path):
     start = {"w": jnp.zeros(3)}
     whole = fit("walk", start, walk, batch_fn, 12, tmp_path / "whole")
 

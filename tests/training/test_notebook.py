@@ -188,7 +188,7 @@ def shown(cell: nbformat.NotebookNode) -> list[bytes]:
 
 @pytest.mark.long
 def test_the_learning_notebook_runs_and_resumes_its_run(tmp_path):
-    """It runs first as on any machine and then as on Colab."""
+    """The notebook runs first as on any machine and then as on Colab."""
     first = train(tmp_path, sys.executable, tiny.environment(), steps=2)
     imitate_colab(tmp_path)
     cells = train(tmp_path, sys.executable, tiny.environment(), steps=4)

@@ -63,7 +63,7 @@ def test_the_description_lists_settings_of_the_model(config):
     assert report.describe(job, ["preview_prompts"]).splitlines()[1] == "model sets  preview prompts"
 
 
-def test_the_miniature_has_its_own_settings():
+def test_the_miniature_brings_default_settings():
     own = own_settings.read(settings.MINIATURE)
     assert (own["steps"], own["exemplars"], len(own["preview_prompts"])) == (400, "drawn", 16)
     assert "dreambooth" not in own
@@ -73,7 +73,7 @@ def test_the_miniature_has_its_own_settings():
     assert (prepare.settle(c).steps, prepare.settle(c).resolution) == (7, 64)
 
 
-def test_single_files_and_hub_ids_have_no_own_settings(tmp_path):
+def test_single_files_and_hub_ids_bring_no_settings(tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
     for model in (str(tmp_path), str(tmp_path / "checkpoint.safetensors"), "own/er", "nowhere at all"):
         assert own_settings.read(model) == own_settings.read_dreambooth(model) == {}

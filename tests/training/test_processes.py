@@ -69,8 +69,8 @@ def assert_same_run(workdir, alone):
 
 
 @pytest.mark.long
-def test_four_processes_equal_one(command, alone, tmp_path):
-    """Two processes at a time share the weights, so each needs parts of another process."""
+def test_a_run_of_four_processes_equals_a_run_of_one(command, alone, tmp_path):
+    """Each two processes share the weights, so each process needs parts from another process."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True", "--config.preview_every_steps=24"]
     out = finish(start(split, tmp_path / "run", 4))
     assert out.count("nearest words of <R>") == 1  # only the first process prints
@@ -81,8 +81,8 @@ def test_four_processes_equal_one(command, alone, tmp_path):
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_two_processes_equal_one(command, alone, tmp_path):
-    """Both share the weights, so each needs parts of the other process."""
+def test_a_run_of_two_processes_equals_a_run_of_one(command, alone, tmp_path):
+    """The two processes share the weights, so each needs parts from the other process."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True"]
     out = finish(start(split, tmp_path / "run", 2))
     assert out.count("nearest words of <R>") == 1  # only the first process prints
@@ -95,7 +95,7 @@ def children(process):
 
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
-def test_two_processes_restarted_after_a_crash_equal_one(command, alone, tmp_path):
+def test_a_run_of_two_processes_restarted_after_a_crash_equals_a_run_of_one(command, alone, tmp_path):
     workdir = tmp_path / "run"
     crashing = start(command, workdir, 2)
     history = workdir / "metrics.jsonl"

@@ -198,7 +198,7 @@ DAMAGE = {"cut short": lambda whole: whole[:-9], "empty": lambda whole: b"", "no
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_rows_are_replaced_by_the_newest_intact_ones(finished, copied, tmp_path, damage):
+def test_damaged_rows_are_replaced_by_the_newest_intact_rows(finished, copied, tmp_path, damage):
     newest, kept = copied / "rows.safetensors", copied / "rows"
     newest.write_bytes(damage(newest.read_bytes()))
     with pytest.warns(Caution, match=r"rows\.safetensors holds no rows .* The rows of step 6 are used .*000006"):
@@ -233,7 +233,7 @@ def damage_checkpoint(place: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["gone", "cut short", "flipped"])
 def test_training_resumes_from_the_newest_intact_checkpoint(config, finished, copied, how):
-    """The result has the same bits as that of an uninterrupted run."""
+    """The result has the same bits as the result of an uninterrupted run."""
     damage_checkpoint(copied / "checkpoints" / "6", how)
     with pytest.warns(Caution, match=r"checkpoint 6 in .* is damaged \(.*\)(: 4 is used instead| and is removed)"):
         np.testing.assert_array_equal(loop.train(config, copied), finished[1])
@@ -241,8 +241,8 @@ def test_training_resumes_from_the_newest_intact_checkpoint(config, finished, co
     np.testing.assert_array_equal(loop.train(config, copied), finished[1])
 
 
-def test_a_second_run_in_the_folder_of_a_running_one_is_refused(config, finished, tmp_path):
-    """The second run starts before the first checkpoint of the first run. It changes nothing."""
+def test_a_second_run_in_the_folder_of_a_run_that_trains_is_refused(config, finished, tmp_path):
+    """The second run starts before the first checkpoint of the first run. The second run changes nothing."""
     refused = []
 
     def start_another(progress):
@@ -357,7 +357,7 @@ def test_a_setting_that_is_newer_than_the_run_has_its_default(config, finished, 
         loop.train(changed(config, negatives="vocabulary"), copied)
 
 
-def test_an_old_run_with_any_token_as_negatives_is_resumed_with_them(config, copied):
+def test_an_old_run_with_any_token_as_negatives_is_resumed_with_these_negatives(config, copied):
     """The same command resumes the run, although "vocabulary" now means whole words."""
     edit_settings(copied, lambda values: [values.update(negatives="vocabulary"), values.pop("inverse_prompts")])
     assert folder.read(copied).settings.negatives == "tokens"

@@ -1,4 +1,4 @@
-"""Several runs in one program: each run equals the same run alone, and its folder can be used like that of a run."""
+"""Several runs in one program: each run equals the same run alone, and has a folder like that of a single run."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def together(several, tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_run_trained_with_others_equals_the_run_alone(several, together, number, tmp_path):
+def test_a_run_trained_together_with_other_runs_equals_the_run_alone(several, together, number, tmp_path):
     workdir, rows = together
     alone = loop.train(changed(several, runs=(), **several.runs[number]), tmp_path / "run")
     assert (alone.shape, rows.shape) == ((1, 2, 32), (3, 2, 32))
@@ -79,7 +79,7 @@ def test_progress_is_reported_for_every_run(several, tmp_path):
         assert len(newest["nearest"]) == 10
 
 
-def test_a_resumed_job_of_several_runs_equals_an_uninterrupted_one(several, together, tmp_path):
+def test_a_resumed_job_of_several_runs_equals_an_uninterrupted_job(several, together, tmp_path):
     loop.train(changed(several, steps=6), tmp_path / "job")
     np.testing.assert_array_equal(loop.train(several, tmp_path / "job"), together[1])
     records = history.read(tmp_path / "job" / NAMES[1] / "metrics.jsonl")

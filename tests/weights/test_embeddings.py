@@ -93,7 +93,7 @@ def test_bin_has_three_stored_members_and_three_globals(tmp_path, per_token):
     pickletools.dis(pickle, out=io.StringIO())  # raises if the stack or the memo is wrong
 
 
-def test_bin_has_the_bytes_of_reversions_own_file(tmp_path):
+def test_a_bin_file_has_the_bytes_of_reversions_file(tmp_path):
     reference = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not reference.is_file():
         pytest.skip("no shared/reference beside the repository")
@@ -106,7 +106,7 @@ def test_bin_has_the_bytes_of_reversions_own_file(tmp_path):
 
 
 @pytest.mark.parametrize(("per_token", "width"), [(1, 32), (1, 768), (2, 768), (5, 1024), (90, 768)])
-def test_bin_equals_what_torch_saves_and_is_loaded_by_torch(tmp_path, torch, per_token, width):
+def test_a_bin_file_equals_what_torch_saves_and_is_loaded_by_torch(tmp_path, torch, per_token, width):
     rows = some_rows(per_token, width)
     wanted = torch.from_numpy(rows[0] if per_token == 1 else rows)
     path = embeddings.write({"<R>": rows}, "hug", tmp_path)[-1]

@@ -349,7 +349,7 @@ def vae(request, recorded, tmp_path):
     return file, shifted
 
 
-def test_another_vae_replaces_that_of_the_model(recorded, copy, vae):
+def test_another_vae_replaces_the_vae_of_the_model(recorded, copy, vae):
     where, weights = vae
     model = folder.load(copy, variant=Variant(vae=str(vae_file.resolve(str(where)))))
     tiny.assert_same_params(model.params["vae"], weights)

@@ -195,14 +195,14 @@ def test_small_files_of_a_local_model_are_in_its_folder(recorded, tmp_path):
         assert resolving.small_files(name) is None
 
 
-def test_own_settings_of_a_hub_model_are_downloaded_without_its_weights(online):
+def test_the_settings_in_a_hub_model_are_downloaded_without_its_weights(online):
     (online.folder / layout.OWN_SETTINGS).write_text("{}")
     assert resolving.small_files("o/m@flax") == online.folder
     assert online.asked == [("o/m", "flax")]
     assert {name for names in online.downloads for name in names} == {layout.OWN_SETTINGS}
 
 
-def test_nothing_is_downloaded_from_a_hub_model_without_own_settings(online):
+def test_nothing_is_downloaded_from_a_hub_model_that_has_no_settings(online):
     folder = resolving.small_files("o/m")
     assert folder is None or not (folder / layout.OWN_SETTINGS).exists()
     assert not [names for names in online.downloads if names]

@@ -19,7 +19,7 @@ def torch():
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_reading_equals_torch_load(torch, tmp_path, zipped, dtype):
+def test_tensors_that_are_read_equal_those_of_torch_load(torch, tmp_path, zipped, dtype):
     base = torch.arange(24, dtype=getattr(torch, dtype)).reshape(4, 6)
     wanted = {"a": base, "part of the same storage": base[2], "deep": [{"p": torch.nn.Parameter(base + 1)}, 3, "x"]}
     torch.save(wanted, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)

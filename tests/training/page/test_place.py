@@ -30,7 +30,7 @@ def with_run(place, finished):
     "name",
     ["..", "../on", "on/..", "/etc", "on//x", "", ".hidden", "-x", "a b", "a\n", "a/b/c", "x" * 81, "ä", "a\\b"],
 )
-def test_names_other_than_plain_ones_are_refused(place, name):
+def test_names_that_are_not_plain_are_refused(place, name):
     with pytest.raises(ValueError, match="is not a name in this folder"):
         place.path(name)
     with pytest.raises(ValueError, match="is not a name"):

@@ -49,7 +49,7 @@ def test_the_form_starts_a_run_with_drawn_exemplars(place):
     s = trainer.settings
     assert (s.model, s.exemplars, s.relation, s.num_exemplars) == ("miniature", config.DRAWN, "hug", 4)
     assert (s.steps, s.seed, s.verb_weight, s.preview_every_steps) == (60, 3, 0.2, 10)
-    assert s.preview_prompts is None  # then the miniature's own prompts are used
+    assert s.preview_prompts is None  # then the miniature's preview prompts are used
     assert trainer.workdir == place.folder / "my_hug"
     config.settle(s)  # raises if the settings are invalid
 

@@ -95,7 +95,7 @@ def test_the_remaining_time_follows_from_the_steps_so_far():
     assert dataclasses.replace(state, stage=trainer.STOPPING).seconds_left() is None
 
 
-def test_a_run_resumed_by_the_page_equals_an_uninterrupted_one_bit_for_bit(config, finished, tmp_path):
+def test_a_run_resumed_by_the_page_equals_an_uninterrupted_run_bit_for_bit(config, finished, tmp_path):
     """The app restarts in between, so it knows only the run's folder."""
     place, stopping = Place(tmp_path), Trainer()
 
