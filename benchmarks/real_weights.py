@@ -1,11 +1,12 @@
-"""Checks on real weights that this package computes the same as PyTorch. It writes one page of results.
+"""Checks on real weights that this package computes the same as PyTorch, and writes one page of results.
 
     python benchmarks/real_weights.py --model FOLDER_OR_HUB_ID --clip FOLDER_OR_HUB_ID --exemplars exemplars/hug \
         --words learned_embeds.bin --out runs/real_weights
 
 We have no real weights where we work, so please send us the page OUT/results.md and the pictures in OUT. The script
-needs the extra `interop`. It takes some minutes on a GPU and hours on a CPU. Smaller values of --pixels, --sample_steps
-and --train_steps make it faster. Without --clip, --exemplars or --words it leaves out the check that needs them.
+needs the extra `interop`. The script takes minutes on a GPU and hours on a CPU. Smaller values of --pixels,
+--sample_steps and --train_steps make it faster. Without --clip, --exemplars or --words it leaves out the check that
+needs them.
 """
 
 import argparse

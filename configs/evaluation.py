@@ -13,8 +13,8 @@ although no prompt asks for this. The other settings are chosen by a name after 
     configs/evaluation.py:easy       400 steps, eight exemplars without hatching, and only the reported relations.
     configs/evaluation.py:tuning     The comparison by which the settings were chosen: on two relations that are not
                                      reported, with the candidates for the settings in the place of the ablations.
-    configs/evaluation.py:inverse    On the same two relations: inverse prompts that replace direct ones against inverse
-                                     prompts that are added, at equal steps and at equal work of the networks.
+    configs/evaluation.py:inverse    On the same two relations: inverse prompts that replace direct prompts against
+                                     inverse prompts that are added, at equal steps and at equal work of the networks.
     configs/evaluation.py:precision  On the same two relations: words learned in float32, bfloat16 and float16.
     configs/evaluation.py:fusing     Draws with weak guidance and few steps, so that entities fuse. These settings were
                                      chosen on the two tuning relations, before any other relation was drawn with them

@@ -30,7 +30,7 @@ def test_the_wheel_has_every_data_file():
     assert files <= carried
 
 
-def test_a_config_file_of_the_user_is_preferred_to_that_of_the_package(monkeypatch, tmp_path):
+def test_a_config_file_of_the_user_is_preferred_to_the_config_of_the_package(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert errors._find_config("configs/hug.py") == str(CONFIGS / "hug.py")
     assert errors._find_config("configs/evaluation.py:easy") == f"{CONFIGS / 'evaluation.py'}:easy"

@@ -23,7 +23,7 @@ from reversion_jax.weights import names
 from reversion_jax.weights.folder import WEIGHT_FILES, StableDiffusion, parameter_shapes
 
 LENGTH = 12
-# Compiles faster, to slower programs.
+# Makes compiling faster, and the compiled programs slower.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # The environment of a new process: this one's, with the settings of conftest.py, and further XLA flags.
 environment = lambda *flags: os.environ | {"XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *flags])}

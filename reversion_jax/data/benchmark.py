@@ -148,5 +148,5 @@ def _places(root: Path) -> Iterator[Place]:
 
 
 def _sorted(places: Iterable[_AnyPlace]) -> list[_AnyPlace]:
-    """Sorts files and folders by name, and leaves out hidden ones."""
+    """Sorts files and folders by name, and leaves out hidden files and folders."""
     return sorted((place for place in places if place.name[:1] != "."), key=lambda place: place.name)

@@ -68,8 +68,8 @@ def pndm(
     """Samples by PLMS, the linear multistep part of PNDM (Liu et al., 2022, arXiv:2202.09778, eqs. 9, 12).
 
     PLMS calls the model steps + 1 times, because the first step is made twice. The second time uses the mean of the
-    model's outputs at the two ends of the step. As in diffusers, the outputs of several levels are combined as they
-    come from the model, even velocities, although a velocity depends on its noise level.
+    model's outputs at the two ends of the step. As in diffusers, the outputs of several levels are combined without
+    conversion, even velocities, although a velocity depends on its noise level.
     """
     calls = start.kept(np.repeat(np.arange(steps), 1 + (np.arange(steps) == 1)))  # 0, 1, 1, 2, 3, ...
     timesteps, alphas, next_alphas = (array[calls] for array in schedule.levels(steps))

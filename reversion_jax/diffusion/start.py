@@ -18,7 +18,7 @@ class Start(NamedTuple):
     skipped: int = 0  # number of noise levels that are left out; the noisiest levels are left out first
 
     def kept(self, levels: _Levels) -> _Levels:
-        """Returns the noise levels without the skipped ones; `levels` is a tree of arrays [steps, ...]."""
+        """Returns the noise levels without the skipped levels; `levels` is a tree of arrays [steps, ...]."""
         return jax.tree.map(lambda array: array[self.skipped :], levels)
 
     def latents(self, noise: jax.Array, signal: Any, spread: Any) -> jax.Array:

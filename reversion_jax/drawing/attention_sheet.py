@@ -20,8 +20,8 @@ def sheet(found: Attention, learned: tuple[str, ...] = ()) -> Image.Image:
     """Draws a sheet with the picture and the attention maps: a column for each word, a row for each resolution.
 
     learned: the learned words, which always have a column. Stop words, such as articles, have none.
-    The brightness of each map is relative to its own peak, which is written above it. So the maps show where a word's
-    attention is, but not how strong it is.
+    The brightness of each map is relative to the peak of this map, which is written above the map. So the maps show
+    where a word's attention is, but not how strong it is.
     """
     shown = _shown(found, learned)
     maps = {"all resolutions": joined(found), **{f"{h} × {w}": found.maps[h, w] for h, w in sorted(found.maps)[::-1]}}

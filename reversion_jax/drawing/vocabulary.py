@@ -1,4 +1,4 @@
-"""A model's own words, for comparison with learned ones: their vectors and their kinds."""
+"""A model's own words, for comparison with learned words: their vectors and their kinds."""
 
 import re
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def kinds(settings: Settings) -> dict[str, str]:
 
 
 def kept(whole: Mapping[str, int], kind_of: Mapping[str, str]) -> list[str]:
-    """Returns the words for a picture: prepositions and verbs, then the most frequent others.
+    """Returns the words for a picture: prepositions and verbs, then the most frequent other words.
 
     CLIP numbers its tokens by frequency, so the words with the lowest ids are the most frequent ones.
     """

@@ -24,7 +24,7 @@ class StepConfig:
     positives_per_sample: int  # prepositions, and the same number of verbs, that are drawn for each sample
     rows_per_token: int  # S; the first S of a run's P rows belong to <R>, the others to <R-inv>
     vocabulary_negatives: int = 0  # negatives that are drawn for each sample; 0: the prompts' other words are negatives
-    adds_inverse: bool = False  # True: inverse prompts are added to the direct ones; False: they replace some
+    adds_inverse: bool = False  # True: inverse prompts are added to direct prompts; False: they replace some
     in_epochs: bool = False  # True: exemplars are drawn by `exemplars_in_epochs`; False: independently
     blur_noisy_latents: bool = False  # True: the suppressor blurs noisy latents by `latent_sigma`
     remat: bool = False  # True: the UNet's backward pass computes activations again, which saves memory

@@ -107,7 +107,7 @@ def share(batch: Any, mesh: Mesh) -> Any:
 
 
 def shardings(weights: Any, mesh: Mesh) -> Any:
-    """Returns where weights go: kernels are split over the mesh's weight shards, others are whole on every device."""
+    """Returns where weights go: kernels are split over the mesh's weight shards; other weights are whole everywhere."""
     return jax.tree.map(lambda axis: NamedSharding(mesh, _spec(axis)), _cuts(weights, mesh))
 
 

@@ -40,7 +40,7 @@ from reversion_jax.weights.variant import Variant
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """DreamBooth's settings. The learning rate is the paper's for Stable Diffusion; the others are our guesses."""
+    """DreamBooth's settings. The learning rate is the paper's for Stable Diffusion; other values are our guesses."""
 
     word: str = "sks"  # the word for the relation; a rare one, so that it has little meaning before training
     steps: int = 400

@@ -17,7 +17,7 @@ from reversion_jax.weights import hub, torch_file
 from reversion_jax.weights.floats import FLOATS, all_finite
 
 SUFFIXES = (".safetensors", ".pt", ".bin")  # the endings of embedding files
-# OneTrainer's files go into a subfolder: beside the others, every other tool would load them as additional words.
+# OneTrainer's files go into a subfolder. Otherwise the other tools would load these files as additional words.
 ONETRAINER = "onetrainer"
 # The float types of .safetensors files, by their names in these files.
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, **FLOATS}

@@ -1,4 +1,4 @@
-"""The user's choices where a model can be loaded in several ways, and what the UNet of a single file predicts."""
+"""The user's choices if a model can be loaded in several ways, and what the UNet of a single file predicts."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ from reversion_jax.runtime.errors import warn
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What the user chose to load, by the setting names in config.py. The defaults load the model as it is."""
+    """What the user chose to load, by the setting names in config.py. The defaults load the model without changes."""
 
     vae: str = ""  # another VAE: a folder, a .safetensors file, or a hub id; "" loads the model's own
     ema: bool = False  # loads the running average of the UNet's weights, which some single files hold as well

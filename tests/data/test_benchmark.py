@@ -193,7 +193,7 @@ def test_tfds_reads_real_exemplars(tfds, tmp_path):
     )
 
 
-def test_the_authors_prompts_are_read_and_none_is_in_the_package():
+def test_the_authors_prompts_are_read_and_no_such_prompt_is_in_the_package():
     file = SHARED / "benchmark" / "scenarios.json"
     if not file.is_file():
         pytest.skip("no shared/benchmark beside the repository")

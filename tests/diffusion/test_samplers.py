@@ -1,4 +1,4 @@
-"""Checks every sampler against diffusers' schedulers, where diffusers is installed, and against known properties."""
+"""Checks every sampler against diffusers' schedulers, if diffusers is installed, and against known properties."""
 
 import functools
 import inspect

@@ -108,7 +108,7 @@ def test_ddim_with_the_true_noise_recovers_the_latents():
     np.testing.assert_allclose(found, clean, atol=1e-4)
 
 
-def test_ddim_clips_only_if_the_schedule_says_so():
+def test_ddim_clips_only_if_the_schedule_has_clip_sample():
     def denoiser(x, timesteps):
         return jnp.zeros_like(x)
 

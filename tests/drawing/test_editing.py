@@ -191,7 +191,7 @@ def test_the_ends_of_a_clip_between_seeds_are_nearly_plain_pictures(small, tmp_p
     assert (said["prompt"], said["seed"], said["to_seed"], said["weight"]) == (PROMPTS[0], "5", "6", "0.5")
 
 
-def test_image_to_image_gives_the_same_by_command_and_by_library(small, model, tmp_path):
+def test_image_to_image_gives_the_same_picture_by_command_and_by_library(small, model, tmp_path):
     """The initial picture is resized to the size that is drawn. The drawn picture records its name and the strength."""
     file = tmp_path / "bus.jpg"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 40, 3), np.uint8)).save(file)

@@ -49,7 +49,7 @@ def test_average_ranks_equal_a_calculation_by_hand(tmp_path):
     inside = [[8 / 4, 9 / 4, 7 / 4], [7 / 4, 11 / 4, 6 / 4]]
     overall = [[11 / 6, 12 / 6, 13 / 6], [9 / 6, 15 / 6, 12 / 6]]
     np.testing.assert_allclose(ranking.mean, [hug, inside, overall])
-    # A resample has two voters: with probability 1/4 twice the first one, and with 1/4 twice the second one.
+    # A resample has two voters: with probability 1/4 twice the first voter, and with 1/4 twice the second voter.
     np.testing.assert_allclose(ranking.low[0], [[1, 1, 3], [1, 2, 3]])
     np.testing.assert_allclose(ranking.high[0], [[2, 2, 3], [1, 2, 3]])
     np.testing.assert_allclose(ranking.low[2, 0], [5 / 3, 5 / 3, 2])

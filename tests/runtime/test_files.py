@@ -91,7 +91,7 @@ def test_pictures_histories_and_embeddings_are_written_and_read(folder):
 
 
 def test_settings_and_rows_of_every_checkpoint_are_written_read_and_exported(folder):
-    """Rows are the newest ones and those of each checkpoint. The exported words have the same numbers."""
+    """The folder has the newest rows and the rows of each checkpoint. The exported words have the same numbers."""
     settled = settings.settle(settings.get_config())
     origin = {"model": settled.model, "model_hash": "0123456789abcdef"}
     runs.write_settings(folder / "hug", settled, origin)

@@ -37,7 +37,7 @@ def test_the_estimate_is_what_was_measured():
     assert memory.most_on_a_device(SETTLED, SD15, 15.75, "tpu") < most(15.75)
 
 
-def test_the_memory_of_weights_is_that_of_stable_diffusion():
+def test_weights_need_as_much_memory_as_those_of_stable_diffusion():
     """In PyTorch, text encoder and UNet have 123,060,480 + 859,520,964 numbers, and the VAE has 83,653,863."""
     assert memory.weights(SETTLED, SD15) == pytest.approx((982_581_444 * 2 + 83_653_863 * 4) / 2**30, rel=1e-4)
 

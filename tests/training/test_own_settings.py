@@ -1,4 +1,4 @@
-"""Settings in a model's folder: they are used where the user sets nothing, and only some settings are allowed."""
+"""Settings in a model's folder: they are used if the user sets nothing, and only some settings are allowed."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def model(small, tmp_path_factory) -> str:
     return write(folder, OWN)
 
 
-def test_the_models_settings_are_used_where_the_user_sets_nothing(model):
+def test_the_models_settings_are_used_if_the_user_sets_nothing(model):
     c = settings.get_config()
     c.model, c.learning_rate, c.verbs = model, 0.5, "verbs"
     settled = prepare.settle(c)

@@ -19,7 +19,7 @@ def test_a_loopback_address_gives_no_warning(host):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
-def test_an_address_that_others_can_reach_gives_a_warning(host):
+def test_an_address_that_other_machines_can_reach_causes_a_warning(host):
     with pytest.warns(Caution, match="everyone who can reach this machine can train, draw and see the runs in runs"):
         address.warn_of_others(host, Path("runs"))
 
