@@ -4,8 +4,9 @@
 
 No published CLIP was trained on pictures like the miniature's. So this script trains a small CLIP on the miniature's
 captioned scenes, with CLIP's contrastive loss (arXiv 2103.00020). Then it measures which mistakes each score notices:
-on drawn scenes that are spoilt in a known way, and on an evaluation's pictures, compared with the judge. It takes a
-quarter of an hour on two CPU cores, nearly all of it for training, which can be resumed. It writes table.md.
+on drawn scenes that are spoilt in a known way, and on an evaluation's pictures, compared with the judge. The script
+takes a quarter of an hour on two CPU cores, nearly all of it for training, which can be resumed. The script writes
+table.md.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Compiles a training step with Google's TPU compiler and prints the memory that it needs. This needs no TPU.
+"""Compiles a training step with Google's TPU compiler and prints the memory that it needs. The script needs no TPU.
 
     python -m venv tpu && tpu/bin/pip install -e . "jax[tpu]"
     tpu/bin/python benchmarks/compile_for_tpu.py --model miniature --resolution 64 --topology v5e:16x16

@@ -96,7 +96,7 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
 
 
 class _Tokenizer:
-    """Stands for a tokenizer and its files. It returns as many ids as a prompt has; their values do not matter."""
+    """Replaces a tokenizer and its files. Returns as many ids as a prompt has; their values do not matter."""
 
     vocab_size = 49408
 

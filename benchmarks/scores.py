@@ -2,9 +2,9 @@
 
     python benchmarks/scores.py --out runs/scores
 
-It measures leakage and diversity in the judge's features and in pixels. It also compares statistics of learned rows,
-which need no picture, with the judge's verdicts on pictures at several steps of training. It writes table.md and
-table.json.
+The script measures leakage and diversity in the judge's features and in pixels. It also compares statistics of learned
+rows, which need no picture, with the judge's verdicts on pictures at several steps of training. The script writes
+table.md and table.json.
 """
 
 import json

@@ -4,9 +4,9 @@
     python benchmarks/weak_scaling.py --model miniature --resolution 64
 
 The script compiles a training step of one micro-batch for simulated CPU devices, with the same number of samples per
-device. It runs nothing, but reads the work and the communication of one device from the compiled program. With more
-than one weight shard, that many devices share the weights. Attention has no loops here, because XLA counts the body of
-a loop only once. SD 1.5 needs 8 GiB.
+device. The script runs nothing, but reads the work and the communication of one device from the compiled program. With
+more than one weight shard, that many devices share the weights. Attention has no loops here, because XLA counts the
+body of a loop only once. SD 1.5 needs 8 GiB.
 
 Then it computes the times on a TPU v5e pod from Google's figures for the chip (cloud.google.com/tpu/docs/v5e). It
 measures no time.

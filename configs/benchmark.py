@@ -38,7 +38,7 @@ def get_config(setting: str = "") -> ConfigDict:
     c.evaluation = ConfigDict()
     c.evaluation.benchmark = "exemplars"  # a folder that contains an exemplar folder for each relation
     c.evaluation.relations = ()  # the relations to compare; (): all that the benchmark has
-    # Settings that differ between relations. They are the same as in the configs of single relations, such as hug.py.
+    # Settings that differ between relations. They equal those in the configs of single relations, such as hug.py.
     c.evaluation.own = tuple((name, {"verb_weight": 0.2 if name in SPATIAL else 0.8}) for name in WORDS)
     # Groups of relations that get separate tables, such as (("spatial", ("on", "inside")),). (): one table of all.
     c.evaluation.groups = ()

@@ -37,7 +37,7 @@ def main() -> int:
     processes = [
         subprocess.Popen(command, env={**os.environ, **job, "JAX_PROCESS_ID": str(i)}) for i in range(options.processes)
     ]
-    # Ctrl-C reaches each process directly. They end after the steps that are running.
+    # Ctrl-C reaches each process directly. The processes end after the steps that are running.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     while any(process.poll() is None for process in processes):

@@ -34,7 +34,7 @@ def _spoilt_labels(scene: scenes.Scene, kind: str) -> list[int]:
     relation, ca, sa, cb, sb = judge.labels(scene)
     match kind:
         case "subject missing" | "object missing":
-            # One entity is left. It shows no relation, and cannot be recognised as the subject or the object.
+            # The one entity left shows no relation, and cannot be recognised as the subject or the object.
             return [judge.UNCLEAR, _UNKNOWN, _UNKNOWN, judge.ABSENT, judge.ABSENT]
         case "fused":
             return [relation, judge.ABSENT, sa, judge.ABSENT, sb]

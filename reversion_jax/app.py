@@ -2,8 +2,9 @@
 
     python -m reversion_jax.app
 
-The app works offline with the miniature, a small model that comes with the package. It stores runs in --folder, and
-the page cannot reach files outside that folder. It needs gradio: pip install 'reversion_jax[app]'. See docs/app.md.
+The app works offline with the miniature, a small model that comes with the package. The app stores runs in --folder,
+and the page cannot reach files outside that folder. The app needs gradio: pip install 'reversion_jax[app]'. See
+docs/app.md.
 """
 
 from reversion_jax.runtime.errors import one_line, parse_flags

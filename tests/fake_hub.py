@@ -1,7 +1,8 @@
-"""A fake Hugging Face hub on the loopback address. It keeps repositories in memory and speaks the hub's HTTP interface.
+"""A fake Hugging Face hub on the loopback address.
 
-It answers the requests that huggingface_hub makes to push a small folder and to fetch it again. Files are part of the
-commit ("regular"). If `lfs` is set, weights go to the large file storage first, by Git LFS' basic transfer.
+The fake hub keeps repositories in memory and speaks the hub's HTTP interface. It answers the requests that
+huggingface_hub makes to push a small folder and to fetch it again. Files are part of the commit ("regular"). If `lfs`
+is set, weights go to the large file storage first, by Git LFS' basic transfer.
 """
 
 import base64

@@ -229,7 +229,7 @@ def test_any_prompt_is_tokenised_and_checked(recorded, text):
 
 @pytest.mark.long
 def test_an_hour_of_damaged_files_neither_hangs_nor_fills_the_memory(tmp_path, recorded):
-    """Reads damaged files for FUZZ_MINUTES minutes (60). None may run code, hang, fill the memory or leave a file."""
+    """Reads damaged files for FUZZ_MINUTES minutes (60). Must not run code, hang, fill the memory or leave a file."""
     minutes, rng = float(os.environ.get("FUZZ_MINUTES", "60")), np.random.default_rng()
     readers = files_of_strangers(tmp_path, recorded.folder)
     wholes = {name: path.read_bytes() for name, (path, _) in readers.items()}

@@ -87,7 +87,7 @@ def read_prompts(path: str | os.PathLike | None = None) -> dict[str, tuple[str, 
     without running the file. A value is a list of templates, or {"subjects": ["cat", …], "objects": ["stone", …]}. The
     second form gives one template for each pair: the first subject with every object, then the second, and so on.
 
-    Without `path`, reads the package's own prompts: 10 subjects × 10 objects for each relation. They are not the
+    Without `path`, reads the package's own prompts: 10 subjects × 10 objects for each relation. These are not the
     authors' prompts. Raises FileNotFoundError if the file does not exist, and ValueError if its content is not as
     described.
     """
@@ -136,8 +136,8 @@ def _literal(source: str) -> object:
 def _places(root: Path) -> Iterator[Place]:
     """Yields the places that may contain the folders of the relations.
 
-    They are the root, the folders in it, the .zip files in it, and the folders in those .zip files. The root itself may
-    be a .zip file.
+    These places are the root, the folders in it, the .zip files in it, and the folders in those .zip files. The root
+    itself may be a .zip file.
     """
     for place in (root, *_sorted(root.iterdir())) if root.is_dir() else (root,):
         if place.is_dir():

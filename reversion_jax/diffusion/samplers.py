@@ -156,7 +156,7 @@ def _dpmpp_2m(
     """Runs DPM-Solver++(2M) over levels = (timesteps [steps], sigmas [steps]); the last step goes to sigma 0."""
     timesteps, sigmas = start.kept(levels)
     h = np.diff(-np.log(sigmas))
-    # The weight 1 / (2 r) of the second-order term. It is 0 at the first step, which has no past output, and at the
+    # The weight 1 / (2 r) of the second-order term is 0 at the first step, which has no past output, and at the
     # last step, where h is infinite.
     extrapolation = np.zeros(len(sigmas), np.float32)
     extrapolation[1:-1] = h[1:] / (2 * h[:-1])

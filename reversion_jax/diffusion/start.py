@@ -10,8 +10,8 @@ _Levels = TypeVar("_Levels")
 class Start(NamedTuple):
     """Where a sampler begins. By default it begins with pure noise, at the first noise level.
 
-    For image to image it begins with a picture and the noise of a later level. This is SDEdit (Meng et al., 2021,
-    arXiv:2108.01073), in the form of diffusers' img2img pipeline.
+    For image to image the sampler begins with a picture and the noise of a later level. This is SDEdit (Meng et al.,
+    2021, arXiv:2108.01073), in the form of diffusers' img2img pipeline.
     """
 
     clean: jax.Array | None = None  # latents [N, H, W, C] of the picture; None: pure noise

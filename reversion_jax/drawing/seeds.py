@@ -13,7 +13,7 @@ from reversion_jax.models.presets import ModelConfig
 
 
 def initial_noise(seeds: Sequence[int] | Keys, model: ModelConfig, size: tuple[int, int]) -> jax.Array:
-    """Returns latent noise for each seed, [N, H/8, W/8, C]. It depends only on the seed and the size (H, W)."""
+    """Returns latent noise for each seed, [N, H/8, W/8, C]. The noise depends only on the seed and the size (H, W)."""
     shape = (*(side // model.vae.downscale for side in size), model.vae.latent_channels)
     draw = lambda seed: jax.random.normal(jax.random.key(seed), shape)
     return draw_noise(draw, seeds if isinstance(seeds, Between) else jnp.asarray(seeds, jnp.uint32))

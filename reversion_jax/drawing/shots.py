@@ -41,7 +41,8 @@ def pictures(prompts: Sequence[str], num_images: int, seed: int) -> list[Shot]:
 def frames(prompts: Sequence[str], seed: int, to_seed: int | None, count: int) -> list[Shot]:
     """Plans `count` frames from one prompt to another, from one seed to another, or both, in even steps.
 
-    The two ends are frames. Raises ValueError if there are not two different ends, or for a wrong seed or count.
+    The first and the last frame are the two ends. Raises ValueError if there are not two different ends, or for a wrong
+    seed or count.
     """
     if count < 2:
         raise ValueError(f"--interpolate={count}: a clip has at least 2 frames")

@@ -137,9 +137,10 @@ def draw_batch(
     schedule: Schedule,
     config: StepConfig,
 ) -> Sample:
-    """Draws the samples [R, N, ...] of a step. Each depends only on its run's seed and data, the step, and its index.
+    """Draws the samples [R, N, ...] of a step.
 
-    With `in_epochs`, its exemplar also depends on the number of samples in a step.
+    Each sample depends only on its run's seed and data, the step, and its index. With `in_epochs`, its exemplar also
+    depends on the number of samples in a step.
     """
     index = jnp.arange(config.batch_size * config.accumulation)
 

@@ -1,12 +1,12 @@
 """The two losses of Inv-ReVersion (Eq. 10): the denoising loss, and the control loss that steers the rows of <R>.
 
-Both are computed in float32. The denoising loss has one value per sample, the control loss one per run and group.
+Computed in float32. The denoising loss has one value per sample, the control loss one per run and group.
 """
 
 import jax
 import jax.numpy as jnp
 
-# Replaces log 0. It is finite, so that the gradient of an empty sum is 0 and not NaN.
+# Replaces log 0. This number is finite, so that the gradient of an empty sum is 0 and not NaN.
 _LOG_ZERO = -1e30
 
 

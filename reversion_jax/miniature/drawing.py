@@ -67,7 +67,7 @@ def _cross() -> np.ndarray:
     return np.array([*corners, (-a, -b)])
 
 
-# Outlines [corners, 2]. x points right and y points down. All have a radius of about one unit, and similar areas.
+# Outlines [corners, 2]. x points right and y points down. Outlines have similar areas and radii of about one unit.
 SHAPES: dict[str, np.ndarray] = {
     "circle": 0.95 * _regular(48),
     "square": 1.2 * _regular(4, turn=1 / 8),

@@ -88,8 +88,8 @@ class Tokenizer:
     def whole_words(self) -> np.ndarray:
         """The ids int32 of the tokens that end a word and have only letters a-z, at least three of them.
 
-        Most of these tokens are whole words. Some are endings, such as "ophobia", which CLIP's vocabulary does not
-        distinguish from words.
+        Most of these tokens are whole words. Some tokens are endings, such as "ophobia", which CLIP's vocabulary does
+        not distinguish from words.
         """
         vocabulary = self.backend.get_vocab().items()
         return np.array(sorted(i for token, i in vocabulary if re.fullmatch("[a-z]{3,}</w>", token)), np.int32)
@@ -135,7 +135,8 @@ class Tokenizer:
     def _pieces(self, text: str) -> Iterator[tuple[int, str]]:
         """Splits a text at its placeholders, and yields (position in the text, piece); a placeholder is one piece.
 
-        This comes first, because the backend would turn placeholders into lower case and split them.
+        The text is split before the backend reads it, because the backend would turn placeholders into lower case and
+        split them.
         """
         # The longest name comes first, in case one name begins with another. The word boundaries keep a placeholder
         # "hug" from matching inside "hugging".

@@ -93,7 +93,7 @@ class _GEGLU(nn.Module):
 class _Halves(nn.Module):
     """The two halves of the output of one linear layer, [N, HW, C] -> [N, HW, width] twice.
 
-    They are computed as two matrix products. With one product, the backward pass would have to concatenate the
+    The halves are computed as two matrix products. With one product, the backward pass would have to concatenate the
     gradients of the two halves, which are large.
     """
 

@@ -13,8 +13,9 @@ from reversion_jax.runtime.errors import warn
 
 
 class Checkpoints:
-    """Numbered checkpoints of one pytree under `folder`. Each is written under a temporary name and then renamed.
+    """Numbered checkpoints of one pytree under `folder`.
 
+    Each checkpoint is written under a temporary name and then renamed.
     keep: the number of newest checkpoints that are not deleted.
     """
 

@@ -1,7 +1,7 @@
 """Uploads a run's words to the Hugging Face hub, with a model card. Nothing is sent unless the user asks for it.
 
-It sends the files that `export` writes, the card, and the newest preview. It does not send the contact sheet, because
-it shows the exemplars, which may be private; nor config.json, because its paths describe the user's machine.
+The upload has the files that `export` writes, the card, and the newest preview. The contact sheet is not sent, because
+it shows the exemplars, which may be private. config.json is not sent, because its paths describe the user's machine.
 """
 
 import contextlib

@@ -69,7 +69,7 @@ def write(path: epath.PathLike, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder, which becomes `folder` when the body ends. It is deleted if the body raises."""
+    """Yields an empty temporary folder, which becomes `folder` when the body ends, or is deleted if the body raises."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as beside:
         draft = Path(beside) / folder.name

@@ -210,7 +210,7 @@ class _Piece(meta.AxisMetadata):
 def _cuts(weights: Any, mesh: Mesh) -> Any:
     """Returns for each weight the axis to split, which is the last one that can be split evenly; -1 for none.
 
-    Only kernels are split. The token table stays whole, because it is also used outside the networks. The others are
+    Only kernels are split. The token table stays whole, because it is also used outside the networks. Other weights are
     small.
     """
     shards = mesh.shape[_WEIGHTS]

@@ -78,7 +78,8 @@ def loss(params: Any, batch: Any, config: UNetConfig, schedule: Schedule, recipe
     """Returns the UNet's denoising loss [] on a batch of M samples; Eq. 2 of the DreamBooth paper.
 
     batch: posterior mean and std [M, H, W, C], text states [M, L, D], and a key. The first `recipe.batch_size` samples
-    are exemplars. The others are the original model's pictures, whose loss is multiplied by `recipe.prior_weight`.
+    are exemplars. The other samples are the original model's pictures, whose loss is multiplied by
+    `recipe.prior_weight`.
     """
     mean, std, states, key = batch
     keys = jax.random.split(key, 3)
@@ -98,7 +99,7 @@ def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
 
 @functools.cache  # an evaluation fine-tunes many models with the same compiled step
 def _step_fn(config: UNetConfig, schedule: Schedule, recipe: Recipe) -> Callable[[Any, Any], tuple[Any, dict]]:
-    """Returns the `step_fn` for `fit`. It is compiled once for each recipe."""
+    """Returns the `step_fn` for `fit`, which is compiled once for each recipe."""
 
     def loss_fn(params: Any, *batch: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         value = loss(params, batch, config, schedule, recipe)

@@ -1,4 +1,4 @@
-"""Turns exemplars and settings into the arrays that the training step reads. They are put on the device once."""
+"""Turns exemplars and settings into the arrays that the training step reads. The arrays are put on the device once."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -95,7 +95,7 @@ def _write_rows(job: Job, workdir: epath.Path, state: step.State) -> None:
 
 
 def _next_stop(config: Settings, done: int) -> int:
-    """Returns the number of steps for the next dispatch. It ends at the next checkpoint or preview at the latest."""
+    """Returns the number of steps for the next dispatch, which ends at the next checkpoint or preview at the latest."""
     every = [config.checkpoint_every_steps, config.preview_every_steps or config.checkpoint_every_steps]
     return min(config.steps_per_dispatch, config.steps - done, *(n - done % n for n in every))
 

@@ -14,9 +14,9 @@ from reversion_jax.runtime import parallel, precision
 from reversion_jax.weights.folder import parameter_shapes
 
 # GiB that a step of Stable Diffusion 1.5 at 512 px needs in addition to the weights: a constant, plus a number for each
-# sample, without and with remat. All are for bfloat16 and float16. An H100 needed 2.5 GiB for two samples and 6.3 GiB
-# for eight. Google's compiler for TPU v5e needs 2.56 GiB for one sample and 3.46 GiB for two, with 1.91 GiB of weights.
-# We guess that a sample needs twice as much in float32, and a third as much with remat.
+# sample, without and with remat. All numbers are for bfloat16 and float16. An H100 needed 2.5 GiB for two samples and
+# 6.3 GiB for eight. Google's compiler for TPU v5e needs 2.56 GiB for one sample and 3.46 GiB for two, with 1.91 GiB of
+# weights. We guess that a sample needs twice as much in float32, and a third as much with remat.
 _ALWAYS = {"gpu": 1.3, "tpu": 0.0}
 _A_SAMPLE = {"gpu": (0.65, 0.20), "tpu": (0.90, 0.30)}
 _PIXELS = 512 * 512

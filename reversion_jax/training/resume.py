@@ -84,7 +84,8 @@ def take_up(job: Job, workdir: epath.Path, checkpoints: Checkpoints) -> step.Sta
 def state_hash(state: step.State) -> str:
     """Returns a hash of a state's numbers, 16 hex digits.
 
-    It is stored with the rows and compared when a checkpoint is read, because Orbax does not detect changed bytes.
+    The hash is stored with the rows and compared when a checkpoint is read, because Orbax does not notice changed
+    bytes.
     """
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):

@@ -112,7 +112,7 @@ def push(folder: Path, names: Sequence[str], repository: str, *, private: bool, 
 def clip_tokenizer(beside: Path) -> Path:
     """Returns the folder of the tokenizer for a single-file checkpoint, `beside`.
 
-    It is the folder tokenizer/ beside the checkpoint or, if there is none, CLIP's from the hub. Raises ValueError if
+    This is the folder tokenizer/ beside the checkpoint or, if there is none, CLIP's from the hub. Raises ValueError if
     the hub's cannot be fetched; the message says what to do.
     """
     folder = beside.parent / "tokenizer"

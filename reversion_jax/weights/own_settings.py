@@ -1,8 +1,8 @@
 """Settings that suit a model, read from a small file in its folder: sizes, rates, steps, prompts.
 
 The file is reversion_jax.json, beside model_index.json. Its values are only defaults: settings that the user makes take
-precedence. It may hold only the keys below, and it names word lists of this package instead of paths, so that a folder
-from a stranger cannot make a command read the user's files.
+precedence. The file may hold only the keys below, and names word lists of this package instead of paths, so that a
+folder from a stranger cannot make a command read the user's files.
 """
 
 import functools

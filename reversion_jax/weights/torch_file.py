@@ -58,8 +58,8 @@ def _read_zip(content: bytes) -> Any:
 def _read_legacy(content: bytes) -> Any:
     """Reads the format that PyTorch wrote before version 1.6.
 
-    It is a sequence of pickles (magic number, version, machine, object, keys of the storages), and then the numbers of
-    the storages.
+    The file is a sequence of pickles (magic number, version, machine, object, keys of the storages), and then the
+    numbers of the storages.
     """
     stream = io.BytesIO(content)
     if _Tensors(stream).load() != _LEGACY_MAGIC:

@@ -223,7 +223,7 @@ def test_noise_and_velocity_predictions_give_the_same_picture(name):
 
 
 MEAN, STD = 0.5, 1.0
-# Relative errors after 40 steps. They were measured when the samplers equalled diffusers'. Samplers of second order
+# Relative errors after 40 steps, which were measured when the samplers equalled diffusers'. Samplers of second order
 # have smaller errors.
 ERRORS = {
     "ddim": 0.0305,
@@ -245,7 +245,7 @@ def of_gaussian(latents, timesteps):
 def test_the_error_against_the_closed_form_solution_is_as_measured(name):
     schedule = Schedule(timestep_spacing="linspace", set_alpha_to_one=True)
     noise, largest = tiny.noise(0, SHAPE), schedule.sigmas[-1]
-    # The start in coordinates of sigma. Euler scales the noise by sigma; the others take it as the noisy latents.
+    # The start in coordinates of sigma. Euler scales the noise by sigma; other samplers take noise as noisy latents.
     start = noise * (largest if name == "euler" else np.sqrt(1 + largest**2))
     wanted = MEAN + (start - MEAN) * STD / np.sqrt(STD**2 + largest**2)
     found = draw(name, of_gaussian, noise, schedule, 40, np.arange(2))

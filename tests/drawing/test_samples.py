@@ -14,7 +14,7 @@ from reversion_jax.runs import export
 from reversion_jax.runtime.errors import Caution
 from reversion_jax.weights import embeddings
 
-# Settings of the pictures in this file. They take precedence over those of the run.
+# Settings of the pictures in this file. These settings take precedence over the run's settings.
 HOW = {"sampler": "dpmpp_2m_karras", "sample_steps": 3, "guidance_scale": 3.0, "resolution": 16, "sample_batch": 2}
 
 

@@ -252,7 +252,7 @@ def test_score_measures_the_words_of_a_file(tmp_path, capsys):
 def test_score_measures_the_words_of_a_run_and_writes_the_result(finished, capsys):
     """The command compares the run's words with the model's words and with the words from which they started.
 
-    It writes the result to the run's folder.
+    The command writes the result to the run's folder.
     """
     run(workdir=str(finished[0]))
     assert "cosine to on" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Inspects the program of the row gradient as it is lowered for NVIDIA GPUs. This needs no GPU."""
+"""Inspects the program of the row gradient as it is lowered for NVIDIA GPUs. The tests need no GPU."""
 
 import dataclasses
 import re
@@ -44,7 +44,7 @@ def program() -> str:
 
 
 def test_attention_on_nvidia_gpus_keeps_no_scores(program):
-    """This is true for self-attention and for cross-attention. cuDNN needs the 77 tokens padded to 128."""
+    """Checks self-attention and cross-attention. cuDNN needs the 77 tokens padded to 128."""
     assert len(re.findall(r"custom_call @__cudnn\$fmhaSoftmax\(", program)) >= 8  # four layers with two attentions each
     assert "tensor<2x128x8x40xbf16>" in program
     for length in ("77", "128", "4096", "1024"):

@@ -1,8 +1,8 @@
 """Records the outputs of diffusers and transformers: `python tests/recorded/make_recorded.py`.
 
-It stores inputs, outputs, and PyTorch's names and shapes of the weights. It does not store the weights, because they
-follow from a seed and from those names and shapes (tiny.torch_weights). So the comparison needs neither PyTorch nor
-our own rule for names.
+The script stores inputs, outputs, and PyTorch's names and shapes of the weights. The weights are not stored, because
+they follow from a seed and from those names and shapes (tiny.torch_weights). So the comparison needs neither PyTorch
+nor our own rule for names.
 """
 
 import json

@@ -116,7 +116,7 @@ def test_a_folder_is_refused_while_an_owner_on_another_machine_renews_it(tmp_pat
 
 @pytest.mark.parametrize("there", ["silent", "hours ago", "damaged", "empty"])
 def test_a_folder_is_taken_over_when_its_owner_no_longer_renews_it(tmp_path, quick, there):
-    """So a machine that restarts under another name can continue its own run."""
+    """A machine that restarts under another name can continue its own run."""
     record(tmp_path / "run", machine="elsewhere", beat=time.time() - 7200 * (there == "hours ago"))
     if there in ("damaged", "empty"):
         (tmp_path / "run" / owner.NAME).write_text('{"pid' * (there == "damaged"))

@@ -49,8 +49,8 @@ def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bits(command, 
         process = start(command, workdir)
         history = workdir / "metrics.jsonl"
         size = history.stat().st_size if history.exists() else 0
-        # Every fourth kill comes at any moment, also during start-up. The others come after a step, and two thirds of
-        # these come while a checkpoint is written.
+        # Every fourth kill comes at any moment, also during start-up. The other kills come after a step, and two thirds
+        # of these come while a checkpoint is written.
         if number % 4:
             while process.poll() is None and (not history.exists() or history.stat().st_size <= size):
                 time.sleep(0.002)

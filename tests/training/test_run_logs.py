@@ -53,7 +53,7 @@ def pictures(run: Path) -> dict[int, np.ndarray]:
 
 
 class Server(types.ModuleType):
-    """Stands for the package wandb and for the server of W&B. It keeps a history for each id and refuses old steps."""
+    """Replaces the package wandb and the server of W&B. Keeps a history for each id and refuses old steps."""
 
     def __init__(self):
         super().__init__("wandb")

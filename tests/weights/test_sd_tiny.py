@@ -1,7 +1,7 @@
 """Compares with outputs that were recorded with the last releases of diffusers and transformers that had Flax classes.
 
-The recorded model is a shared fixture. It reads 77 tokens and has PNDM's scheduler files. The tests read its folder
-with PyTorch's weights and its folder with Flax's weights.
+The recorded model is a shared fixture. The model reads 77 tokens and has PNDM's scheduler files. The tests read its
+folder with PyTorch's weights and its folder with Flax's weights.
 """
 
 import dataclasses

@@ -62,7 +62,7 @@ class ExemplarForm:
         inputs = [self._files, self._laid_out, *texts]
         connect(self._files.change, _lay_out, inputs, [self._laid_out, *shown], self._message, **QUIET)
         for row in self._rows:
-            # This runs at each keystroke, and only the last result matters.
+            # This function runs at each keystroke, and only the last result matters.
             typed = {"queue": False, "trigger_mode": "always_last", **QUIET}
             connect(row.caption.change, _checked, [method, row.caption], [row.check], **typed)
         checks = [row.check for row in self._rows]

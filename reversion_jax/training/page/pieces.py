@@ -83,7 +83,7 @@ def prompts(texts: Mapping[str, str]) -> str:
 
 
 def run_list(runs: Sequence[Listed], shown: str, state: trainer.State) -> list[tuple[str, str]]:
-    """Returns the list of runs, (label, name). It has the run `shown` and the current run even without a folder."""
+    """Returns the list of runs, (label, name). `shown` and the current run are in the list even without a folder."""
     names = [run.name for run in runs]
     new = {shown: "nothing is learned yet", **({state.name: "getting ready"} if state.under_way else {})}
     first = [(f"{name} · {said}", name) for name, said in new.items() if name and name not in names]

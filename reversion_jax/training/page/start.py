@@ -102,7 +102,7 @@ def take_up(place: Place, trainer: Trainer, name: str, steps: object) -> str:
 
 
 def _train(place: Place, trainer: Trainer, name: str, settings: Settings) -> None:
-    """Starts the trainer, with settings that let the page show progress. They do not change what is learned."""
+    """Starts the trainer with settings that let the page show progress, and that do not change what is learned."""
     assert settings.steps is not None
     shown = dataclasses.replace(
         settings,

@@ -19,7 +19,7 @@ from reversion_jax.training.watch import Progress
 
 
 class Pretended:
-    """Stands for `learn`. It takes steps until it is stopped."""
+    """Replaces `learn`: takes steps until it is stopped."""
 
     def __init__(self, steps: int = 3, error: Exception | None = None):
         self.steps, self.error, self.go = steps, error, threading.Event()
