@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
     tiny: bool
     resolution: int
     samples: int  # per training step
-    steps: int  # timed, after the first one
+    steps: int  # timed, after the first step
     pictures: int
     sample_steps: int
 
@@ -172,7 +172,7 @@ def about() -> dict[str, Any]:
 
 
 def measures(place: Path, sizes: Sizes, told: dict[str, Any]) -> dict[str, tuple[Callable, tuple]]:
-    """Returns {name: (function, further arguments)} of all measurements, the most important ones first."""
+    """Returns {name: (function, further arguments)} of all measurements, the most important measurements first."""
     cache = str(place / "cache")
     best = told["auto"]
     found: dict[str, tuple[Callable, tuple]] = {

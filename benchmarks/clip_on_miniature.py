@@ -82,7 +82,7 @@ def train(tokenizer: Tokenizer, workdir: Path) -> clip_features.Clip:
         relations = rng.choice(scenes.RELATIONS, size=recipe["batch"])
         shown = [scenes.random_scene(rng, str(relation), hatched_share=0.25) for relation in relations]
         pixels = np.stack([PREPROCESSING(Image.fromarray(scenes.draw(scene, rng))) for scene in shown])
-        noise = rng.normal(scale=0.1, size=pixels.shape).astype(np.float32)  # like that of generated pictures
+        noise = rng.normal(scale=0.1, size=pixels.shape).astype(np.float32)  # like the noise of generated pictures
         return tokenizer([caption(scene, rng) for scene in shown]), pixels + noise
 
     params = model.init(jax.random.key(0), *(x[:1] for x in batch_fn(0)))["params"]

@@ -51,7 +51,7 @@ def ours(model: Any, prompts: Sequence[str], options: argparse.Namespace, words:
 
 
 def compare_pictures(name: str, pipe: Any, model: Any, prompts: Sequence[str], options: Any, words: Any = None) -> dict:
-    """Writes both pictures side by side into OUT/<name>.png. Returns their differences, in levels from 0 to 255."""
+    """Writes the two pictures side by side into OUT/<name>.png. Returns their differences, in levels from 0 to 255."""
     size = (options.pixels, options.pixels)
     noise = np.asarray(generate.initial_noise(SEEDS[: len(prompts)], model.sd.config, size))
     of_both = [ours(model, prompts, options, words), theirs(pipe, prompts, noise, options)]

@@ -6,8 +6,8 @@ The model has full size, float32 and random weights. The picture is drawn by DDI
 two samples through the UNet. Only --timed_steps steps are drawn. The time of a whole picture of --steps steps is
 computed from the time per step, and from the time to encode the prompts and to decode the latents.
 
-In each round, both run in new processes, one after the other. The fastest round counts. The script needs the same as
-step.py.
+In each round, the two programs run in new processes, one after the other. The fastest round counts. The script needs
+the same as step.py.
 """
 
 import argparse

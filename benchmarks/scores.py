@@ -41,7 +41,7 @@ def draw(task: prepare.Job, texts, label: str, learned=None, seed: int = 0) -> n
 def leakage(task: prepare.Job) -> dict[str, float]:
     """Returns how often a picture of an exemplar's pair is more similar to the exemplars than one of an unseen pair.
 
-    0.5 is chance. The prompts have words for the relation, and as many exemplars' pairs as unseen ones.
+    0.5 is chance. The prompts have words for the relation, and as many exemplars' pairs as unseen pairs.
     """
     found = {name: [] for name in SPACES}
     for relation in scenes.RELATIONS:

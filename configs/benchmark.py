@@ -58,7 +58,7 @@ def get_config(setting: str = "") -> ConfigDict:
     # Prompts for each relation, from the benchmark's scenarios.json, or from the package if the benchmark has none.
     c.evaluation.prompts = 100
     c.evaluation.images = 10  # pictures for each prompt, as in ReVersion
-    # A folder or hub id. Stable Diffusion's text encoder is that of CLIP ViT-L/14, so CLIP ViT-L/14 would miss the same
+    # A folder or hub id. Stable Diffusion has the text encoder of CLIP ViT-L/14, so CLIP ViT-L/14 would miss the same
     # errors as the model. Other CLIP models, such as ViT-B/16, judge the pictures more independently.
     c.evaluation.clip = "openai/clip-vit-base-patch16"
     # --quick draws a tenth of the prompts and leaves out the ablations, which are half of the words to learn.

@@ -115,7 +115,7 @@ def get_config(setting: str = "hard") -> ConfigDict:
         ("unnamed, for tuning", scenes.TUNING),
         ("named", scenes.NAMED),
     )
-    # Phrases of the captions. Some of them describe a relation for which the captions have no word.
+    # Phrases of the captions. Some phrases describe a relation for which the captions have no word.
     c.evaluation.natural_words = tuple(scenes.PHRASES.items())
     c.evaluation.other_words = (("best single word", tuple(BEST_WORDS.items())),)
     c.evaluation.turned = tuple((name, inverse[0]) for name, (_, inverse) in scenes.CAPTIONS.items() if inverse)

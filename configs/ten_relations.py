@@ -6,7 +6,7 @@ First put the pictures of each relation and their text.json into exemplars/<rela
 each relation go to the folder runs/ten_relations/<relation>, which can be the --workdir of `sample` and `export`.
 
 A step has 80 samples. As many as fit into memory go through the networks together. --config.samples_at_once=8
-lets 8 of them go together, which changes the results only by rounding.
+lets 8 samples go together, which changes the results only by rounding.
 
 To learn the ten relations on the miniature model, which draws its own exemplars:
 

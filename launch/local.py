@@ -2,8 +2,8 @@
 
     python launch/local.py --processes 2 -- python -m reversion_jax.train --distributed --config configs/miniature.py
 
-Each process has its own simulated devices on the CPU. If a process fails, the others are stopped and the exit status of
-the failed process is returned.
+Each process has its own simulated devices on the CPU. If a process fails, the other processes are stopped and the exit
+status of the failed process is returned.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> int:
     while any(process.poll() is None for process in processes):
         failed = [process.returncode for process in processes if process.returncode not in (None, 0, _STOPPED)]
         if failed:
-            time.sleep(5)  # if all processes fail together, this lets each of them print its message
+            time.sleep(5)  # if all processes fail together, this lets each process print its message
             for process in processes:
                 process.kill()
             return failed[0] if failed[0] > 0 else 1

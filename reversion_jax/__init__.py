@@ -24,7 +24,7 @@ These letters name the axes of arrays in all files:
     T  diffusion timesteps
 
 Images are NHWC float32 in [-1, 1]. Latents are NHWC and already multiplied by the VAE's scaling factor, so only the
-VAE's file uses that factor. Token ids >= V are placeholders: id V + p stands for row p of the run.
+VAE's file uses that factor. Token ids >= V are placeholders: id V + p means row p of the run.
 """
 
 import importlib

@@ -1,6 +1,6 @@
 """Defines every setting: its name, unit and default, and how the method and the model decide the open settings.
 
-This file is longer than the others because each setting has a line and a comment.
+This file is longer than other files, because each setting has a line and a comment.
 
 Defaults are those of ReVersion's published run (RV, arXiv 2303.13495) unless a comment says "guess". Inv-ReVersion
 (Appl. Sci. 2024, 14, 3338) states no hyperparameters, so the values of the settings that it introduces are our guesses.

@@ -1,4 +1,4 @@
-"""Compares methods: trains each of them, draws and scores pictures, and writes tables and contact sheets.
+"""Compares methods: trains each method, draws and scores pictures, and writes tables and contact sheets.
 
 The papers' tables, for Stable Diffusion and the ReVersion Benchmark (pictures and text.json in exemplars/<relation>):
 

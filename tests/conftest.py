@@ -10,7 +10,7 @@ from typing import NamedTuple
 # Set before Hugging Face's libraries are imported: no test may use an internet connection.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-# Set before JAX is imported: programs compile faster with fewer optimisations, and all processes share a cache of them.
+# Set before JAX is imported: programs compile faster with fewer optimisations, and all processes share a cache.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

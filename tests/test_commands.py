@@ -103,7 +103,7 @@ def test_dreambooth_makes_a_model_that_sample_can_draw_with(overrides, tmp_path)
 
 
 def test_a_second_job_in_the_folder_of_a_running_job_is_refused(workdir, overrides):
-    """The second job changes no file of the first one."""
+    """The second job changes no file of the first job."""
     read = lambda: {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != NAME}
     before = read()
     with owned(epath.Path(workdir)):

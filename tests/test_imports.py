@@ -23,7 +23,7 @@ LAYERS = (
     COMMANDS,
 )
 NAMES = {name for names in LAYERS for name in names}
-MAX_FOLDERS, MAX_FILE, MAX_COMMAND, MAX_FUNCTION = 11, 250, 60, 60  # a count; the others in lines
+MAX_FOLDERS, MAX_FILE, MAX_COMMAND, MAX_FUNCTION = 11, 250, 60, 60  # the first is a count, the others are in lines
 # Exceptions from the limits, and their reasons. A file is named by its module, a function by its module and name.
 LONGER = {"config": "every setting has its own line"}
 FOREIGN = {"torch", "diffusers", "tensorflow", "tensorflow_datasets"}

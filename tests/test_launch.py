@@ -1,4 +1,4 @@
-"""The launch scripts start a command that `train` accepts. Fake programs stand for the tools of the clusters."""
+"""The launch scripts start a command that `train` accepts. Fake programs replace the tools of the clusters."""
 
 import json
 import os

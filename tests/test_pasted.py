@@ -1,6 +1,6 @@
 """Every command that README and the other pages show is parsed, and some are run.
 
-The default suite parses all of them, and runs what takes a second. With -m long, all run that need no download, no
+The default suite parses every command, and runs what takes a second. With -m long, all run that need no download, no
 accelerator and no file of the reader's: on the miniature, with few steps.
 """
 

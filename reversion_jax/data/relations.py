@@ -1,4 +1,4 @@
-"""Names of relations: the ten of the ReVersion Benchmark, and two plain ones that the miniature model also draws."""
+"""Names of relations: ten of the ReVersion Benchmark, and two simple relations that the miniature model also draws."""
 
 # Each relation of the ReVersion Benchmark, in the order of ReVersion's paper, with natural words that describe it. The
 # words are our choice.

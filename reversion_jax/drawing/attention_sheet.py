@@ -102,6 +102,6 @@ def _centre(own: np.ndarray) -> tuple[float, float]:
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Returns the Pearson correlation of two maps over their positions; 0 if one of them is constant."""
+    """Returns the Pearson correlation of two maps over their positions; 0 if one map is constant."""
     a, b = one.ravel() - one.mean(), other.ravel() - other.mean()
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), np.finfo(np.float32).tiny))

@@ -241,7 +241,7 @@ def _take(arrays: Any, chosen: np.ndarray) -> Any:
 
 
 def _batch(start: int, size: int, count: int) -> np.ndarray:
-    """Returns the indices of a batch. After the last index they continue with the first one."""
+    """Returns the indices of a batch. After the last index they continue with the first index."""
     return np.arange(start, start + size) % count
 
 

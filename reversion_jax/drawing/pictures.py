@@ -66,7 +66,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
-    """Breaks a text into lines of at most `width` px, and returns the first `lines` of them."""
+    """Breaks a text into lines of at most `width` px, and returns the first `lines` lines."""
     wrapped = [""]
     for word in text.split():
         longer = f"{wrapped[-1]} {word}".strip()

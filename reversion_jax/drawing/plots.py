@@ -38,7 +38,7 @@ def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> No
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # Fixed margins, because matplotlib would draw everything twice to find suitable ones.
+    # Fixed margins, because matplotlib would draw everything twice to find suitable margins.
     margins = {"left": 0.11, "right": 0.88, "bottom": 0.07, "top": 0.95, "hspace": 0.06}
     figure, (losses, words) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, gridspec_kw=margins)
     steps = [r["step"] for r in records]

@@ -31,7 +31,7 @@ CLIP = "clip.webp"
 
 
 def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
-    """Returns the prompts of the command line, then those of a file, one per line. Raises ValueError or OSError."""
+    """Returns the prompts of the command line, then a file's prompts, one per line. Raises ValueError or OSError."""
     try:
         if file and not files.is_file(files.place(file)):
             raise FileNotFoundError(f"no file of prompts at {file}")
@@ -235,7 +235,7 @@ def complaints(prompts: Sequence[str], negative_prompt: str, tokenizer: Tokenize
 
 
 def free_folder(parent: epath.Path) -> epath.Path:
-    """Creates the first unused folder of parent/000, parent/001, …; two commands never get the same one."""
+    """Creates the first unused folder of parent/000, parent/001, …; two commands never get the same folder."""
     parent.mkdir(parents=True, exist_ok=True)
     paths = (parent / f"{number:03d}" for number in itertools.count())
     return next(path for path in paths if not path.exists() and _is_made(path))

@@ -48,7 +48,7 @@ def kinds(settings: Settings) -> dict[str, str]:
 def kept(whole: Mapping[str, int], kind_of: Mapping[str, str]) -> list[str]:
     """Returns the words for a picture: prepositions and verbs, then the most frequent other words.
 
-    CLIP numbers its tokens by frequency, so the words with the lowest ids are the most frequent ones.
+    CLIP numbers its tokens by frequency, so the words with the lowest ids are the most frequent words.
     """
     listed = [word for word in whole if kind_of.get(word) in (PREPOSITION, VERB)]
     return listed + [word for word in whole if kind_of.get(word) not in (PREPOSITION, VERB)][:_OTHERS]

@@ -18,7 +18,7 @@ from reversion_jax.weights import embeddings, own_settings
 class Words(NamedTuple):
     """Learned words, and the settings to draw with."""
 
-    settings: Settings  # those of the training run, or the defaults for the model
+    settings: Settings  # the training run's settings, or the defaults for the model
     tokens: dict[str, np.ndarray]  # rows [S, D] by placeholder token
     origin: str  # says where the words come from, for printing
 

@@ -1,4 +1,4 @@
-"""Scores the pictures of an evaluation by a CLIP model: ReVersion's automatic scores, and those of scores.py.
+"""Scores the pictures of an evaluation by a CLIP model: ReVersion's automatic scores, and the scores of scores.py.
 
 Relation accuracy is measured in two ways. `classified` is ReVersion's way: a classifier is fitted on the CLIP features
 of the exemplars, and the score is the share of pictures that it assigns to the relation. `zero_shot` needs no

@@ -21,7 +21,7 @@ def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0, level: f
     only once, for all relations and seeds. Prompts are drawn once because a prompt, and the noise of its picture, is
     the same for every relation and seed, and some prompts are harder than others. To compare two methods, give their
     differences; then the values are paired by relation, seed and prompt. If there is only one relation or seed, the
-    interval says nothing about other ones; if there are two or three, the interval is too narrow. Raises ValueError if
+    interval says nothing about others; if there are two or three, the interval is too narrow. Raises ValueError if
     there are no values.
     """
     values = np.asarray(values, np.float64)

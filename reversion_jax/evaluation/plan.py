@@ -56,7 +56,7 @@ class Plan:
         return dataclasses.replace(self.training, runs=runs, **self.shared(keys[0]))
 
     def shared(self, key: Key) -> dict[str, Any]:
-        """Returns those of a run's settings in `own` that all runs of one program must share."""
+        """Returns the settings of a run in `own` that all runs of one program must share."""
         return {name: value for name, value in self.own[key].items() if name not in OF_RUN}
 
 
@@ -181,7 +181,7 @@ def _benchmark_prompts(e: Mapping[str, Any], relations: Sequence[str]) -> dict[s
 
 
 def spread(templates: Sequence[str]) -> list[str]:
-    """Reorders templates so that the first ones have as many different subjects and objects as possible."""
+    """Reorders templates so that the first templates have as many different subjects and objects as possible."""
     count = len(templates)
     stride = _STRIDE if count % _STRIDE else 1
     return [templates[i * stride % count] for i in range(count)]

@@ -22,7 +22,7 @@ class StepConfig:
     batch_size: int  # G, the samples of a group; the control loss pools the words of a group
     accumulation: int  # groups in a step, so a step has N = batch_size * accumulation samples
     positives_per_sample: int  # prepositions, and the same number of verbs, that are drawn for each sample
-    rows_per_token: int  # S; the first S of a run's P rows belong to <R>, the others to <R-inv>
+    rows_per_token: int  # S; the first S of a run's P rows belong to <R>, the other rows to <R-inv>
     vocabulary_negatives: int = 0  # negatives that are drawn for each sample; 0: the prompts' other words are negatives
     adds_inverse: bool = False  # True: inverse prompts are added to direct prompts; False: they replace some
     in_epochs: bool = False  # True: exemplars are drawn by `exemplars_in_epochs`; False: independently

@@ -12,7 +12,7 @@ def splice(embeddings: jax.Array, ids: jax.Array, rows: jax.Array, vocab_size: i
     """Replaces the embeddings of placeholders by the rows of their run. Only the rows receive a gradient.
 
     embeddings [R, N, L, D]: rows of the frozen table for ids [R, N, L]; the values at placeholders do not matter.
-    rows [R, P, D]: an id of vocab_size + p stands for row p of its run. Returns [R, N, L, D] in the embeddings' dtype.
+    rows [R, P, D]: an id of vocab_size + p means row p of its run. Returns [R, N, L, D] in the embeddings' dtype.
     An id of vocab_size + P or more has no row, and gives NaN.
     """
     spliced = jax.lax.stop_gradient(embeddings)
@@ -29,7 +29,7 @@ def init(table: jax.Array, initialisers: Sequence[Sequence[int]], rows_per_token
 
     initialisers: the token ids of one word for each placeholder. Each placeholder has S = rows_per_token rows, so
     P = placeholders × S. A word of S tokens initialises the S rows with one token each; a word of one token initialises
-    all of them with that token. Raises ValueError for any other number of tokens, and for ids outside the table.
+    all S rows with that token. Raises ValueError for any other number of tokens, and for ids outside the table.
     """
     ids = []
     for word in initialisers:

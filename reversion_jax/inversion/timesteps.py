@@ -12,7 +12,7 @@ def probabilities(num_timesteps: int, alpha: jax.Array | float) -> jax.Array:
     """
     alpha = jnp.asarray(alpha, jnp.float32)[..., None]
     cosines = np.cos(np.pi * np.arange(num_timesteps) / num_timesteps)
-    # The sum is T − α, because the cosines sum to 1: the first one is 1, and the others cancel in pairs.
+    # The sum is T − α, because the cosines sum to 1: the first cosine is 1, and the other cosines cancel in pairs.
     return (1 - alpha * _row(cosines, alpha)) / (num_timesteps - alpha)
 
 

@@ -116,7 +116,7 @@ def right(verdict: Verdict, asked: Sequence[scenes.Scene]) -> tuple[np.ndarray, 
     """Compares verdicts with the scenes that were asked for.
 
     Returns two arrays, bool [N]: whether the relation is right, and whether the entities are right. The entities must
-    not be exchanged if the relation is right and has a direction. Otherwise it is enough that both are there.
+    not be exchanged if the relation is right and has a direction. Otherwise it is enough that both entities are there.
     """
     want = np.array([labels(scene) for scene in asked])
     seen = np.stack(verdict, axis=-1)

@@ -20,7 +20,7 @@ from reversion_jax.data.relations import SYMMETRIC as SYMMETRIC
 from reversion_jax.inversion.prompts import parse
 from reversion_jax.miniature.drawing import COLOURS, SHAPES, Colour, compose, hatch
 
-# The words for each relation "A <relation> B": first those of captions "A <words> B", then of captions "B <words> A".
+# The words for each relation "A <relation> B": first for captions "A <words> B", then for captions "B <words> A".
 CAPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "on": (
         ("on", "on top of", "atop", "upon", "standing on", "sitting on", "resting on", "pressed on"),
@@ -149,7 +149,7 @@ def draw_spoilt(scene: Scene, kind: str, rng: np.random.Generator) -> np.ndarray
     """Draws the scene with a mistake that a bad model might make, uint8 [64, 64, 3].
 
     kind: "subject missing"; "object missing"; "fused", which draws both entities in a mixture of the two colours;
-    "morphed", which blends the two shapes; or "overlaid", which blends the picture with that of another scene.
+    "morphed", which blends the two shapes; or "overlaid", which blends the picture with the picture of another scene.
     """
     (a, colour_a), (b, colour_b) = [(e.shape, _shade(e, rng)) for e in (scene.subject, scene.object)]
     match kind:

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, extended by placeholder tokens that stand for trainable rows."""
+"""CLIP's tokenizer, extended by placeholder tokens for trainable rows."""
 
 import contextlib
 import functools

@@ -26,7 +26,7 @@ class Checkpoints:
         folder = folder if folder.is_absolute() else folder.absolute()
         if parallel.is_first():
             _remove_empty(folder)
-        parallel.any_process(False)  # the other processes wait here for the first one
+        parallel.any_process(False)  # the other processes wait here for the first process
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     def save(self, step: int, tree: Any) -> None:
@@ -80,7 +80,7 @@ def _remove_empty(folder: epath.Path) -> None:
 
 
 def steps(folder: epath.PathLike) -> list[int]:
-    """Returns the steps of all checkpoints in a folder, ascending, damaged ones included; [] if there is no folder."""
+    """Returns the steps of all checkpoints in a folder, also of damaged ones, ascending; [] if there is no folder."""
     folder = epath.Path(folder)
     return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit()) if folder.is_dir() else []
 

@@ -35,7 +35,7 @@ def owned(folder: epath.Path) -> Iterator[Callable[[], None]]:
     """Makes this job the owner of `folder` while the body runs. Creates the folder if it does not exist.
 
     Yields a function that raises OSError if another job has taken the folder over. If the job has several processes,
-    the first one is the owner for all. At the end, a folder that was created here and is empty is removed. Raises
+    the first process is the owner for all. At the end, a folder that was created here and is empty is removed. Raises
     ValueError, with a message of one line, if the owner is a job that runs, and OSError if writing fails.
     """
     owner, error = None, None

@@ -17,8 +17,8 @@ def compile_step(
 ) -> "Future[Any]":
     """Compiles `step.train_steps` in the background. JAX caches the program and uses it when the step is called.
 
-    rows, params, data, hyper: arrays or their shapes. As in a `Job`, `params` is sharded over the mesh and the others
-    are replicated on each of its devices.
+    rows, params, data, hyper: arrays or their shapes. As in a `Job`, `params` is sharded over the mesh, and the other
+    arrays are replicated on each device of the mesh.
     products: the precision of float32 products, see `precision.products`.
     static: the remaining static arguments of `train_steps`.
     """

@@ -159,7 +159,7 @@ def train(
 def make_model(config: ConfigDict, workdir: epath.PathLike | None, **own: Any) -> str:
     """Fine-tunes the config's model, writes it to WORKDIR/model, and returns the command that draws with it, as text.
 
-    own: values of `Recipe`; missing ones come from the model's folder, or else from `Recipe`'s defaults.
+    own: values of `Recipe`; missing values come from the model's folder, or else from `Recipe`'s defaults.
     Raises ValueError or OSError for bad input.
     """
     if config.runs:

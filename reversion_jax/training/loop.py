@@ -145,7 +145,7 @@ def _train_steps(
         while done < config.steps and not stopped():
             count, began = 1 if slow else _next_stop(config, done), time.perf_counter()
             state, metrics = advance(job, state, count, config.steps_per_dispatch)
-            if slow and done == first + 1:  # the second step, because the first one also waits for the compiler
+            if slow and done == first + 1:  # the second step, because the first step also waits for the compiler
                 _tell_how_long(job, state, began)
             still_ours()
             # Copy the rows, because the next dispatch reuses the state's buffers.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def show_previews(workdir: Path, every_seconds: float = 2.0) -> Iterator[None]:
-    """Shows the newest preview of the run in `workdir` while the body trains. Each preview replaces the last one."""
+    """Shows the newest preview of the run in `workdir`, in place of the one before, while the body trains."""
     from IPython.display import Image, display
 
     place = display({"text/plain": "the newest preview will appear here"}, raw=True, display_id=True)

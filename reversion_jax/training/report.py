@@ -132,8 +132,8 @@ def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn:
     """Writes a run's contact sheet and plot and, for drawn exemplars, prints the judge's verdict.
 
     learned: rows of all runs [R, P, D].
-    drawn: pictures of the first and the last preview, by step. Missing ones are drawn again.
-    All processes draw, but only the first one writes and prints.
+    drawn: pictures of the first and the last preview, by step. Missing pictures are drawn again.
+    All processes draw, but only the first process writes and prints.
     """
     run, first, last = job.runs[number], job.first_rows[number], learned[number]
     c = run.config

@@ -99,7 +99,7 @@ def opened(job: Job, workdir: epath.Path, done: int) -> Iterator[list[RunLog]]:
     """Opens a log for each run of the job, and adds the steps up to `done` that it misses.
 
     The logs are closed at the end; W&B marks the run as failed if the body raises. If there are several processes, only
-    the first one writes logs. Raises ValueError if W&B refuses.
+    the first process writes logs. Raises ValueError if W&B refuses.
     """
     with contextlib.ExitStack() as stack:
         found = []

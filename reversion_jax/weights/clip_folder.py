@@ -15,7 +15,7 @@ from reversion_jax.weights.hub import fetch, parse_id
 from reversion_jax.weights.layout import weight_files
 from reversion_jax.weights.stored import read_json
 
-_NAMED_AS = "text_encoder"  # transformers names a CLIP's weight files like those of this network
+_NAMED_AS = "text_encoder"  # transformers names a CLIP's weight files like this network's files
 _SMALL_FILES = re.compile(
     r"config\.json|(pre)?processor_config\.json|tokenizer(_config)?\.json|vocab\.json|merges\.txt"
 )

@@ -106,7 +106,7 @@ def _unet_name(name: str, config: UNetConfig) -> str:
     if numbered:
         side, block, kind, layer, rest = numbered.groups()
         block, layers = int(block), config.layers_per_block
-        # On the way down, conv_in has index 0. Every block takes layers + 1 indices: on the way down, the last one is
+        # On the way down, conv_in has index 0. Every block takes layers + 1 indices: on the way down, the last index is
         # the downsampler; on the way up, all are layers, and the last layer's index includes the upsampler.
         index = (side == "down") + block * (layers + 1) + (layers if kind.endswith("samplers") else int(layer))
         attends = config.up_block_types[block].startswith("CrossAttn")

@@ -128,7 +128,7 @@ def initial_words(initialiser: str) -> dict[str, np.ndarray] | None:
     """Returns the words that training starts from, among them <R>; None if `initialiser` is an ordinary word.
 
     An `initialiser` with a slash, or with an ending from SUFFIXES, names embedding files, see `find`. Raises ValueError
-    if the files are no embeddings or it is unclear which of them is <R>, OSError if a file cannot be read.
+    if the files are no embeddings or it is unclear which word is <R>, OSError if a file cannot be read.
     """
     if "/" not in initialiser and Path(initialiser).suffix not in SUFFIXES:
         return None

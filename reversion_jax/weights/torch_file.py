@@ -146,7 +146,7 @@ class _ParameterDict(dict):
 def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object) -> np.ndarray:
     """Rebuilds a contiguous tensor. Raises Refused for other strides, which could reach beyond the storage.
 
-    The arguments are those of torch._utils._rebuild_tensor_v2; offset and strides are in elements.
+    Takes the arguments of torch._utils._rebuild_tensor_v2; offset and strides are in elements.
     """
     dense = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
     if any(size > 1 and found != wanted for size, found, wanted in zip(shape, strides, dense, strict=True)):

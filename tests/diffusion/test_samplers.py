@@ -255,7 +255,7 @@ def test_the_error_against_the_closed_form_solution_is_as_measured(name):
 def test_ancestral_sampling_gives_the_right_distribution():
     noise = tiny.noise(0, (2, 32, 32, 4))
     found = draw("euler_ancestral", of_gaussian, noise, Schedule(timestep_spacing="linspace"), 500, np.arange(2))
-    # 8192 numbers: the standard error of the mean is 0.011, that of the standard deviation 0.008.
+    # 8192 numbers: the standard error of the mean is 0.011, and of the standard deviation 0.008.
     assert found.mean() == pytest.approx(MEAN, abs=0.035)
     assert found.std() == pytest.approx(STD, abs=0.03)
 

@@ -17,7 +17,7 @@ def test_the_interval_over_prompts_alone_is_the_binomial_interval():
 
 
 def test_the_interval_equals_that_of_all_resamples_in_a_small_case():
-    """Two relations, two seeds and one prompt have so few resamples that the test computes all of them."""
+    """Two relations, two seeds and one prompt have so few resamples that the test computes all."""
     values = np.array([[[0.0], [1.0]], [[2.0], [4.0]]])
     pairs = list(itertools.product(range(2), repeat=2))
     means = [

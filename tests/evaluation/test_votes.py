@@ -61,7 +61,7 @@ def test_average_ranks_equal_a_calculation_by_hand(tmp_path):
 
 
 def test_intervals_of_votes_equal_those_of_all_resamples():
-    """Five voters have 3125 equally likely resamples, few enough to compute all of them."""
+    """Five voters have 3125 equally likely resamples, few enough to compute all."""
     second = np.arange(4) < np.arange(5)[:, None]  # voter v prefers m to n in v of the four sets
     ranks = np.stack([1 + second, 2 - second], axis=-1)[:, :, None]
     key = {"methods": ["m", "n"], "sets": [{"relation": name} for name in ("hug", "hug", "hug", "inside")]}

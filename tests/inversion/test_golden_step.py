@@ -95,7 +95,7 @@ def published_loop(folder, draws, initialiser, placeholders, settings) -> Traine
     """Trains the whole token table [V + P, D] by AdamW. Every step restores the old rows.
 
     `draws` has a list of micro-batches for each step; see `published_losses`. `initialiser` is the token from which the
-    rows start. `placeholders` are the P new ids V, V + 1, ... after the last one of the table; the first is <R>.
+    rows start. `placeholders` are the P new ids V, V + 1, ... after the last id of the table; the first is <R>.
     """
     text = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").requires_grad_(False)
     unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").requires_grad_(False)

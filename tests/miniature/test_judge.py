@@ -22,7 +22,7 @@ def judged(pictures, asked):
 def fresh(count, seed):
     """Yields scenes of all relations with their generators. Every second scene has an unseen pair of entities.
 
-    The seeds are not those of the judge's training.
+    The seeds differ from the seeds of the judge's training.
     """
     for index in range(count):
         rng = np.random.default_rng([1234, seed, index])
@@ -116,7 +116,7 @@ def test_clean_scenes_are_not_fused():
 
 
 def test_features_recognise_leaked_pictures_and_copies():
-    """Pictures of an exemplar's pair are nearer to exemplars than those of unseen pairs. Copies have diversity 0."""
+    """Pictures of an exemplar's pair are nearer to exemplars than pictures of unseen pairs. Copies have diversity 0."""
     taught, _ = scenes.exemplars("hug", 8, seed=0)
     again = [
         scenes.random_scene(np.random.default_rng([7, 0, i, scenes.RELATIONS.index("hug")]), "hug") for i in range(8)

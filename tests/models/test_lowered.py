@@ -59,7 +59,7 @@ def test_the_backward_pass_of_feed_forward_layers_concatenates_nothing(program):
 
 
 def passes(function, *arrays: np.ndarray) -> int:
-    """Returns the number of consecutive passes that a function makes over arrays of the size of the first one.
+    """Returns the number of consecutive passes that a function makes over arrays of the size of the first array.
 
     A pass ends at a reduction over the whole array, because the result is needed before the next pass can start. The
     final pass, which writes the output, counts as well.
@@ -87,7 +87,7 @@ def passes(function, *arrays: np.ndarray) -> int:
 
 @pytest.mark.parametrize("silu", [False, True])
 def test_group_norm_reads_its_input_twice_forward_and_twice_backward(silu):
-    """The first pass computes the statistics, the second one the result."""
+    """The first pass computes the statistics, the second pass the result."""
     x, scale, bias = np.ones((2, 4, 4, 8), np.float32), np.ones(8, np.float32), np.ones(8, np.float32)
     how = (2, 1e-5, silu)
     forward = lambda x: normalisation._normalise(x, scale, bias, *how)

@@ -161,7 +161,7 @@ def test_a_log_that_is_switched_on_later_is_complete(tmp_path):
     job, folder = one_run(tmp_path, "tensorboard"), epath.Path(tmp_path)
     history.append(folder / history.NAME, [{"step": step, "denoising": step / 8} for step in (1, 2, 3, 4)])
     (tmp_path / "previews").mkdir()
-    for step in (0, 2, 6):  # a crashed process drew the last one, which will be redrawn
+    for step in (0, 2, 6):  # a crashed process drew the last preview, which will be redrawn
         Image.new("RGB", (3, 2), (step, 0, 0)).save(tmp_path / "previews" / f"step_{step:06d}.png")
     with run_logs.opened(job, folder, 4) as (log,):
         log.metrics([{"step": 5, "denoising": 5 / 8}])

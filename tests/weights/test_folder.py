@@ -35,7 +35,7 @@ def test_a_saved_model_is_loaded_back_unchanged(recorded, tmp_path):
     tiny.assert_same_params(again.params, recorded.model.params)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         assert (tmp_path / "tokenizer" / name).read_bytes() == (recorded.folder / "tokenizer" / name).read_bytes()
-    # The written arrays equal those of the original files.
+    # The written arrays equal the arrays of the original files.
     for part in folder.WEIGHT_FILES:
         before, after = load_file(tiny.weight_file(recorded.folder, part)), load_file(tiny.weight_file(tmp_path, part))
         assert before.keys() == after.keys()

@@ -63,7 +63,7 @@ def make(
 
 
 def write(folder: Path, page: str, key: dict) -> None:
-    """Writes both files, the key first.
+    """Writes the page and the key, the key first.
 
     Raises FileExistsError if the folder has the key of another study, because the votes of that study need it.
     """

@@ -96,7 +96,7 @@ def _checked(method: str, *texts: str) -> list[str]:
 
 
 def _lay_out(files: list[str] | None, before: list[str], *written: str) -> list[Any]:
-    """Shows one row for each uploaded picture. Keeps written captions, and fills empty ones from a text.json.
+    """Shows one row for each uploaded picture. Keeps written captions, and fills empty captions from a text.json.
 
     before: paths of the pictures that had rows so far. written: the captions in these rows.
     """

@@ -101,7 +101,7 @@ class Place:
         return Listed(path.name, settings, step, runs)
 
     def first_run(self, name: str) -> Path:
-        """Returns the folder of the run to show for an entry of the list: the first one, if there are several."""
+        """Returns the folder of the run to show for an entry of the list: the first run, if there are several."""
         listed = next((listed for listed in self.runs() if listed.name == name), None)
         return self.path(listed.runs[0] if listed else name)
 

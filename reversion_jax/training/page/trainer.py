@@ -23,7 +23,7 @@ FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """The state of the current run, or of the last one."""
+    """The state of the current run, or of the last run."""
 
     name: str = ""  # the run's name; "" before the first run
     stage: str = ""

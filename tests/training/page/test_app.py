@@ -124,7 +124,7 @@ def learn(tab, pictures: list[str]) -> None:
     tab.fill("#name input, #name textarea", "my hug")
     tab.fill("#steps input", str(STEPS))
     tab.get_by_role("button", name="More settings").first.click()
-    # Three, as many as the comparison draws later, so that both use one compiled program.
+    # Three, as many as the comparison draws later, so that previews and comparison use one compiled program.
     tab.get_by_label("Preview prompts").fill("red circle <R> blue star\npink moon {} red star\nblue star {} red heart")
     tab.click("#start")
     text_of(tab, "#learn-message", r"photo1.png: write \{\}")
