@@ -266,7 +266,7 @@ def each_run(config: Settings) -> dict[str, Settings]:
         if len(set(named)) == len(named):
             return dict(zip(named, settled, strict=True))
     number, name = next((number, name) for number, name in enumerate(named) if name in named[:number])
-    raise ValueError(f"config.runs[{number}]: there is a run {name} already: give one of them another relation")
+    raise ValueError(f"config.runs[{number}]: there is a run {name} already: give one of the runs another relation")
 
 
 def prompts_per_sample(config: Settings) -> int:

@@ -111,7 +111,7 @@ class Watcher:
             return f"lower config.learning_rate, which is {run.config.learning_rate:g}"
         if self._job.config.precision not in ("float32", "tensorfloat32"):
             return f"{self._job.config.precision} is too narrow for this model: set config.precision to float32"
-        return "the model turns the exemplars into such numbers before anything is learned: try another copy of it"
+        return "the model turns the exemplars into such numbers before it learns: try another copy of the model"
 
     def _check_norms(self, learned: np.ndarray, at: int) -> None:
         """Raises FloatingPointError if rows [R, P, D] are so long that the text encoder cannot use them."""

@@ -62,7 +62,7 @@ def read_votes(folder: Path, key: dict) -> np.ndarray:
             raise ValueError(f"{file}: not a file of votes from the page: take it out of the folder")
         if votes.get("study") != key["study"]:
             raise ValueError(
-                f"{file}: votes on another page ({votes.get('study')!r}, not {key['study']!r}): take it out"
+                f"{file}: votes on another page ({votes.get('study')!r}, not {key['study']!r}): take the file out"
             )
         voter = votes.get("voter")
         if not isinstance(voter, str) or not re.fullmatch("[0-9a-f]{16}", voter):

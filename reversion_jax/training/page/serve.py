@@ -28,7 +28,8 @@ _FONT = (
     "sans-serif",
 )
 _INTRO = """<header><h1>Learn a relation, draw it</h1>
-<p>From a few pictures that share a relation, such as one thing hanging from another, this learns one word for it.</p>
+<p>From a few pictures that share a relation, such as one thing hanging from another, the app learns one word for the
+relation.</p>
 </header>"""
 
 
