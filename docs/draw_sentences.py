@@ -79,10 +79,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60, help="number of sentences")
     parser.add_argument("--seed", required=True, help="hash of a commit")
     options = parser.parse_args()
-    for number, (where, sentence) in enumerate(
-        random.Random(options.seed).sample(everything(), options.count), start=1
-    ):
-        print(f"{number}. [{where}] {sentence}")
+    found = everything()
+    for number, place in enumerate(random.Random(options.seed).sample(range(len(found)), options.count), start=1):
+        where, sentence = found[place]
+        # In its file, a reader has read the sentence before.
+        before = f"(after: {found[place - 1][1]}) " if place and found[place - 1][0] == where else ""
+        print(f"{number}. [{where}] {before}{sentence}")
 
 
 if __name__ == "__main__":
