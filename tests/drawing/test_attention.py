@@ -1,4 +1,4 @@
-"""Attention maps of words: compared with the cross-attention of diffusers, and with drawing without maps."""
+"""Compares attention maps with the cross-attention of diffusers, and pictures drawn with and without attention maps."""
 
 import dataclasses
 import functools
@@ -26,7 +26,10 @@ def tokenizer(recorded):
 
 @pytest.fixture(scope="module")
 def pipeline(recorded):
-    """Diffusers' pipeline with the same weights, and a list. Each cross-attention adds (layer, probabilities) to it."""
+    """Returns diffusers' pipeline with the weights of the tiny model, and a list.
+
+    Each cross-attention layer appends its name and its attention probabilities to the list.
+    """
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
     import torch_tiny
@@ -66,7 +69,7 @@ def watched(recorded, tokenizer):
 
 
 def test_attention_probabilities_equal_those_of_diffusers(recorded, pipeline):
-    """Compares every layer, for latents of odd sizes."""
+    """Compares every cross-attention layer, for latents of 10 by 7."""
     torch = pytest.importorskip("torch")
     pipe, seen = pipeline
     x = {"latents": recorded.inputs["wide_latents"]}
@@ -85,7 +88,7 @@ def test_attention_probabilities_equal_those_of_diffusers(recorded, pipeline):
 
 
 def test_maps_are_means_of_the_attention_in_diffusers(recorded, tokenizer, pipeline, watched):
-    """Means over the steps, and over heads and layers of a resolution, in the half of the batch with the prompt."""
+    """Each map is a mean over steps, heads and the layers of one resolution, without the negative prompt."""
     torch = pytest.importorskip("torch")
     pipe, seen = pipeline
     model = recorded.model
@@ -109,20 +112,20 @@ def test_maps_are_means_of_the_attention_in_diffusers(recorded, tokenizer, pipel
         halves = [own.reshape(2, -1, h, w, own.shape[-1])[1] for _, own in seen if own.shape[1] == h * w]
         assert len(halves) == 2 * {8: 5, 4: 1}[h]
         mean = np.mean([half.mean(axis=0) for half in halves], axis=0)
-        # Token positions of: cat, the two rows of <R>, dog, on, the two letters of zb.
+        # The token positions of "cat", the two rows of <R>, "dog", "on", and the two letters of "zb".
         wanted = [mean[..., at].mean(axis=-1) for at in ([1], [2, 3], [4], [5], [6, 7])]
         np.testing.assert_allclose(own, wanted, atol=1e-5)
 
 
 def test_drawing_with_maps_gives_the_same_picture(small_model, tokenizer):
-    """The sampler adds noise, so that a wrong key would show."""
+    """The sampler adds noise, so a wrong random key would change the picture."""
     how = dataclasses.replace(HOW, sampler="euler_ancestral")
     own = attention.attend(small_model.model, tokenizer, PROMPT, ROWS, seed=3_000_000_000, sampling=how).image
     usual = generate.draw(small_model.model, tokenizer, [PROMPT], [3_000_000_000], ROWS, sampling=how)[0]
     np.testing.assert_allclose(own, usual, atol=1e-4)
 
 
-def test_tracing_the_attention_does_not_change_later_programs(recorded, small_model):
+def test_recording_attention_does_not_change_what_jax_traces_later(recorded, small_model):
     """The interceptor that records attention is removed after tracing."""
     x, model = recorded.inputs, small_model.model
     arguments = (tiny.nhwc(x["latents"]), x["timesteps"], x["states"])
@@ -148,12 +151,12 @@ def test_each_word_of_a_prompt_has_its_token_positions(tokenizer):
         (",", [6]),
         ("cat", [7]),
     ]
-    # Words beyond the text encoder's length have no attention.
+    # Words that do not fit into the text encoder's length are left out.
     assert attention.words_of(tokenizer, "cat " * 9 + "<R> dog")[-2:] == [("cat", [9]), ("<R>", [10])]
     assert attention.words_of(tokenizer, "") == []
 
 
-def test_the_sheet_and_its_numbers_describe_every_word(watched):
+def test_the_attention_sheet_and_its_numbers_describe_every_word(watched):
     sheet = attention_sheet.sheet(watched, ("<R>",))
     assert sheet.size[0] > 400
     assert sheet.size[1] > 300

@@ -1,4 +1,4 @@
-"""Image to image, compared with diffusers' pipeline if it is installed; and the first and last frames of clips."""
+"""Compares image to image with diffusers if it is installed, and the first and last frames of clips with pictures."""
 
 import functools
 import importlib
@@ -23,15 +23,15 @@ from reversion_jax.inversion import networks
 from reversion_jax.weights.load import load_model
 
 PROMPTS, SEEDS = ["cat on dog", "photo of dog"], [5, 6]
-# Samplers that start image to image like another sampler. test_samplers.py compares all samplers, so these are only in
-# the long suite.
+# Samplers that start image to image in the same way as another sampler. Only the long suite tests these samplers here,
+# because test_samplers.py compares all samplers.
 ALIKE = ("ddim", "euler", "dpmpp_2m", "dpmpp_2m_karras")
 HOW = {"num_steps": 5, "guidance_scale": 3.0, "resolution": 16, "batch_size": 2}
 
 
 @pytest.fixture(scope="module")
 def model(small):
-    """The model, loaded as `sample` loads it, so that the tests share its compiled programs."""
+    """Loads the tiny model as `sample` loads it. The tests in this file share the compiled programs of this model."""
     return load_model(str(small), precision="float32")
 
 
@@ -64,7 +64,7 @@ def pipeline(small):
 
 
 def normal(seed, *folded):
-    """Returns the noise of one image, from its seed and the numbers that are folded into its key."""
+    """Returns the noise of one image. The noise has the random key of `seed` with the numbers `folded` folded in."""
     key = jax.random.key(seed)
     for number in folded:
         key = jax.random.fold_in(key, number)
@@ -72,7 +72,7 @@ def normal(seed, *folded):
 
 
 def give_noise(monkeypatch, module, arrays):
-    """Makes a module of diffusers draw these arrays [N, H, W, C] in turn, in place of random noise."""
+    """Makes a module of diffusers use `arrays`, each [N, H, W, C], one after the other in place of random noise."""
     torch = importlib.import_module("torch")
     given = iter(arrays)
     monkeypatch.setattr(
@@ -84,7 +84,7 @@ def give_noise(monkeypatch, module, arrays):
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in ALIKE)) for name in SAMPLERS])
 def test_image_to_image_gives_the_pixels_of_diffusers(name, draw, pipeline, photo, pixels, monkeypatch):
-    """Compares pixels. We and diffusers get the same noise for the VAE's posterior, for the start and for each step."""
+    """The package and diffusers get the same noise for the VAE's posterior, the first latents and each step."""
     diffusers = importlib.import_module("diffusers")
     kind = getattr(diffusers, own_sampler._SCHEDULERS[name.removesuffix("_karras")])
     own = own_sampler.OwnSampler(name).to_json()
@@ -113,7 +113,7 @@ def test_image_to_image_gives_the_pixels_of_diffusers(name, draw, pipeline, phot
 
 
 def test_plain_drawing_equals_its_parts_composed_by_hand_bit_for_bit(draw, model, monkeypatch):
-    """Image to image and clips must not change plain drawing: it equals its parts, composed by hand."""
+    """Plain drawing has no initial picture and no clip. This test composes the parts of plain drawing by hand."""
     real, given = generate._draw_batch, []
     monkeypatch.setattr(generate, "_draw_batch", lambda *arrays, **how: given.append(arrays) or real(*arrays, **how))
     found = draw(PROMPTS, SEEDS, sampler="pndm")
@@ -133,7 +133,7 @@ def test_plain_drawing_equals_its_parts_composed_by_hand_bit_for_bit(draw, model
 
 
 def test_clips_and_image_to_image_do_not_recompile_plain_drawing(draw, pixels):
-    """A clip between prompts uses the program of plain drawing. Image to image has a separate program."""
+    """A clip between prompts uses the compiled program of plain drawing. Image to image has a program of its own."""
     draw(PROMPTS, SEEDS, sampler="pndm")
     compiled = generate._draw_batch._cache_size()
     draw([Between(*PROMPTS, 0.5)], [5], sampler="pndm")
@@ -151,7 +151,7 @@ def source(model, **settings) -> samples.Source:
 
 
 def durations(clip):
-    """Yields for how long each frame of an animation is shown, in ms."""
+    """Yields the duration of each frame of an animation in ms."""
     for number in range(clip.n_frames):
         clip.seek(number)
         clip.load()
@@ -162,8 +162,8 @@ def picture(path) -> np.ndarray:
     return np.asarray(Image.open(path), int)
 
 
-def test_the_ends_of_a_clip_between_prompts_are_plain_pictures(small, tmp_path):
-    """The first and the last frame equal the pictures of `sample` bit for bit."""
+def test_first_and_last_frame_of_a_clip_between_prompts_equal_pictures_of_sample(small, tmp_path):
+    """The first and the last frame equal the pictures that `sample` draws for the two prompts, bit for bit."""
     samples.sample(source(small), PROMPTS, str(tmp_path / "plain"), num_images=1, seed=5)
     samples.sample(source(small), PROMPTS, str(tmp_path / "clip"), seed=5, interpolate=4)
     frames = [picture(tmp_path / "clip" / f"frame-{i:03d}.png") for i in range(4)]
@@ -178,8 +178,8 @@ def test_the_ends_of_a_clip_between_prompts_are_plain_pictures(small, tmp_path):
         assert sum(durations(clip)) == 4 * 120  # WebP merges equal frames into one with a longer duration
 
 
-def test_the_ends_of_a_clip_between_seeds_are_nearly_plain_pictures(small, tmp_path):
-    """This clip has its own program, so its ends equal the pictures of `sample` up to rounding."""
+def test_first_and_last_frame_of_a_clip_between_seeds_nearly_equal_pictures_of_sample(small, tmp_path):
+    """A clip between seeds has its own compiled program, which rounds differently from the program for pictures."""
     samples.sample(source(small), PROMPTS[:1], str(tmp_path / "plain"), num_images=2, seed=5)
     samples.sample(source(small), PROMPTS[:1], str(tmp_path / "clip"), seed=5, interpolate=3, to_seed=6)
     frames = [picture(tmp_path / "clip" / f"frame-{i:03d}.png") for i in range(3)]
@@ -192,7 +192,10 @@ def test_the_ends_of_a_clip_between_seeds_are_nearly_plain_pictures(small, tmp_p
 
 
 def test_image_to_image_gives_the_same_picture_by_command_and_by_library(small, model, tmp_path):
-    """The initial picture is resized to the size that is drawn. The drawn picture records its name and the strength."""
+    """The initial picture is resized to the size of the drawn picture.
+
+    The drawn picture records the strength and the name of the initial picture's file.
+    """
     file = tmp_path / "bus.jpg"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 40, 3), np.uint8)).save(file)
     how = {"init_image": str(file), "strength": 0.6}

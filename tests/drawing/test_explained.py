@@ -1,4 +1,4 @@
-"""The figures that explain the method show the numbers that they were given."""
+"""Checks that the figures that explain the method show the numbers that the test passes to them."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from reversion_jax.drawing import explained, plots
 
 @pytest.fixture(autouse=True)
 def figures(monkeypatch):
-    """Makes the functions return matplotlib figures in place of rendered pictures."""
+    """Makes the functions of `explained` return matplotlib figures in place of rendered pictures."""
     monkeypatch.setattr(plots, "as_image", lambda figure: figure)
 
 
@@ -24,7 +24,10 @@ def test_curves_show_their_lines_dots_and_marks():
 
 
 def test_spectra_place_a_wave_at_its_frequency():
-    """The wave has 1/4 cycle per pixel along x and 1/8 along y. The spectrum of 32 pixels has steps of 1/32 cycle."""
+    """The wave has 1/4 cycle per pixel along x and 1/8 cycle per pixel along y.
+
+    The spectrum of 32 pixels has steps of 1/32 cycle per pixel.
+    """
     y, x = np.mgrid[:32, :32]
     wave = np.cos(2 * np.pi * (x / 4 + y / 8))[None, :, :, None]
     figure = explained.spectra({"wave": wave, "half": wave / 2})
@@ -37,7 +40,7 @@ def test_spectra_place_a_wave_at_its_frequency():
     assert left + (power.argmax() % 32 + 0.5) / 32 == pytest.approx(-0.25)
 
 
-def test_the_circle_shows_directions_without_lengths():
+def test_the_circle_figure_shows_directions_of_vectors_without_their_lengths():
     path = np.array([[0.0, 3.0], [-0.5, 0.0]])
     figure = explained.circle(np.eye(2), -np.eye(2), path, (np.arange(361), np.arange(361) / 10))
     plane, landscape = figure.axes

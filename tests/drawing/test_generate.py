@@ -1,4 +1,4 @@
-"""Drawing: an image does not depend on the images that are drawn with it."""
+"""Tests drawing. An image must not depend on the images that are drawn together with it."""
 
 import jax
 import numpy as np
@@ -15,7 +15,10 @@ from reversion_jax.runtime.errors import Caution
 
 @pytest.fixture(scope="module")
 def draw(recorded):
-    """A function of prompts, seeds and values of `Sampling`. It draws images of 16 px on the tiny model in 2 steps."""
+    """Returns a function that draws images of 16 px with the tiny model in 2 steps.
+
+    The function's arguments are prompts, seeds, learned rows, and values of `Sampling`.
+    """
     sd = recorded.model
     tokenizer = Tokenizer.load(sd.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=tiny.LENGTH)
     learned = tiny.noise(3, (1, 32))
@@ -34,7 +37,7 @@ def test_an_image_equals_the_same_image_drawn_alone(draw, sampler):
     for i in (2, 3):
         alone = draw(prompts[i : i + 1], [5 + i], sampler=sampler)
         np.testing.assert_allclose(alone[0], together[i], atol=1e-4)
-    assert np.abs(together[0] - together[2]).max() > 0.01  # the same prompt with other noise
+    assert np.abs(together[0] - together[2]).max() > 0.01  # both images have the same prompt but other noise
     assert np.abs(draw(["dog"], [8]) - draw(["cat"], [8])).max() > 0.01
 
 
@@ -48,10 +51,10 @@ def test_each_distinct_prompt_is_encoded_once(draw, monkeypatch):
     spied = generate.encode_text
     monkeypatch.setattr(generate, "encode_text", spy)
     draw(["cat"] * 5 + ["dog"] * 4, range(9), batch_size=3)
-    assert len(encoded) == len(set(encoded)) == 3  # cat, dog and the negative prompt
+    assert len(encoded) == len(set(encoded)) == 3  # the prompts cat and dog, and the negative prompt
 
 
-def test_decoding_in_slices_changes_nothing(recorded, monkeypatch):
+def test_decoding_images_in_slices_does_not_change_them(recorded, monkeypatch):
     config, params = recorded.model.config.vae, recorded.model.params
     latents = tiny.noise(0, (5, 8, 8, 4))
     whole = VAE(config).apply({"params": params["vae"]}, latents, method="decode")
@@ -59,7 +62,7 @@ def test_decoding_in_slices_changes_nothing(recorded, monkeypatch):
     np.testing.assert_allclose(generate.decode(params, config, latents), whole, atol=1e-5)
 
 
-def test_decoding_memory_does_not_grow_with_the_images(recorded):
+def test_decoding_memory_does_not_grow_with_the_number_of_images(recorded):
     config, params = recorded.model.config.vae, recorded.model.params
 
     def temporaries(count):
@@ -67,7 +70,7 @@ def test_decoding_memory_does_not_grow_with_the_images(recorded):
         decode = jax.jit(lambda params, latents: generate.decode(params, config, latents))
         return decode.lower(params, latents).compile().memory_analysis().temp_size_in_bytes
 
-    pictures = 6 * 512 * 512 * 3 * 4  # bytes of six decoded images; one or two copies are allowed
+    pictures = 6 * 512 * 512 * 3 * 4  # bytes of six decoded images; up to two copies of them are allowed
     assert temporaries(8) - temporaries(2) < 2 * pictures < 0.5 * temporaries(2)
 
 

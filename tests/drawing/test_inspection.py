@@ -1,4 +1,4 @@
-"""What `inspect` writes and refuses, and its map of the words."""
+"""Tests which files `inspect` writes, which input it refuses, and how it draws the map of the words."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def file(finished, tmp_path):
 
 
 def test_the_map_is_the_plane_of_the_principal_components(seen):
-    """Compares with scikit-learn. Only prepositions and both ends of each path determine the plane."""
+    """Compares with scikit-learn. Only prepositions and the first and last vector of each path determine the plane."""
     decomposition = pytest.importorskip("sklearn.decomposition")
     words, stops, share = word_map.project(seen)
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -94,7 +94,7 @@ def test_the_report_on_a_file_is_written_into_the_current_folder(file, small, tm
     monkeypatch.chdir(tmp_path)
     assert inspection.inspect(inspection.Source(file, str(small))) == epath.Path("inspect/on")
     assert (tmp_path / "inspect" / "on" / "words.png").is_file()
-    # Here the name is a folder of embedding files.
+    # A folder of embedding files can replace a single embedding file.
     inspection.inspect(inspection.Source(str(tmp_path), str(small)), out="elsewhere")
     assert list(json.loads((tmp_path / "elsewhere" / "words.json").read_text())) == ["<R-inv>", "<R>"]
 

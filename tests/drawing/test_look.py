@@ -1,4 +1,4 @@
-"""The statistics of learned words: every number is compared with its definition in NumPy."""
+"""Compares every statistic of learned words with its definition in NumPy."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_the_path_of_a_word_has_its_start_and_every_checkpoint(seen, finished, s
 
 
 def test_words_are_read_at_the_start_and_at_every_checkpoint(seen, finished):
-    """A token of several rows has all its rows at each step."""
+    """If a token has several rows, `look.at_step` returns all rows of the token."""
     start, steps = look.at_step(seen, 0), folder.kept_steps(finished[0])
     np.testing.assert_array_equal(start["<R>"], seen.rows["<R>"].path[0].vector[None])
     for step in steps:
@@ -99,7 +99,10 @@ def test_a_damaged_checkpoint_is_left_out_of_the_path(finished, tmp_path):
 
 
 def test_each_word_has_the_kind_that_the_lists_of_the_run_give(seen):
-    """on, top, of are in both lists of this run, and count as prepositions. Single letters are pieces of words."""
+    """Prepositions and verbs of this run are "on", "top" and "of", so these three words count as prepositions.
+
+    Single letters count as pieces of words.
+    """
     kinds = {word: seen.kinds[word] for word in tiny.WORDS}
     wanted = dict.fromkeys(("on", "top", "of"), vocabulary.PREPOSITION) | dict.fromkeys(
         ("cat", "dog"), vocabulary.OTHER
@@ -111,7 +114,7 @@ def test_each_word_has_the_kind_that_the_lists_of_the_run_give(seen):
     assert seen.rows["<R>"].stand_in in tiny.WORDS
 
 
-def test_a_missing_word_list_is_replaced_by_the_packages(finished):
+def test_a_missing_word_list_is_replaced_by_the_list_of_the_package(finished):
     found = words.read(finished[0], None)
     gone = found._replace(settings=dataclasses.replace(found.settings, prepositions="nowhere.txt"))
     with pytest.warns(Caution, match=re.escape("using the package's list prepositions instead")):
@@ -155,7 +158,10 @@ def test_an_initial_file_of_another_shape_is_ignored_with_a_warning(small, tmp_p
 
 
 def test_the_file_of_reversions_authors_is_read_and_measured(tmp_path):
-    """The tiny model here has 768 numbers per word. Its word "top" is set to a third of the authors' row."""
+    """The tiny model here has 768 numbers per word.
+
+    The tiny model's vector of "top" is a third of the vector that ReVersion's authors learned.
+    """
     path = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not path.is_file():
         pytest.skip("no shared/reference beside the repository")

@@ -1,4 +1,4 @@
-"""`sample` draws pictures into a folder: with which words and settings, what it records in them, what it refuses."""
+"""Tests the pictures that `sample` draws, the metadata that it records in pictures, and the input that it refuses."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from reversion_jax.runs import export
 from reversion_jax.runtime.errors import Caution
 from reversion_jax.weights import embeddings
 
-# Settings of the pictures in this file. These settings take precedence over the run's settings.
+# Settings with which the tests in this file draw. These settings take precedence over the run's settings.
 HOW = {"sampler": "dpmpp_2m_karras", "sample_steps": 3, "guidance_scale": 3.0, "resolution": 16, "sample_batch": 2}
 
 
@@ -71,7 +71,7 @@ def test_bfloat16_draws_nearly_the_same_picture(small, tmp_path):
 
 def test_each_command_gets_a_new_numbered_folder(tmp_path):
     assert samples.free_folder(tmp_path / "samples") == tmp_path / "samples" / "000"
-    assert (tmp_path / "samples" / "000").is_dir()  # made at once, so that no other command takes it
+    assert (tmp_path / "samples" / "000").is_dir()  # created immediately, so that no other command uses it
     assert samples.free_folder(tmp_path / "samples") == tmp_path / "samples" / "001"
 
 
@@ -108,7 +108,7 @@ def test_the_prompt_syntax_of_other_tools_causes_a_warning(recorded, prompt, gra
 @pytest.mark.parametrize("prompt", ["cat (a pet) <R> dog, 4:3", "a [red] cat <R> dog", "cat <R> dog - at night"])
 def test_there_is_no_warning_about_plain_prompts(recorded, prompt):
     tokenizer = Tokenizer.load(recorded.model.tokenizer_folder, {"<R>": 1}, vocab_size=600, length=77)
-    tokenizer = dataclasses.replace(tokenizer, length=77)  # the tiny tokenizer has 12
+    tokenizer = dataclasses.replace(tokenizer, length=77)  # the tiny tokenizer reads 12 tokens
     assert samples.complaints([prompt], "", tokenizer) == []
 
 

@@ -1,4 +1,4 @@
-"""Reads the learned words for drawing, and the settings of their run or of their model."""
+"""Tests how drawing reads learned words, and the settings of the words' run or model."""
 
 import dataclasses
 
@@ -54,7 +54,8 @@ def test_reading_words_from_files_also_returns_the_settings_of_the_model(finishe
     assert found.origin == "; ".join(
         [f"<R> from {names[0]}", f"on from {files}/on.safetensors", f"turned from {files}/on-inv.safetensors"]
     )
-    # The miniature's folder has settings. A model whose folder has no settings gets the settings of Stable Diffusion.
+    # The miniature model's folder has a file of settings. A model without such a file gets the settings of Stable
+    # Diffusion.
     assert (found.settings.resolution, found.settings.sample_steps, found.settings.guidance_scale) == (64, 20, 3)
     assert words.read(None, str(files)).settings.sample_steps == 50
     assert words.read(None, settings.MINIATURE).origin == "no learned words"
