@@ -1,4 +1,4 @@
-"""Scores of an evaluation by CLIP, and the classifier of relations."""
+"""Tests the scores that CLIP gives in an evaluation, and the classifier of relations."""
 
 import json
 import sys
@@ -91,7 +91,7 @@ def test_each_score_of_a_prompt_is_a_mean_over_its_pictures(scorer, tmp_path):
         assert found["diversity"][i] == pytest.approx(float(scores.diversity(images)), abs=1e-6)
 
 
-def test_there_is_no_order_of_symmetric_relations_and_no_diversity_of_one_picture(scorer, tmp_path):
+def test_symmetric_relations_have_no_score_of_order_and_one_picture_has_no_diversity(scorer, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
     found = scorer("hug", [parse("cat {} dog")], [[tmp_path / "0.png"]])
     assert set(found) == {"classified", "zero_shot", "entity_score", "entity_minimum", "leakage"}
@@ -99,7 +99,7 @@ def test_there_is_no_order_of_symmetric_relations_and_no_diversity_of_one_pictur
 
 def test_a_drawn_copy_of_an_exemplar_has_a_leakage_of_one(scorer, tmp_path):
     rng = np.random.default_rng(0)
-    # These pictures equal the exemplars of the first relation in `scorer`.
+    # These pictures equal the exemplars of the first relation in the fixture `scorer`.
     shown = rng.uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
     Image.fromarray(np.round((shown[2] + 1) * 127.5).astype(np.uint8)).save(tmp_path / "0.png")
     found = scorer("hug", [parse("cat {} dog")], [[tmp_path / "0.png"]])

@@ -1,4 +1,4 @@
-"""A whole evaluation with a tiny Stable Diffusion, a tiny CLIP, two relations and two training steps."""
+"""Runs a whole evaluation with a tiny Stable Diffusion, a tiny CLIP, two relations and two training steps."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(small, clip, tmp_path_factory):
-    """The config configs/benchmark.py on the tiny models, with two relations of three exemplars each."""
+    """The config configs/benchmark.py for the tiny models, with two relations of three exemplars each."""
     place = tmp_path_factory.mktemp("benchmark")
     rng = np.random.default_rng(0)
     for relation in ("hug", "on"):
@@ -57,7 +57,7 @@ def changed(config, **values):
     return config
 
 
-def test_every_cell_is_drawn_scored_and_listed_in_tables(evaluated):
+def test_every_cell_of_the_comparison_is_drawn_scored_and_listed_in_tables(evaluated):
     workdir, text = evaluated
     kept = cells.read(workdir / "cells.jsonl")
     trained = ("ReVersion", "Inv-ReVersion", "prepositions only", "DreamBooth")
@@ -111,8 +111,11 @@ def test_the_user_study_can_read_an_evaluation(evaluated):
     assert [template for _, template in taught] == ["a cat {} dog", "cat {} dog", "b {} c"]
 
 
-def test_finished_cells_are_not_drawn_again(config, evaluated, monkeypatch):
-    """A cell whose line is missing or damaged is drawn again."""
+def test_finished_cells_of_the_comparison_are_not_drawn_again(config, evaluated, monkeypatch):
+    """A cell is one relation, method, seed and direction.
+
+    A cell whose line in cells.jsonl is missing or damaged is drawn again.
+    """
     workdir, text = evaluated
     path = workdir / "cells.jsonl"
     whole = path.read_text()
@@ -125,12 +128,12 @@ def test_finished_cells_are_not_drawn_again(config, evaluated, monkeypatch):
         assert compare.evaluate(config, str(workdir)) == text
     assert len(drawn) == 1
     path.write_text(whole)
-    # `tables_only` needs only the file of cells.
+    # With `tables_only`, the evaluation draws nothing and reads only the file cells.jsonl.
     assert compare.evaluate(config, str(workdir), tables_only=True).startswith((workdir / "tables.md").read_text())
     assert len(drawn) == 1
 
 
-def test_tables_can_be_made_from_a_copy_of_the_cells(config, evaluated, tmp_path):
+def test_tables_can_be_made_from_a_copy_of_cells_jsonl(config, evaluated, tmp_path):
     workdir, _ = evaluated
     (tmp_path / "cells.jsonl").write_bytes((workdir / "cells.jsonl").read_bytes())
     compare.evaluate(config, str(tmp_path), tables_only=True)
@@ -150,7 +153,7 @@ def test_further_seeds_are_added_to_an_evaluation(config, evaluated, monkeypatch
     assert folder.read(of_hug).settings.seed == 2
 
 
-def test_cells_of_other_settings_are_refused(config, evaluated):
+def test_an_evaluation_with_other_settings_in_the_same_folder_is_refused(config, evaluated):
     workdir, _ = evaluated
     for other in (changed(config, prompts=2), changed(config, natural_words=(("hug", "kissing"), ("on", "on")))):
         with pytest.raises(ValueError, match=r"cells.jsonl has .* with other settings, prompts or scores"):
@@ -161,7 +164,7 @@ def test_cells_of_other_settings_are_refused(config, evaluated):
         compare.evaluate(other, str(workdir))
 
 
-def test_the_work_and_its_cost_are_described_before_the_start(config, monkeypatch):
+def test_the_work_and_the_cost_of_an_evaluation_are_described_before_it_starts(config, monkeypatch):
     monkeypatch.setattr(compare, "_load", lambda plan: None)
     monkeypatch.setattr(estimate, "picture_cost", lambda *_: estimate.PictureCost(0.5, 2_000_000))
     monkeypatch.setattr(estimate, "step_seconds", lambda job: 12.0)
@@ -177,12 +180,12 @@ def test_the_work_and_its_cost_are_described_before_the_start(config, monkeypatc
     assert said[3].endswith(f", {6 * len(todo) * 2e6 / 1e9:.2f} GB of pictures")
 
 
-def test_the_cost_of_steps_and_pictures_is_measured(config):
+def test_the_cost_of_training_steps_and_pictures_is_measured(config):
     full = plan.make(changed(config, seeds=(0,), methods=(("ReVersion", {"method": "reversion"}),), ablations=()))
     assert 0 < estimate.step_seconds(full.job(list(full.own))) < 60
     cost = estimate.picture_cost(compare._load(full), full.training, "a cat")
     assert 0 < cost.seconds < 60
-    assert 500 < cost.bytes < 1200  # a PNG of 16 by 16 px of noise
+    assert 500 < cost.bytes < 1200  # the size of a PNG of 16 by 16 px of noise
     assert [estimate.duration(s) for s in (40, 700, 10000)] == ["40 s", "12 min", "2.8 h"]
 
 

@@ -7,7 +7,7 @@ from reversion_jax.evaluation.intervals import bootstrap
 
 
 def test_the_interval_over_prompts_alone_is_the_binomial_interval():
-    """With one relation and one seed, the resampled mean of a share p of n prompts has a binomial distribution."""
+    """With one relation and one seed, the number of right prompts in a resample has a binomial distribution."""
     from scipy.stats import binom
 
     values = np.arange(100).reshape(1, 1, 100) < 30
@@ -17,7 +17,7 @@ def test_the_interval_over_prompts_alone_is_the_binomial_interval():
 
 
 def test_the_interval_equals_that_of_all_resamples_in_a_small_case():
-    """Two relations, two seeds and one prompt have so few resamples that the test computes all."""
+    """Two relations, two seeds and one prompt have so few resamples that the test computes all resamples."""
     values = np.array([[[0.0], [1.0]], [[2.0], [4.0]]])
     pairs = list(itertools.product(range(2), repeat=2))
     means = [
@@ -46,7 +46,7 @@ def test_only_relations_that_differ_widen_the_interval():
 
 
 def test_a_constant_difference_has_an_interval_of_width_zero():
-    """Differences are paired: if two methods differ equally on each prompt, the spread of prompts does not matter."""
+    """If two methods differ equally on each prompt, the spread of the values over prompts does not matter."""
     prompts = np.random.default_rng(1).normal(size=(2, 3, 50))
     np.testing.assert_allclose(bootstrap((prompts + 0.1) - prompts), 0.1, atol=1e-12)
 

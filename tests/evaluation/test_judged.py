@@ -1,4 +1,4 @@
-"""Scores of an evaluation by the judge of the miniature."""
+"""Tests the scores that the miniature model's judge gives in an evaluation."""
 
 import numpy as np
 from PIL import Image
@@ -8,8 +8,8 @@ from reversion_jax.inversion.prompts import RelationPrompt
 from reversion_jax.miniature import scenes
 
 
-def test_each_score_of_the_judge_is_a_share_of_a_prompts_pictures(tmp_path):
-    """Each prompt has two pictures: one with the relation that the prompt asks for, one with another relation."""
+def test_each_score_of_the_judge_is_a_share_of_the_pictures_of_a_prompt(tmp_path):
+    """Each prompt has one picture with the relation that the prompt asks for, and one picture with another relation."""
     shown = scenes.unseen_scenes("on", 6, seed=3)
     prompts = [RelationPrompt("{subject} {} {object}", str(s.subject), str(s.object)) for s in shown]
     rng, drawn = np.random.default_rng(0), []

@@ -1,4 +1,4 @@
-"""The plan of an evaluation: what is compared, according to config and flags."""
+"""Tests which relations, methods, seeds and prompts an evaluation compares, given its config and flags."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from reversion_jax.miniature import scenes
 from reversion_jax.runtime.errors import Caution
 
 
-def test_the_plan_on_the_miniature_has_all_relations_methods_and_prompts():
+def test_the_plan_for_the_miniature_model_has_all_relations_methods_and_prompts():
     full = plan.make(load("evaluation"))
     assert sorted(relation for group in full.groups.values() for relation in group) == sorted(scenes.RELATIONS)
     assert len(full.runs) == 12 * 6 * 3
@@ -54,7 +54,7 @@ def test_every_cell_has_the_run_of_its_relation_method_and_seed():
 
 
 def test_a_method_with_another_number_of_steps_trains_in_a_separate_job():
-    """All runs of a job share one program and therefore one number of steps."""
+    """All runs of a job share one compiled program and therefore have the same number of steps."""
     config = load("evaluation")
     config.evaluation.ablations = (("longer", {"steps": 133}),)
     longer = plan.make(config, quick=True)
@@ -64,14 +64,14 @@ def test_a_method_with_another_number_of_steps_trains_in_a_separate_job():
     assert [(job.steps, len(job.runs)) for job in jobs.values()] == [(100, 9), (133, 3)]
 
 
-def test_an_inverse_cell_swaps_the_entities_of_the_prompt():
+def test_a_cell_for_the_inverse_direction_swaps_the_entities_of_the_prompt():
     prompts = plan.make(load("evaluation"), quick=True).prompts["hanging_from"][:1]
     turned = cells.Asked("hanging_from", "Inv-ReVersion", 0, "inverse", "<R-inv> <R>")
     first = prompts[0]
     assert turned.texts(prompts) == [f"{first.object} <R-inv> <R> {first.subject}"]
 
 
-def test_a_quick_plan_is_smaller_but_keeps_values_of_the_user():
+def test_a_quick_plan_is_smaller_but_keeps_values_that_the_user_gave():
     config = load("evaluation")
     quick = plan.make(config, quick=True)
     assert (quick.seeds, quick.relations) == ((0,), scenes.REPORTING)
@@ -81,7 +81,7 @@ def test_a_quick_plan_is_smaller_but_keeps_values_of_the_user():
     assert len(quick.prompts["hug"]) == 32
 
 
-def test_the_easy_setting_has_the_reported_relations_and_clean_exemplars():
+def test_the_easy_evaluation_has_the_relations_for_reporting_and_exemplars_without_hatching():
     easy = plan.make(load("evaluation", "easy"))
     assert easy.groups == {"unnamed, reported": scenes.REPORTING}
     assert len(easy.runs) == 3 * 3 * 3
@@ -90,7 +90,10 @@ def test_the_easy_setting_has_the_reported_relations_and_clean_exemplars():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A benchmark of two relations, with prompts for "orbiting" alone. The package does not know "orbiting"."""
+    """A benchmark of the relations "hug" and "orbiting", with prompts only for "orbiting".
+
+    The package does not know the relation "orbiting".
+    """
     for relation in ("hug", "orbiting"):
         shown = np.zeros((2, 8, 8, 3), np.uint8)
         exemplars.write_folder(tmp_path / "benchmark" / relation, shown, [["moon {} planet"]] * 2)
@@ -151,12 +154,12 @@ def test_dreambooth_is_compared_only_on_request():
         load("benchmark", "dreambeeth")
 
 
-def test_a_line_cut_short_loses_only_the_cell_of_this_line(tmp_path):
+def test_a_truncated_line_of_cells_jsonl_loses_only_the_cell_of_that_line(tmp_path):
     path = tmp_path / "cells.jsonl"
     for seed in (0, 1, 2):
         cells.write(path, cells.Asked("hug", "ReVersion", seed, "direct", "<R>"), "hash", {"relation": [1.0, 0.25]})
         if seed == 1:
-            path.write_bytes(path.read_bytes()[:-20])  # as if the process was killed while it wrote
+            path.write_bytes(path.read_bytes()[:-20])  # as if the process was killed while it wrote the line
     with pytest.warns(Caution, match="line 2 is damaged"):
         kept = cells.read(path)
     assert [key[2] for key in kept] == [0, 2]

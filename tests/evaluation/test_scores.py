@@ -1,4 +1,4 @@
-"""Scores of vectors at known angles are compared with their closed forms. Then the command `score` is tested."""
+"""Compares the scores of vectors at known angles with closed forms, and tests the command `score`."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from reversion_jax.weights import embeddings
 
 
 def at(*degrees) -> np.ndarray:
-    """Returns vectors [..., 2] at these angles in degrees. Their lengths differ; this must not change a score."""
+    """Returns vectors [..., 2] at these angles in degrees. The vectors' lengths differ, but scores ignore lengths."""
     angles = np.radians(np.array(degrees))
     lengths = 1 + np.arange(angles.size).reshape(angles.shape)
     return (np.stack([np.cos(angles), np.sin(angles)], axis=-1) * lengths[..., None]).astype(np.float32)
@@ -30,7 +30,7 @@ def at(*degrees) -> np.ndarray:
 cos = lambda *degrees: np.cos(np.radians(np.array(degrees)))
 
 
-def test_entity_score_is_the_cosine():
+def test_entity_score_is_the_cosine_of_picture_and_sentence():
     np.testing.assert_allclose(scores.entity_score(at(0, 0, 10), at(0, 60, 100)), cos(0, 60, 90), atol=1e-6)
 
 
@@ -39,7 +39,7 @@ def test_entity_minimum_is_the_cosine_of_the_worse_entity():
     np.testing.assert_allclose(scores.entity_minimum(at(0, 0), entities), cos(80, 70), atol=1e-6)
 
 
-def test_margin_is_the_difference_to_the_best_other_text():
+def test_margin_is_the_difference_to_the_cosine_of_the_best_other_sentence():
     found = scores.margin(at(0, 0), at(10, 50), at([40, 90, 20], [180, 30, 80]))
     np.testing.assert_allclose(found, cos(10, 50) - cos(20, 30), atol=1e-6)
 
@@ -97,7 +97,7 @@ def test_scores_of_a_picture_use_the_order_of_its_sentences():
         {"text": "a photo of {subject} {} {object}", "subject": "cat", "object": "stone"},
     ],
 )
-def test_every_form_of_a_prompt_gives_its_direct_meaning(prompt):
+def test_every_form_of_a_prompt_gives_the_same_direct_prompt(prompt):
     assert scores.asked_for(prompt, "carved out of").fill("on") == "a photo of cat on stone"
 
 
@@ -121,7 +121,7 @@ def test_words_for_returns_words_for_the_relation_and_for_other_relations():
         scores.words_for("embrace", None, None)
 
 
-def test_a_mean_has_a_standard_error_unless_there_is_one_prompt():
+def test_a_mean_has_a_standard_error_unless_it_has_only_one_prompt():
     found = scores.means([{"a": 1.0, "b": 2.0}, {"a": 3.0}, {"a": 8.0}])
     assert found["a"] == (4.0, pytest.approx(np.sqrt(13 / 3)))
     assert found["b"] == (2.0, None)
@@ -141,13 +141,16 @@ def test_the_diagnosis_of_rows_equals_its_closed_form():
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """The folder of a CLIP with random weights. Its scores mean nothing, but all code runs."""
+    """The folder of a CLIP model with random weights. The model's scores mean nothing, but all code runs."""
     shapes = json.loads((tiny_clip.RECORDED / "clip_shapes.json").read_text())
     return tiny_clip.write_folder(tmp_path_factory.mktemp("clip"), tiny.torch_weights(shapes, seed=3)["clip"])
 
 
 def run(**given) -> None:
-    """Scores like the command. Its flags are given by the names of the fields of `Pictures` and `Learned`."""
+    """Scores like the command `score`.
+
+    The flags of the command are arguments, named like the fields of `Pictures` and `Learned`.
+    """
     asked = {name: given.pop(name, None) for name in scoring.Pictures._fields}
     learned = {name: given.pop(name, None) for name in scoring.Learned._fields}
     assert not given
@@ -160,7 +163,10 @@ PROMPTS = ("cat <R> dog", "photo of dog <R-inv> <R> cat")
 
 @pytest.fixture
 def drawn(tmp_path):
-    """A folder like one that `sample` writes: three pictures of the first prompt, one of the second, and the grid."""
+    """A folder like one that `sample` writes.
+
+    The folder has three pictures of the first prompt, one picture of the second prompt, and the grid.
+    """
     folder = tmp_path / "drawn"
     for i, prompt in enumerate([PROMPTS[0]] * 3 + [PROMPTS[1]]):
         image = (128 + 70 * tiny.noise(i, (16, 16, 3))).clip(0, 255).astype(np.uint8)
@@ -183,7 +189,7 @@ def test_pictures_of_sample_are_scored_by_their_prompts(clip, drawn, tmp_path, c
     assert list(seen) == ["000.png", "001.png", "002.png", "003.png"]
     assert seen["001.png"]["exemplar_similarity"] == pytest.approx(1, abs=1e-5)
     assert max(seen[name]["exemplar_similarity"] for name in ("000.png", "002.png", "003.png")) < 0.999
-    # The second prompt is inverse and asks for the same as the first.
+    # The second prompt is inverse and asks for the same scene as the first prompt.
     model = clip_features.load(str(clip))
     features = clip_features.of_pictures(model, [drawn / "000.png", drawn / "003.png"])
     texts = [["cat on top of dog", "photo of cat on top of dog"], ["dog on top of cat", "photo of dog on top of cat"]]
@@ -215,7 +221,10 @@ def test_pictures_with_captions_are_scored_by_their_captions(clip, tmp_path):
 
 
 def test_pictures_of_an_evaluation_are_scored_by_method(clip, tmp_path, capsys):
-    """Two methods and two relations. Only "inside" has exemplars in the folder, and "hug" is symmetric."""
+    """The evaluation compares two methods on the relations "hug" and "inside".
+
+    Only "inside" has exemplars in the folder, and "hug" is symmetric.
+    """
     records = []
     for i, (relation, method) in enumerate([(r, m) for r in ("hug", "inside") for m in ("one", "two")]):
         image = (128 + 70 * tiny.noise(i, (8, 8, 3))).clip(0, 255).astype(np.uint8)
@@ -250,7 +259,7 @@ def test_score_measures_the_words_of_a_file(tmp_path, capsys):
 
 
 def test_score_measures_the_words_of_a_run_and_writes_the_result(finished, capsys):
-    """The command compares the run's words with the model's words and with the words from which they started.
+    """The command compares the run's words with the model's words and with the word from which training started.
 
     The command writes the result to the run's folder.
     """

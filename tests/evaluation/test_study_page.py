@@ -1,4 +1,4 @@
-"""The page of the user study in a real browser: pytest -m browser (needs playwright and a Chromium)."""
+"""Tests the page of the user study in a browser. `pytest -m browser` runs these tests with playwright and Chromium."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def study(tmp_path) -> tuple[Path, dict]:
-    """The file of a page with four sets, and its key."""
+    """The file of a page with four sets of pictures, and the key of the study."""
     evaluation = tiny_evaluation.write(tmp_path / "evaluation", seeds=(0,))
     chosen = sets.choose(sets.read_pictures(evaluation), METHODS, 2, 0)
     made = page.make(chosen, METHODS, {name: sets.read_exemplars(evaluation, name) for name in ("hug", "inside")})
@@ -34,7 +34,7 @@ def _open(browser, file: Path, **context):
 
 
 def _order(told: dict, ranks: list[int]) -> list[str]:
-    """Returns the letters of a set from worst to best if the nth method has the nth rank."""
+    """Returns the letters of a set's pictures from worst to best, if `ranks` has the rank of each method."""
     by_rank = sorted(range(len(ranks)), key=lambda n: ranks[n])
     return ["ABCD"[told["methods"].index(METHODS[n])] for n in by_rank]
 
@@ -76,7 +76,7 @@ def test_votes_by_mouse_keyboard_and_touch_make_the_table(browser, study, tmp_pa
     tab.get_by_text("Start", exact=True).click()
     pictures, place = tab.locator(".pictures [data-letter]"), lambda c, n: tab.locator(f"#{c} .place").nth(n)
 
-    # With the mouse: drag from the large pictures, from the tray, onto an occupied place, and out of a place.
+    # The mouse drags pictures from the large ones, from the tray, onto an occupied place, and out of a place.
     worst_to_best = _order(key["sets"][0], [1, 2, 3, 4])
     a, b, c, d = ("ABCD".index(letter) for letter in worst_to_best)
     _drag(tab, pictures.nth(d), place("entity", 0))
@@ -105,7 +105,7 @@ def test_votes_by_mouse_keyboard_and_touch_make_the_table(browser, study, tmp_pa
     assert _shown(tab, "entity") == ["D", "C", "B", "A"]
     for rank, letter in enumerate(wanted):
         while (at := _shown(tab, "entity").index(letter)) != rank:
-            tab.keyboard.press("Tab")  # the focus follows the moved picture, so it is set again
+            tab.keyboard.press("Tab")  # the focus follows the moved picture, so the test sets the focus again
             tab.locator(f"#entity [data-letter={letter}]").focus()
             tab.keyboard.press("ArrowLeft" if at > rank else "ArrowRight")
             assert tab.evaluate("document.activeElement.dataset.letter") == letter
@@ -126,7 +126,7 @@ def test_votes_by_mouse_keyboard_and_touch_make_the_table(browser, study, tmp_pa
     _save(tab, tmp_path / "votes")
     assert wrong == []
 
-    # With a finger on a phone: tap, and drag after a short hold.
+    # A finger on a phone taps a picture, or holds it for a short time and then drags it.
     tab, wrong = _open(browser, file, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     tab.get_by_text("Start", exact=True).tap()
     touch = tab.context.new_cdp_session(tab)

@@ -11,8 +11,8 @@ def cell(right, score=(0.25, 0.75), **more):
     return {"right": list(right), "score": list(score), **more}
 
 
-# Cells of two relations and two prompts. Method A uses natural words and has no seeds. Method B has the seeds 3 and 7,
-# and also the seed 9 for "on". The metric "order" exists only for "on".
+# Scores of two relations with two prompts each. Method A uses natural words and has no seeds. Method B has the seeds 3
+# and 7, and also the seed 9 for "on". The metric "order" exists only for "on".
 CELLS = {
     ("on", "A", "direct"): {None: cell([1, 0])},
     ("in", "A", "direct"): {None: cell([0, 0])},
@@ -28,14 +28,14 @@ def of(method, direction="direct", relations=("on", "in")):
 
 
 def test_values_have_axes_of_relations_seeds_and_prompts():
-    """The seeds are those that every relation has, in the same order for all relations."""
+    """The values have only the seeds that every relation has, in the same order for all relations."""
     np.testing.assert_array_equal(tables.values(CELLS, of("B"), "right"), [[[1, 1], [1, 0]], [[0, 1], [1, 1]]])
     np.testing.assert_array_equal(tables.values(CELLS, of("A"), "right"), [[[1, 0]], [[0, 0]]])
     assert tables.values(CELLS, of("B", "inverse", ["in"]), "right") is None
     assert tables.values(CELLS, of("B", "inverse"), "right").shape == (1, 2, 2)
 
 
-def test_a_relation_without_a_metric_is_left_out():
+def test_a_relation_without_the_metric_is_left_out_of_the_values():
     np.testing.assert_array_equal(tables.values(CELLS, of("B"), "order"), [[[1, 0], [1, 1]]])
     assert tables.values(CELLS, of("A"), "order") is None
 

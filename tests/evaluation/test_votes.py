@@ -35,10 +35,10 @@ def _write(folder: Path, *ballots: dict) -> Path:
 
 
 def test_average_ranks_equal_a_calculation_by_hand(tmp_path):
-    """Two voters and three sets."""
+    """Two voters rank the pictures of three sets."""
     other = [[["C", "B", "A"], ["C", "B", "A"]], [["A", "B", "C"], ["A", "B", "C"]], [["A", "B", "C"], ["A", "B", "C"]]]
     ranks = votes.read_votes(_write(tmp_path / "votes", _vote(1), _vote(2, other)), KEY)
-    # [voters, sets, criteria, methods m n o]
+    # The axes of `ranks` are voters, sets, criteria, and the methods m, n and o.
     assert ranks.tolist() == [
         [[[3, 1, 2], [1, 3, 2]], [[2, 1, 3], [1, 2, 3]], [[1, 3, 2], [2, 3, 1]]],
         [[[1, 3, 2], [1, 3, 2]], [[1, 2, 3], [1, 2, 3]], [[3, 2, 1], [3, 2, 1]]],
@@ -49,7 +49,8 @@ def test_average_ranks_equal_a_calculation_by_hand(tmp_path):
     inside = [[8 / 4, 9 / 4, 7 / 4], [7 / 4, 11 / 4, 6 / 4]]
     overall = [[11 / 6, 12 / 6, 13 / 6], [9 / 6, 15 / 6, 12 / 6]]
     np.testing.assert_allclose(ranking.mean, [hug, inside, overall])
-    # A resample has two voters: with probability 1/4 twice the first voter, and with 1/4 twice the second voter.
+    # A resample draws two voters. With probability 1/4 a resample has the first voter twice, and with probability
+    # 1/4 the second voter twice.
     np.testing.assert_allclose(ranking.low[0], [[1, 1, 3], [1, 2, 3]])
     np.testing.assert_allclose(ranking.high[0], [[2, 2, 3], [1, 2, 3]])
     np.testing.assert_allclose(ranking.low[2, 0], [5 / 3, 5 / 3, 2])
@@ -61,7 +62,7 @@ def test_average_ranks_equal_a_calculation_by_hand(tmp_path):
 
 
 def test_intervals_of_votes_equal_those_of_all_resamples():
-    """Five voters have 3125 equally likely resamples, few enough to compute all."""
+    """Five voters have 3125 equally likely resamples, so few that the test computes all resamples."""
     second = np.arange(4) < np.arange(5)[:, None]  # voter v prefers m to n in v of the four sets
     ranks = np.stack([1 + second, 2 - second], axis=-1)[:, :, None]
     key = {"methods": ["m", "n"], "sets": [{"relation": name} for name in ("hug", "hug", "hug", "inside")]}
@@ -164,7 +165,7 @@ def test_the_study_command_writes_the_page_and_counts_votes(evaluation, tmp_path
         ({"evaluation": Path("nowhere")}, "pictures.json: no such file"),
     ],
 )
-def test_a_page_that_cannot_be_made_writes_nothing(evaluation, tmp_path, given, says):
+def test_nothing_is_written_if_the_page_of_a_study_cannot_be_made(evaluation, tmp_path, given, says):
     asked = {"evaluation": evaluation, "methods": [], "sets_per_relation": 4, "seed": 0} | given
     with pytest.raises((ValueError, OSError), match=re.escape(says)) as error:
         study.write_page(workdir=tmp_path / "study", **asked)
