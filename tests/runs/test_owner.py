@@ -1,4 +1,4 @@
-"""Ownership of folders: only one job at a time may write to a workdir."""
+"""Tests that only one job at a time may write to a workdir."""
 
 import json
 import os
@@ -26,7 +26,7 @@ HOLD = """if True:
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that owns the folder "run"."""
+    """Starts another process, which owns the folder "run"."""
     command = [sys.executable, "-c", HOLD, tmp_path / "run"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "owned\n"
@@ -50,7 +50,7 @@ def take(folder: Path) -> None:
 
 
 def record(folder: Path, **changes) -> None:
-    """Writes an owner.json of this process, with changes."""
+    """Writes an owner.json that names this process as the owner, with some values changed."""
     folder.mkdir(parents=True, exist_ok=True)
     values = owner._this_process() | {"since": "yesterday", "token": "another", "beat": time.time()} | changes
     (folder / owner.NAME).write_text(json.dumps(values))
@@ -64,10 +64,10 @@ def test_a_free_folder_is_owned_and_then_released(tmp_path):
         with pytest.raises(ValueError, match=rf"belongs to process {os.getpid()} on .* since .*: wait for it, stop it"):
             take(place)
         check()
-    assert not list(tmp_path.iterdir())  # folders that hold no results are removed
+    assert not list(tmp_path.iterdir())  # folders without results are removed
 
 
-def test_files_of_the_job_stay_after_release(tmp_path):
+def test_files_of_the_job_stay_after_the_folder_is_released(tmp_path):
     with owner.owned(epath.Path(tmp_path / "run")):
         (tmp_path / "run" / "metrics.jsonl").write_text("")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
@@ -91,7 +91,7 @@ def test_a_zombie_process_is_no_longer_the_owner(holder, tmp_path):
     take(tmp_path / "run")
 
 
-def test_a_stopped_process_of_this_machine_stays_the_owner(holder, tmp_path, quick):
+def test_a_paused_process_on_this_machine_stays_the_owner(holder, tmp_path, quick):
     holder.send_signal(signal.SIGSTOP)
     time.sleep(1)
     with pytest.raises(ValueError, match="belongs to process"):
@@ -100,12 +100,12 @@ def test_a_stopped_process_of_this_machine_stays_the_owner(holder, tmp_path, qui
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
-def test_a_process_that_reuses_the_owners_number_is_not_the_owner(tmp_path):
+def test_a_process_that_reuses_the_owners_process_number_is_not_the_owner(tmp_path):
     record(tmp_path / "run", started="1")
     take(tmp_path / "run")
 
 
-def test_a_folder_is_refused_while_an_owner_on_another_machine_renews_it(tmp_path, quick, capsys, monkeypatch):
+def test_a_folder_is_refused_while_an_owner_on_another_machine_renews_its_file(tmp_path, quick, capsys, monkeypatch):
     elsewhere = {"machine": "elsewhere", "host": "elsewhere"}
     record(tmp_path / "run", **elsewhere)
     monkeypatch.setattr(owner.time, "sleep", lambda _: record(tmp_path / "run", **elsewhere, beat=time.time() + 1))
@@ -115,8 +115,8 @@ def test_a_folder_is_refused_while_an_owner_on_another_machine_renews_it(tmp_pat
 
 
 @pytest.mark.parametrize("there", ["silent", "hours ago", "damaged", "empty"])
-def test_a_folder_is_taken_over_when_its_owner_no_longer_renews_it(tmp_path, quick, there):
-    """A machine that restarts under another name can continue its own run."""
+def test_a_folder_is_taken_over_when_its_owner_no_longer_renews_the_owner_file(tmp_path, quick, there):
+    """A machine that has restarted under another name can continue the run that it had started."""
     record(tmp_path / "run", machine="elsewhere", beat=time.time() - 7200 * (there == "hours ago"))
     if there in ("damaged", "empty"):
         (tmp_path / "run" / owner.NAME).write_text('{"pid' * (there == "damaged"))

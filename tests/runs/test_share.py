@@ -28,7 +28,7 @@ SENT = {"on.safetensors", "on-inv.safetensors", "learned_embeds.bin", "README.md
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A fake hub that this process and its child processes use as the real one."""
+    """A fake hub that this process and its child processes use in place of the Hugging Face Hub."""
     server = FakeHub()
     told = {"ENDPOINT": server.address, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(tmp_path / "cache")}
     told["HUGGINGFACE_CO_URL_TEMPLATE"] = server.address + "/{repo_id}/resolve/{revision}/{filename}"
@@ -105,7 +105,7 @@ def test_a_push_sends_embedding_files_a_preview_and_a_card(hub, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Use 'content=<:DeprecationWarning")  # by huggingface_hub
 def test_embedding_files_go_to_the_large_file_storage_if_the_hub_asks(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # Xet has its own protocol
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the fake hub does not have Xet's protocol
     hub.lfs = True
     share(write_run(tmp_path), epath.Path(tmp_path / "out"), Push("me/on"))
     assert len(hub.objects) == 3
@@ -129,7 +129,10 @@ def test_a_readme_of_the_user_is_not_overwritten(hub, tmp_path):
 
 
 def test_a_second_push_replaces_the_files_of_the_first(hub, tmp_path):
-    """The second push has an earlier checkpoint and its preview. Words have two rows, and there is no inverse word."""
+    """The second push sends the words of an earlier checkpoint and the preview of the same step.
+
+    The relation word has two rows, and there is no inverse word.
+    """
     workdir = write_run(tmp_path, method="reversion", rows_per_token=2)
     share(workdir, None, Push("me/on"))
     with pytest.warns(Caution, match="200 of 400 steps"):
@@ -190,7 +193,7 @@ def test_a_private_push_makes_a_private_repository_and_refuses_a_public_reposito
     assert len(hub.commits) == 3
 
 
-def test_export_and_a_dry_run_send_nothing(hub, tmp_path):
+def test_an_export_without_a_push_and_a_dry_run_send_nothing(hub, tmp_path):
     workdir, out = write_run(tmp_path), epath.Path(tmp_path / "out")
     export.export(workdir, out, onetrainer=True)
     said = share(workdir, epath.Path(tmp_path / "dry"), Push("me/on", dry_run=True))

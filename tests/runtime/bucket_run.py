@@ -1,6 +1,6 @@
-"""test_files.py runs this script in its own process. It trains and exports in a local folder and in an emulated bucket.
+"""Trains and exports in a local folder and in an emulated bucket. test_files.py runs this script in its own process.
 
-The script prints a report for each of the two folders, as JSON on one line.
+The script prints one line of JSON with a report on the local folder and a report on the bucket.
 """
 
 import json

@@ -1,6 +1,7 @@
-"""test_parallel.py runs this script with eight simulated devices. It trains and draws on one and on eight devices.
+"""Trains and draws on one and on eight devices. test_parallel.py runs this script with eight simulated devices.
 
-Arguments: a model's folder, and optionally "added", to train with added inverse prompts and exemplars in epochs.
+The first argument is a model's folder. With the second argument "added", the script trains with added inverse prompts
+and draws the exemplars in epochs.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The warning about a GPU that JAX does not see."""
+"""Tests the warning about a GPU that JAX does not see."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from reversion_jax.runtime.errors import Caution
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
-    """Simulates a machine with an NVIDIA GPU on which JAX uses the CPU. Returns the driver's file."""
+    """Simulates a machine with an NVIDIA GPU on which JAX uses the CPU. Returns the path of the driver's file."""
     file = tmp_path / "version"
     file.touch()
     monkeypatch.setattr(device, "_DRIVERS", {str(file): ("an NVIDIA GPU", "cuda")})
@@ -17,13 +17,13 @@ def driver(tmp_path, monkeypatch):
     return file
 
 
-def test_the_warning_about_a_gpu_that_jax_does_not_see_has_the_remedy(driver):
+def test_the_warning_about_a_gpu_that_jax_does_not_see_says_what_to_install(driver):
     with pytest.warns(Caution, match=r"has an NVIDIA GPU that JAX does not see, .*reversion_jax\[cuda\]") as told:
         device.warn_of_unseen()
     assert "\n" not in str(told[0].message)
 
 
-def test_there_is_no_warning_where_the_gpu_is_used_or_unwanted_or_absent(driver, monkeypatch):
+def test_there_is_no_warning_if_the_gpu_is_used_or_unwanted_or_absent(driver, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the user chose the CPU
     device.warn_of_unseen()
     monkeypatch.delenv("JAX_PLATFORMS")

@@ -29,10 +29,10 @@ HERE = Path(__file__).parent
 
 
 class Bucket(MemoryFileSystem):
-    """Cloud storage in memory, which epath finds under gs://. Like gcsfs, it cannot append to an object."""
+    """Cloud storage in memory, which epath uses for gs:// paths. Like gcsfs, this class cannot append to an object."""
 
     protocol = ("gs", "gcs")
-    store, pseudo_dirs = {}, [""]  # otherwise they would be shared with the parent class
+    store, pseudo_dirs = {}, [""]  # so that Bucket shares no files with its parent class
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -91,7 +91,7 @@ def test_pictures_histories_and_embeddings_are_written_and_read(folder):
 
 
 def test_settings_and_rows_of_every_checkpoint_are_written_read_and_exported(folder):
-    """The folder has the newest rows and the rows of each checkpoint. The exported words have the same numbers."""
+    """The folder has the newest rows and the rows of each checkpoint. The exported words have the rows' numbers."""
     settled = settings.settle(settings.get_config())
     origin = {"model": settled.model, "model_hash": "0123456789abcdef"}
     runs.write_settings(folder / "hug", settled, origin)
@@ -185,7 +185,7 @@ def test_a_run_in_a_bucket_equals_a_local_run(small, tmp_path):
     assert {"config.json", "metrics.jsonl", "rows", "rows.safetensors"} <= set(here["left"])
     ((relation, inverse),) = here["rows"]
     assert relation == here["exported"] != inverse
-    # The rows of both checkpoints are in the bucket and can be read.
+    # The rows of the checkpoints at steps 2 and 4 are in the folder and can be read.
     assert here["kept"] == ["step_000002.safetensors", "step_000004.safetensors"]
     newest, earlier = here["read"]
     assert newest == [4, here["rows"][0]]
@@ -235,6 +235,6 @@ def test_a_folder_in_a_bucket_has_one_owner(bucket, monkeypatch):
     assert json.loads((bucket / owner.NAME).read_text())["token"] == "of another"
 
 
-def test_each_setting_of_a_config_has_its_own_default_workdir():
+def test_the_default_workdir_depends_on_the_config_file_and_its_variant():
     names = ("configs/evaluation.py", "/elsewhere/evaluation.py:easy", "mine.py")
     assert [files.default_workdir(name) for name in names] == ["runs/evaluation", "runs/evaluation-easy", "runs/mine"]

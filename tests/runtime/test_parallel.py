@@ -43,7 +43,10 @@ def test_results_of_eight_devices_equal_those_of_one_with_added_inverse_prompts(
 
 
 def test_results_of_eight_devices_equal_those_of_one(compared):
-    """Compares rows after four steps of two micro-batches, losses, and images from a sampler that adds noise."""
+    """Compares losses, learned rows, and images from a sampler that adds noise.
+
+    The rows are compared after four steps of two micro-batches each.
+    """
     assert compared["devices"] == 8
     assert compared["moved"] > 1e-3
     rows, losses, images = compared["eight"]["differences"]
@@ -65,7 +68,7 @@ def test_results_of_four_devices_that_share_the_weights_equal_those_of_one(compa
 
 
 def weight_bytes(tree):
-    """Returns the number of bytes of all arrays, and of the kernels that four devices can share."""
+    """Returns the bytes of all arrays, and the bytes of the kernels that four devices can share."""
     leaves = flatten_dict(tree)
     shared = [leaf for path, leaf in leaves.items() if path[-1] == "kernel" and any(n % 4 == 0 for n in leaf.shape)]
     return sum(leaf.nbytes for leaf in leaves.values()), sum(leaf.nbytes for leaf in shared)
@@ -81,14 +84,15 @@ def test_a_device_holds_a_quarter_of_the_weights_and_gathers_the_other_weights(c
     passes = Counter()
     for kind, size in compared["split"]["passes"]:
         passes[kind] += size
-    # The text encoder is gathered once. The UNet is gathered in the forward and in the backward pass, except for some
-    # layers at its ends. The gradient of the rows is summed as always.
+    # Devices gather the text encoder's weights once. Devices gather the UNet's weights in the forward and in the
+    # backward pass, except for some of the first and last layers. The rows' gradients are summed as if each
+    # device had all weights.
     assert 1.75 * networks <= passes["all-gather"] < 2 * networks
     assert passes == {"all-gather": passes["all-gather"], "all-reduce": 4 * (2 * 32 + 1)}
 
 
 @pytest.mark.parametrize("devices", [-1, 10_000])
-def test_more_devices_than_there_are_is_refused(devices):
+def test_a_number_of_devices_that_the_machine_does_not_have_is_refused(devices):
     with pytest.raises(ValueError, match=rf"devices={devices}: there are \d+ cpu devices"):
         parallel.make_mesh(8, devices)
 

@@ -1,4 +1,4 @@
-"""The meaning of the names of precisions."""
+"""Tests what the name of each precision means."""
 
 import types
 
@@ -19,7 +19,7 @@ def device(platform: str, capability: str | None = None) -> types.SimpleNamespac
     [
         (device("cpu"), "float32"),
         (device("tpu"), "bfloat16"),
-        (device("gpu", "7.5"), "float16"),  # the T4 of Colab
+        (device("gpu", "7.5"), "float16"),  # Colab's T4 GPU
         (device("gpu", "8.0"), "bfloat16"),
         (device("gpu", "12.0"), "bfloat16"),
         (device("gpu", "gfx90a"), "bfloat16"),
