@@ -1,4 +1,4 @@
-"""The training step is compiled in the background while the weights are read, and is compiled only once."""
+"""Tests that the training step is compiled only once, in the background while the weights are read."""
 
 import logging
 import subprocess
@@ -16,7 +16,7 @@ from reversion_jax.training import ahead, loop, prepare
 
 @pytest.fixture
 def compilations(caplog):
-    """A function that returns (name, thread) of each program that JAX has compiled."""
+    """A function that returns the name and the thread of each program that JAX has compiled."""
     jax.clear_caches()
     jax.config.update("jax_log_compiles", True)  # the context manager would set it for one thread only
     with caplog.at_level(logging.WARNING, logger="jax"):
@@ -59,7 +59,7 @@ def test_a_stop_or_an_error_ends_the_command_without_waiting_for_the_compiler(ho
     assert time.monotonic() - began < 30
 
 
-def test_without_a_stop_python_waits_for_the_compiler():
+def test_without_a_stop_or_an_error_python_waits_for_the_compiler():
     code = """if True:
         import time
         from reversion_jax.runtime import compilation
@@ -70,7 +70,7 @@ def test_without_a_stop_python_waits_for_the_compiler():
 
 
 def test_weights_are_read_while_the_compiler_works(config, monkeypatch):
-    """The exemplars are encoded in this time too."""
+    """The exemplars are also encoded while the compiler works."""
     began, may_end = threading.Event(), threading.Event()
 
     class Slow:
@@ -86,5 +86,5 @@ def test_weights_are_read_while_the_compiler_works(config, monkeypatch):
     assert not job.compiled.done()
     assert np.isfinite(job.data.mean).all()
     may_end.set()
-    with pytest.raises(ValueError, match="not compiled"):  # the compiler's error is raised where the program is needed
+    with pytest.raises(ValueError, match="not compiled"):  # the compiler's error is raised when the program is needed
         prepare.advance(job, prepare.first_state(job), 1, 2)

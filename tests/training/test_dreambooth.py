@@ -1,4 +1,4 @@
-"""DreamBooth on a tiny model: training, its loss, resuming, and the saved model."""
+"""Tests DreamBooth on a tiny model: training, the loss, resuming, and the saved model."""
 
 import dataclasses
 

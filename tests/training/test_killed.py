@@ -20,7 +20,7 @@ KILLS, IN_CHECKPOINTS, AFTER_FIRST_STEP = 20, 5, 10
 
 @pytest.fixture(scope="module")
 def command(small, tmp_path_factory):
-    """The command line, without --workdir, of a run of some seconds with a checkpoint after every second step."""
+    """The command line, without --workdir, of a run that takes seconds and writes a checkpoint every second step."""
     settings = tiny_run.inputs(tmp_path_factory.mktemp("killed"), small)
     settings |= {"steps": 400, "checkpoint_every_steps": 2, "preview_every_steps": 200}
     return tiny_run.command(settings)

@@ -144,7 +144,7 @@ def test_training_on_real_photographs_gives_finite_rows(config, sd_tiny, tmp_pat
     assert (tmp_path / "run" / "contact_sheet.png").is_file()
 
 
-def test_sigma_for_noisy_latents_is_in_pixels_of_the_latents(config):
+def test_sigma_is_converted_to_pixels_of_the_latents_if_noisy_latents_are_blurred(config):
     mine = changed(config, suppressor_target="noisy_latents", suppressor_sigma_px=3.0)
     prepared = prepare.prepare(prepare.settle(mine))
     assert prepared.step_config.blur_noisy_latents
@@ -162,7 +162,7 @@ def test_an_error_about_divergence_names_the_step(config, tmp_path):
 
 @pytest.mark.parametrize("rate", [3.0, 30.0])
 def test_rows_whose_norm_grows_too_large_stop_the_run(config, tmp_path, rate):
-    """The losses of such a run stay finite."""
+    """The losses of a run whose rows grow too large stay finite, so the losses cannot stop the run."""
     said = r"diverged: at step [1-6] their norm is .*, but the usual norm is .*: lower config.learning_rate"
     with pytest.raises(FloatingPointError, match=said):
         loop.train(changed(config, learning_rate=rate, preview_prompts=()), tmp_path / "run")
@@ -176,7 +176,7 @@ def test_a_run_that_learns_nothing_ends_with_a_warning(config, tmp_path, rate):
 
 
 def test_a_run_can_start_from_an_embedding_file(config, finished, tmp_path):
-    """The file may have one word or both words of a run."""
+    """The embedding file may have one of a run's two words, or both words."""
     (run,) = loop.learn(changed(config, steps=1), tmp_path / "first")
     words = run.words()
     embeddings.write(words, "on", tmp_path / "out")

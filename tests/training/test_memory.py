@@ -1,4 +1,4 @@
-"""The number of samples that go through the networks at once."""
+"""Tests how many samples go through the networks at once."""
 
 import dataclasses
 import re
@@ -29,8 +29,11 @@ def test_more_memory_or_less_work_allows_more_samples_at_once():
     assert most(16, precision="float16") == most(16)
 
 
-def test_the_estimate_is_what_was_measured():
-    """An H100 in bfloat16 needed 2.5 and 6.3 GiB beside the weights; Google's compiler asks for 0.90 GiB a sample."""
+def test_the_estimated_memory_equals_the_measured_memory():
+    """An H100 in bfloat16 needed 2.5 GiB for 2 samples and 6.3 GiB for 8 samples, without the weights.
+
+    For TPUs, Google's compiler asks for 0.90 GiB per sample.
+    """
     beside = lambda samples, platform: memory.needed(SETTLED, SD15, samples, platform) - memory.weights(SETTLED, SD15)
     assert [beside(2, "gpu"), beside(8, "gpu")] == pytest.approx([2.5, 6.3], rel=0.05)
     assert beside(2, "tpu") - beside(1, "tpu") == pytest.approx(0.9)
@@ -38,12 +41,12 @@ def test_the_estimate_is_what_was_measured():
 
 
 def test_weights_need_as_much_memory_as_those_of_stable_diffusion():
-    """In PyTorch, text encoder and UNet have 123,060,480 + 859,520,964 numbers, and the VAE has 83,653,863."""
+    """In PyTorch, the text encoder has 123,060,480 numbers, the UNet 859,520,964 and the VAE 83,653,863."""
     assert memory.weights(SETTLED, SD15) == pytest.approx((982_581_444 * 2 + 83_653_863 * 4) / 2**30, rel=1e-4)
 
 
-def test_the_table_in_the_docs_is_the_estimate():
-    """A GPU's column names its memory, of which JAX takes three quarters by default."""
+def test_the_table_of_samples_at_once_in_the_docs_equals_the_estimates():
+    """Each GPU column of the table names the GPU's memory. JAX takes three quarters of a GPU's memory by default."""
     table = re.findall(r"^\| ([a-z]+\d+), .* \| (yes|no) \| (.*) \|$", PAGE.read_text(), flags=re.MULTILINE)
     assert len(table) == 4
     for precision, remat, cells in table:
@@ -57,12 +60,12 @@ def test_the_table_in_the_docs_is_the_estimate():
 @pytest.mark.parametrize(
     ("runs", "given", "at_once"), [(1, 8, 8), (1, 100, 8), (1, 5, 4), (1, 3, 3), (10, 12, 12), (10, 30, 27), (1, 1, 1)]
 )
-def test_the_pieces_of_a_step_have_nearly_equal_sizes(runs, given, at_once):
+def test_a_step_is_divided_into_passes_of_nearly_equal_size(runs, given, at_once):
     config = dataclasses.replace(SETTLED, samples_at_once=given)
     assert memory.samples_at_once(config, SD15, runs) == at_once
 
 
-def test_a_sample_with_two_prompts_counts_twice():
+def test_a_sample_with_two_prompts_counts_as_two_samples():
     config = dataclasses.replace(SETTLED, inverse_prompts="add", samples_at_once=100)
     assert memory.samples_at_once(config, SD15, 1) == 16
     without = dataclasses.replace(config, method="reversion", inverse_share=0.0)

@@ -1,9 +1,9 @@
-"""Runs the notebooks from top to bottom. Tests with the marker `colab` use the packages of Colab's TPU runtime:
+"""Runs the notebooks from top to bottom.
 
     pytest -m colab -s tests/training/test_notebook.py
 
-This command makes an environment with these versions, with Python 3.13 if it is installed, and takes ten minutes. It
-also runs the test suite in that environment.
+The command above makes a Python environment with the package versions of Colab's TPU runtime. The notebooks and the
+test suite then run in this environment. The command uses Python 3.13 if it is installed, and takes ten minutes.
 """
 
 import ast
@@ -48,8 +48,8 @@ SETTINGS = {
     "judged_prompts": 0,
 }
 
-# Settings with which the two other notebooks run quickly. The word is hardly trained, so the pictures show nothing, but
-# every cell runs.
+# Settings with which the notebooks draw_and_edit and how_relation_inversion_works run quickly. The word is hardly
+# trained, so the pictures show nothing, but every cell runs.
 DRAWS_LITTLE = {
     "SEEDS": 2,
     "STRENGTHS": (0.5, 1.0),
@@ -66,7 +66,7 @@ TRAINS_LITTLE = {
     "WORKDIR": "drive/tour",
 }
 
-# Environment variables of a Python that must import this package from its own environment only.
+# Environment variables of a Python interpreter that must import packages only from its own environment.
 NOTHING_ELSE = {**tiny.environment(), "PYTHONPATH": ""}
 
 
@@ -82,7 +82,7 @@ def code(name: str) -> dict[str, nbformat.NotebookNode]:
 def run(
     name: str, place: Path, python: str, environment: Mapping[str, str], **settings
 ) -> dict[str, nbformat.NotebookNode]:
-    """Runs a notebook with `python` in the folder `place`. Returns its code cells by id, with their outputs.
+    """Runs a notebook with `python` in the folder `place`. Returns the notebook's code cells by id, with outputs.
 
     `settings` override variables of the cell with the tag "parameters".
     """
@@ -104,7 +104,7 @@ def run(
 def train(place: Path, python: str, environment: Mapping[str, str], steps: int, **settings) -> dict:
     """Runs the notebook that learns a relation, for `steps` steps, and returns its code cells.
 
-    Checks that it shows the preview, the contact sheet and the plot of the run.
+    Checks that the notebook shows the preview, the contact sheet and the plot of the run.
     """
     settings = settings | {"RELATION": "on", "WORKDIR": "drive/run", "SETTINGS": SETTINGS | {"steps": steps}}
     cells = run(LEARN, place, python, environment, **settings)
@@ -114,7 +114,7 @@ def train(place: Path, python: str, environment: Mapping[str, str], steps: int, 
 
 
 def check(workdir: Path, cells: dict[str, nbformat.NotebookNode]) -> None:
-    """Checks the folder and the cells of a run that was resumed after two steps for two more."""
+    """Checks the folder and the notebook's cells of a run that was resumed after two steps for two more steps."""
     assert "resumed at step 2 of 4" in text(cells["train"])
     assert [record["step"] for record in history.read(workdir / "metrics.jsonl")] == [1, 2, 3, 4]
     assert sorted(path.name for path in (workdir / "samples").iterdir()) == ["000", "001"]
@@ -128,7 +128,7 @@ def check(workdir: Path, cells: dict[str, nbformat.NotebookNode]) -> None:
 
 
 def check_drawn(cells: dict[str, nbformat.NotebookNode]) -> None:
-    """Checks what *Draw and edit* shows after a run with DRAWS_LITTLE."""
+    """Checks what the notebook *Draw and edit* shows with the settings DRAWS_LITTLE."""
     assert "<R>, <R-inv> for miniature" in text(cells["read"])
     for name, rows in {"draw": 3, "edit": 2, "start": None, "map": None, "attention": None}.items():
         (picture,) = shown(cells[name])
@@ -137,7 +137,7 @@ def check_drawn(cells: dict[str, nbformat.NotebookNode]) -> None:
     (output,) = (output for output in cells["animate"].outputs if output.output_type == "execute_result")
     assert output.data["text/html"].count("data:image/webp") == 2
     stops = re.findall(r"^ +(\d+) +\d\.\d{3} ", text(cells["describe"]), re.MULTILINE)
-    assert stops == ["0", "1", "2"] * 2  # the paths of <R> and <R-inv>
+    assert stops == ["0", "1", "2"] * 2  # the steps of the paths of <R> and <R-inv>
 
 
 def sheet_height(rows: int) -> int:
@@ -146,7 +146,7 @@ def sheet_height(rows: int) -> int:
 
 
 def check_tour(cells: dict[str, nbformat.NotebookNode]) -> None:
-    """Checks what *How relation inversion works* shows after a run with TRAINS_LITTLE."""
+    """Checks what the notebook *How relation inversion works* shows with the settings TRAINS_LITTLE."""
     figures = "exemplars suppressor spectra response noise timesteps steering control follow map draw inverse ablation"
     for name in (*figures.split(), "counts"):
         assert len(shown(cells[name])) == 1, name
@@ -188,7 +188,7 @@ def shown(cell: nbformat.NotebookNode) -> list[bytes]:
 
 @pytest.mark.long
 def test_the_learning_notebook_runs_and_resumes_its_run(tmp_path):
-    """The notebook runs first as on any machine and then as on Colab."""
+    """The notebook first starts a run as on any machine and then resumes the run as on Colab."""
     first = train(tmp_path, sys.executable, tiny.environment(), steps=2)
     imitate_colab(tmp_path)
     cells = train(tmp_path, sys.executable, tiny.environment(), steps=4)
@@ -224,7 +224,7 @@ def test_all_notebooks_install_the_package_in_the_same_way():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_everything_that_a_notebook_imports_exists(name):
-    """This includes the attributes of our modules that it uses. The test runs no cell."""
+    """The attributes of this package's modules that a notebook uses must exist too. The test runs no cell."""
     source = "\n".join(cell.source for cell in code(name).values())
     tree = ast.parse(re.sub(r"^( *)%.*", r"\1pass", source, flags=re.MULTILINE))
     modules = {}
@@ -242,13 +242,13 @@ def test_everything_that_a_notebook_imports_exists(name):
 
 
 def found(module: str, name: str):
-    """Returns what `from module import name` gives. Raises ImportError if there is nothing of this name."""
+    """Returns what `from module import name` gives. Raises ImportError if the module has no `name`."""
     package = importlib.import_module(module)
     return getattr(package, name) if hasattr(package, name) else importlib.import_module(f"{module}.{name}")
 
 
 def test_animations_run_forward_and_back_and_escape_their_titles():
-    """At both turning points the end frame is shown once."""
+    """The first and the last frame are shown only once when the animation turns back."""
     images = np.linspace(-1, 1, 4, dtype=np.float32)[:, None, None, None] * np.ones((4, 16, 16, 3), np.float32)
     shown_html = notebook.animations({"a <R> b": images}, width_px=99).data
     assert "a &lt;R&gt; b" in shown_html
@@ -310,7 +310,7 @@ def test_uploaded_exemplars_become_a_folder(browser, tmp_path):
     assert notebook.upload_exemplars(folder, captions) == folder
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "text.json"]
     browser.clear()
-    assert notebook.upload_exemplars(folder, {}) == folder  # the folder exists, so nothing is asked for
+    assert notebook.upload_exemplars(folder, {}) == folder  # the folder exists, so no upload is asked for
     browser |= {"0.png": picture.getvalue(), "text.json": json.dumps(captions).encode()}
     notebook.upload_exemplars(tmp_path / "other", {})
     assert (tmp_path / "other" / "text.json").read_bytes() == browser["text.json"]
@@ -322,7 +322,7 @@ def test_uploading_exemplars_is_refused_outside_colab(tmp_path):
 
 
 def _runs(python: str) -> bool:
-    """Returns whether this Python runs. A version manager may have a command of this name that does not run."""
+    """Returns whether the command `python` runs. A version manager may provide a command that does not run."""
     found = shutil.which(python)
     return bool(found) and subprocess.run([found, "--version"], capture_output=True).returncode == 0
 
@@ -345,7 +345,7 @@ def versions(python: str) -> dict[str, str]:
 
 @pytest.mark.colab
 def test_the_notebook_installs_nothing_that_would_change_colabs_jax(colab, tmp_path):
-    """The package in this test needs a newer JAX. This test must run before the next one, which installs ours."""
+    """The fake package of this test needs a newer JAX. The next test, which installs reversion_jax, must run later."""
     project = """
         [project]
         name = "reversion_jax"
@@ -387,8 +387,8 @@ def test_the_notebooks_install_the_package_and_run_on_colab(colab, tmp_path):
 def test_the_suite_passes_on_colab(colab):
     subprocess.run(
         [colab, "-m", "pip", "install", "-q", "ml_collections", "pytest-xdist"], check=True
-    )  # Colab does not have them
-    # Leaves out this file, and a file whose processes take minutes.
+    )  # Colab does not have these two packages
+    # The suite leaves out this file, and test_processes.py, whose processes take minutes.
     left_out = [f"--ignore=tests/training/test_{name}.py" for name in ("notebook", "processes")]
     suite = [colab, "-m", "pytest", "-q", "-p", "no:cacheprovider", *left_out]
     subprocess.run(suite, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)

@@ -1,4 +1,7 @@
-"""Settings in a model's folder: they are used if the user sets nothing, and only some settings are allowed."""
+"""Tests settings in a model's folder.
+
+The model's settings are used if the user sets nothing. A model may set only some settings.
+"""
 
 import json
 import shutil
@@ -40,7 +43,7 @@ def test_the_models_settings_are_used_if_the_user_sets_nothing(model):
     c.model, c.learning_rate, c.verbs = model, 0.5, "verbs"
     settled = prepare.settle(c)
     assert (settled.steps, settled.guidance_scale, settled.preview_prompts) == (2, 3, ("cat <R> dog",))
-    assert (settled.learning_rate, settled.verbs) == (0.5, "verbs")  # the user set these
+    assert (settled.learning_rate, settled.verbs) == (0.5, "verbs")  # the user set these two
     assert settled.batch_size == 2  # the model does not set it, so this is Stable Diffusion's value
     assert settings.settle(settings.get_config()).steps == 3000
 
@@ -63,7 +66,7 @@ def test_the_description_lists_settings_of_the_model(config):
     assert report.describe(job, ["preview_prompts"]).splitlines()[1] == "model sets  preview prompts"
 
 
-def test_the_miniature_brings_default_settings():
+def test_the_folder_of_the_miniature_model_has_default_settings():
     own = own_settings.read(settings.MINIATURE)
     assert (own["steps"], own["exemplars"], len(own["preview_prompts"])) == (400, "drawn", 16)
     assert "dreambooth" not in own
@@ -73,7 +76,7 @@ def test_the_miniature_brings_default_settings():
     assert (prepare.settle(c).steps, prepare.settle(c).resolution) == (7, 64)
 
 
-def test_single_files_and_hub_ids_bring_no_settings(tmp_path):
+def test_single_files_and_hub_ids_have_no_settings_of_their_own(tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
     for model in (str(tmp_path), str(tmp_path / "checkpoint.safetensors"), "own/er", "nowhere at all"):
         assert own_settings.read(model) == own_settings.read_dreambooth(model) == {}

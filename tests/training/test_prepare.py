@@ -1,4 +1,4 @@
-"""The prompts of a run's previews, and the settings that reach the training step."""
+"""Tests the prompts of a run's previews, and the settings that reach the training step."""
 
 import numpy as np
 import pytest
@@ -32,13 +32,13 @@ def test_preview_prompts_of_hug_combine_subjects_and_objects():
     assert prompts(load("hug"))[:3] == ("otter <R> teapot", "robot <R> astronaut", "bear <R> fox")
 
 
-def test_an_unknown_relation_has_previews_of_its_exemplars_prompts():
+def test_an_unknown_relation_has_the_prompts_of_its_exemplars_as_preview_prompts():
     c = settings.get_config()
     c.relation = "juggling"
     assert prompts(c) == tuple(f"cat <R> {n} dogs" for n in range(8))
 
 
-def test_the_miniature_has_its_own_preview_prompts():
+def test_the_miniature_model_has_its_own_preview_prompts():
     c = load("miniature")
     assert len(prompts(c)) == 16
     assert prompts(c)[0] == "green heart <R> blue triangle"

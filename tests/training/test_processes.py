@@ -1,4 +1,7 @@
-"""Several processes of one job, which communicate by collectives on the CPU, equal one process, also after a crash."""
+"""Tests that a job of several processes gives the results of one process, also after a crash.
+
+The processes communicate by collectives on the CPU.
+"""
 
 import json
 import os
@@ -28,7 +31,7 @@ def command(small, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(command, tmp_path_factory):
-    """The folder of the same run, trained by one process."""
+    """The folder of a run that one process trained with the same command."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     done = subprocess.run(
         [*command, "--workdir", str(workdir)],
@@ -70,7 +73,7 @@ def assert_same_run(workdir, alone):
 
 @pytest.mark.long
 def test_a_run_of_four_processes_equals_a_run_of_one(command, alone, tmp_path):
-    """Each two processes share the weights, so each process needs parts from another process."""
+    """Two processes share one copy of the weights, so each process needs weights from another process."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True", "--config.preview_every_steps=24"]
     out = finish(start(split, tmp_path / "run", 4))
     assert out.count("nearest words of <R>") == 1  # only the first process prints
@@ -82,7 +85,7 @@ def test_a_run_of_four_processes_equals_a_run_of_one(command, alone, tmp_path):
 
 
 def test_a_run_of_two_processes_equals_a_run_of_one(command, alone, tmp_path):
-    """The two processes share the weights, so each needs parts from the other process."""
+    """The two processes share one copy of the weights, so each process needs weights from the other process."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True"]
     out = finish(start(split, tmp_path / "run", 2))
     assert out.count("nearest words of <R>") == 1  # only the first process prints
@@ -111,7 +114,7 @@ def test_a_run_of_two_processes_restarted_after_a_crash_equals_a_run_of_one(comm
     assert_same_run(workdir, alone)
 
 
-def test_a_process_without_a_device_is_refused(command, tmp_path):
+def test_more_processes_than_samples_are_refused(command, tmp_path):
     process = start([*command, "--config.batch_size=1"], tmp_path / "run", 2)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 2

@@ -1,4 +1,4 @@
-"""The folder of a run: it can be used without the job, the model and the checkpoints."""
+"""Tests the folder of a run, which can be used without the job, the model and the checkpoints."""
 
 import json
 import re
@@ -101,7 +101,7 @@ def test_the_rows_of_every_checkpoint_can_be_read(config, finished, tmp_path):
 
 
 def test_automatic_settings_are_kept_when_a_run_is_resumed(config, finished):
-    """These are the precision and the number of samples at once, which the first start chose for its machine."""
+    """The first start chose the precision and the number of samples at once for its machine."""
     settings = folder.read(finished[0]).settings
     assert (settings.precision, settings.samples_at_once) == ("float32", 2)
     again = resume.check(prepare.settle(changed(config, steps=8)), finished[0])
@@ -113,7 +113,7 @@ def test_automatic_settings_are_kept_when_a_run_is_resumed(config, finished):
 
 @pytest.mark.parametrize(("device", "precision"), [("cpu", "float32"), ("NVIDIA H100", "tensorfloat32")])
 def test_settings_of_version_0_3_keep_their_meaning(copied, device, precision):
-    """In that version, "float32" meant products in TensorFloat-32 on GPUs."""
+    """In version 0.3, "float32" meant products in TensorFloat-32 on GPUs."""
 
     def as_it_was(values):
         del values["samples_at_once"]
@@ -134,7 +134,7 @@ def test_rows_of_an_earlier_checkpoint_are_read(finished):
     assert "\n" not in str(error.value)
 
 
-def test_an_earlier_word_is_exported_with_a_warning(finished, tmp_path):
+def test_the_word_of_an_earlier_checkpoint_is_exported_with_a_warning(finished, tmp_path):
     with pytest.warns(Caution, match="^on by inv_reversion, 2 of 6 steps trained: not fully trained$"):
         told = export.export(finished[0], tmp_path / "early", step=2)
     assert str(tmp_path / "early" / "on-inv.safetensors") in told
@@ -143,7 +143,7 @@ def test_an_earlier_word_is_exported_with_a_warning(finished, tmp_path):
     )
 
 
-def test_exporting_loads_no_jax(finished, tmp_path):
+def test_exporting_does_not_import_jax(finished, tmp_path):
     code = """if True:
         import sys
         from etils import epath
@@ -183,7 +183,7 @@ def test_only_a_run_with_inverse_prompts_has_an_inverse_word(job):
     assert list(folder.read(job[0] / NAMES[1]).words()) == ["<R>"]
 
 
-def test_folders_that_hold_no_run_or_several_are_refused(finished, job, tmp_path):
+def test_folders_that_hold_no_run_or_several_runs_are_refused(finished, job, tmp_path):
     with pytest.raises(ValueError, match=f"no training run in {tmp_path}: train one with"):
         folder.read(tmp_path)
     with pytest.raises(ValueError, match=f"no training run in {finished[0]}/previews: train one with"):
@@ -233,7 +233,7 @@ def damage_checkpoint(place: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["gone", "cut short", "flipped"])
 def test_training_resumes_from_the_newest_intact_checkpoint(config, finished, copied, how):
-    """The result has the same bits as the result of an uninterrupted run."""
+    """The resumed run's result has the same bits as the result of an uninterrupted run."""
     damage_checkpoint(copied / "checkpoints" / "6", how)
     with pytest.warns(Caution, match=r"checkpoint 6 in .* is damaged \(.*\)(: 4 is used instead| and is removed)"):
         np.testing.assert_array_equal(loop.train(config, copied), finished[1])
@@ -242,7 +242,10 @@ def test_training_resumes_from_the_newest_intact_checkpoint(config, finished, co
 
 
 def test_a_second_run_in_the_folder_of_a_run_that_trains_is_refused(config, finished, tmp_path):
-    """The second run starts before the first checkpoint of the first run. The second run changes nothing."""
+    """The second run starts before the first checkpoint of the first run.
+
+    The refused second run changes no file of the first run.
+    """
     refused = []
 
     def start_another(progress):
@@ -273,7 +276,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(config, copied):
 
 
 def test_a_checkpoint_with_changed_numbers_counts_as_damaged(config, finished, copied):
-    """Orbax does not notice such a change. The file of rows has a hash of the checkpoint's numbers."""
+    """Orbax does not notice changed numbers, but the file of rows has a hash of the checkpoint's numbers."""
     path = copied / "rows" / "step_000006.safetensors"
     folder.write_rows(copied, finished[1][0], 6, "0123456789abcdef")
     with pytest.warns(Caution, match="6 .*its numbers differ from those that were written"):
@@ -358,7 +361,7 @@ def test_a_setting_that_is_newer_than_the_run_has_its_default(config, finished, 
 
 
 def test_an_old_run_with_any_token_as_negatives_is_resumed_with_these_negatives(config, copied):
-    """The same command resumes the run, although "vocabulary" now means whole words."""
+    """The command that started the run also resumes it, although "vocabulary" now means whole words."""
     edit_settings(copied, lambda values: [values.update(negatives="vocabulary"), values.pop("inverse_prompts")])
     assert folder.read(copied).settings.negatives == "tokens"
     given = prepare.settle(changed(config, negatives="vocabulary"))

@@ -1,4 +1,4 @@
-"""Logs of a run in TensorBoard and Weights & Biases: they have every step once, also if the run was resumed."""
+"""Tests that the logs in TensorBoard and Weights & Biases have every step once, also if the run was resumed."""
 
 import dataclasses
 import importlib.machinery
@@ -24,7 +24,7 @@ LOSSES = ("denoising", "control")
 
 
 def events(run: Path) -> list:
-    """Returns the events of a run's TensorBoard log, parsed by the messages of tensorboardX."""
+    """Returns the events of a run's TensorBoard log, parsed with tensorboardX's protocol-buffer classes."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     found = []
     for path in sorted((run / "tensorboard").iterdir()):
@@ -37,7 +37,7 @@ def events(run: Path) -> list:
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Returns (step, value) pairs by the name of the scalar, in the order in which they were written."""
+    """Returns the (step, value) pairs of each scalar by its name, in the order in which the pairs were written."""
     found: dict[str, list[tuple[int, float]]] = {}
     for event in events(run):
         for value in event.summary.value:
@@ -53,7 +53,10 @@ def pictures(run: Path) -> dict[int, np.ndarray]:
 
 
 class Server(types.ModuleType):
-    """Replaces the package wandb and the server of W&B. Keeps a history for each id and refuses old steps."""
+    """Replaces the package wandb and the server of W&B.
+
+    Keeps a history for each run id and refuses steps that are older than the newest step.
+    """
 
     def __init__(self):
         super().__init__("wandb")
@@ -106,14 +109,17 @@ def drawn(monkeypatch):
 
 
 def one_run(place: Path, log_to: str):
-    """Returns the parts of a job of one run that the logs read. Starts an empty history in its folder `place`."""
+    """Returns a job of one run, with only the values that logs read. Starts an empty history in the folder `place`."""
     history.cut(epath.Path(place) / history.NAME, 0)
     config = settings.Settings(log_to=log_to)
     return types.SimpleNamespace(config=config, runs=[types.SimpleNamespace(name="", config=config)])
 
 
 def test_the_logs_of_a_resumed_run_have_every_step_once(config, server, tmp_path):
-    """The job stops with a checkpoint at step 4. A crash leaves a torn log; then the job resumes. Previews: 0, 3, 6."""
+    """The job stops with a checkpoint at step 4. A crash then truncates the logs, and the job resumes.
+
+    The job draws previews at steps 0, 3 and 6.
+    """
     workdir = tmp_path / "job"
     runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
     both = changed(config, runs=runs, log_to="tensorboard, wandb")
@@ -121,7 +127,7 @@ def test_the_logs_of_a_resumed_run_have_every_step_once(config, server, tmp_path
     for name, on_wandb in zip(NAMES, server.histories.values(), strict=True):
         (log,) = (workdir / name / "tensorboard").iterdir()
         log.write_bytes(log.read_bytes()[:-9])
-        log.rename(log.with_name("events.out.tfevents.0.torn"))  # sorts before the log of the resumed job
+        log.rename(log.with_name("events.out.tfevents.0.torn"))  # this name sorts before the log of the resumed job
         del on_wandb[-3:]  # W&B did not get steps 3 and 4, which the checkpoint has
         assert on_wandb[-1][0] == 2
     loop.train(both, workdir)

@@ -1,4 +1,4 @@
-"""Several runs in one program: each run equals the same run alone, and has a folder like that of a single run."""
+"""Tests jobs of several runs. Each run equals the same run trained alone, and has its own run folder."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ NAMES = ["hug", "reversion-seed1", "seed2"]
 
 @pytest.fixture(scope="module")
 def several(config, tmp_path_factory):
-    """The config of three runs. They differ in exemplars, method, seed, filter, learning rate and initialiser."""
+    """The config of three runs, which differ in exemplars, method, seed, filter, learning rate and initialiser."""
     place = tmp_path_factory.mktemp("other") / "exemplars"
     shown = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     exemplars.write_folder(place, shown, [["dog {} cat"]] * 2)
@@ -95,7 +95,7 @@ def test_samples_at_once_changes_rows_only_by_rounding(several, together, tmp_pa
 
 @pytest.mark.long
 def test_added_inverse_prompts_work_for_several_runs(config, tmp_path):
-    """Only one of two runs has inverse prompts. Resuming changes nothing, and each run equals the run alone."""
+    """Only one of two runs has inverse prompts. Resuming changes nothing, and each run equals the run trained alone."""
     runs = ({"seed": 1}, {"relation": "under", "method": "reversion"})
     # With the usual epsilon, Adam would amplify gradients that are so small that they are only rounding errors.
     readings = {"inverse_prompts": "add", "exemplar_draws": "epochs", "samples_at_once": 3, "adam_eps": 1e-3}

@@ -1,4 +1,4 @@
-"""The address of the page, and the warning if other machines can reach it."""
+"""Tests the address of the page, and the warning if other machines can reach this address."""
 
 import socket
 import warnings

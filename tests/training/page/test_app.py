@@ -1,4 +1,4 @@
-"""The app in a real browser: pytest -m browser (needs gradio, playwright and a Chromium)."""
+"""Tests the app in a real browser. `pytest -m browser` runs these tests with gradio, playwright and Chromium."""
 
 import contextlib
 import io
@@ -23,7 +23,8 @@ from places import ROOT
 from reversion_jax.miniature import scenes
 
 pytestmark = pytest.mark.browser
-# The environment of the other tests, but with XLA's optimisations, because the miniature's steps are slow without them.
+# The environment of the other tests, but with XLA's optimisations. Without XLA's optimisations, the steps of the
+# miniature model are slow.
 ENVIRONMENT = {**tiny.environment(), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 STEPS = 60
 
@@ -63,7 +64,7 @@ def opened(browser, address: str):
 
 
 def refused(address: str, path: str) -> bool:
-    """Returns whether the page refuses to serve a file of this machine."""
+    """Returns whether the page refuses to serve the file `path` of this machine."""
     try:
         urllib.request.urlopen(f"{address}/gradio_api/file={urllib.parse.quote(path)}", timeout=10).close()
     except urllib.error.HTTPError as error:
@@ -72,7 +73,7 @@ def refused(address: str, path: str) -> bool:
 
 
 def answers_to(address: str, name: str) -> bool:
-    """Returns whether the page answers a request that names this host in its header."""
+    """Returns whether the page answers a request with `name` as the host in the header."""
     request = urllib.request.Request(address, headers={"Host": name})
     try:
         urllib.request.urlopen(request, timeout=10).close()
@@ -82,7 +83,7 @@ def answers_to(address: str, name: str) -> bool:
 
 
 def takes(address: str, path: str) -> bool:
-    """Returns whether the page accepts a forged request that names a local file as an uploaded one."""
+    """Returns whether the page accepts a forged request which claims that a local file was uploaded."""
     with urllib.request.urlopen(f"{address}/config", timeout=10) as answer:
         page = json.load(answer)
     (field,) = (part["id"] for part in page["components"] if part["props"].get("elem_id") == "embedding")
@@ -124,7 +125,7 @@ def learn(tab, pictures: list[str]) -> None:
     tab.fill("#name input, #name textarea", "my hug")
     tab.fill("#steps input", str(STEPS))
     tab.get_by_role("button", name="More settings").first.click()
-    # Three, as many as the comparison draws later, so that previews and comparison use one compiled program.
+    # There are three preview prompts because the comparison draws three prompts with the same compiled program.
     tab.get_by_label("Preview prompts").fill("red circle <R> blue star\npink moon {} red star\nblue star {} red heart")
     tab.click("#start")
     text_of(tab, "#learn-message", r"photo1.png: write \{\}")
@@ -148,7 +149,7 @@ def take_up(tab) -> None:
 
 
 def draw(tab) -> dict[str, str]:
-    """Draws one prompt in three ways. Returns the prompts by the names of the downloaded PNGs."""
+    """Draws a comparison of three prompts. Returns each prompt by the name of its downloaded PNG."""
     tab.get_by_role("tab", name="Draw").click()
     tab.get_by_label("Compare").check()
     tab.fill("#plain input, #plain textarea", "holding around")

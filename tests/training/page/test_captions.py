@@ -1,4 +1,4 @@
-"""Checks of captions that users type."""
+"""Tests the checks of captions that users type."""
 
 import json
 
@@ -20,7 +20,7 @@ def test_a_caption_must_be_invertible_only_for_methods_with_inverse_prompts():
     assert "may end at" in captions.check(unclear, invertible=True).fault
 
 
-def test_the_explicit_form_is_accepted_as_a_caption():
+def test_a_json_object_with_subject_and_object_is_accepted_as_a_caption():
     explicit = {"text": "{subject} {} {object} on grass", "subject": "cat", "object": "stone"}
     assert captions.check(json.dumps(explicit), invertible=True).inverse == "stone <R-inv> <R> cat on grass"
 
@@ -41,7 +41,7 @@ def test_a_fault_in_a_caption_is_one_sentence(caption, says):
     fault = captions.check(caption, invertible=True).fault
     assert says in fault
     assert "\n" not in fault
-    assert '{"text"' not in fault  # the page does not show the explicit form, which would confuse users
+    assert '{"text"' not in fault  # the page does not show captions as JSON, which would confuse users
 
 
 def test_each_line_is_a_caption_of_its_own():
@@ -57,7 +57,7 @@ def test_an_error_about_a_caption_names_the_picture(text):
         captions.templates(text, "0.jpg", invertible=True)
 
 
-def test_a_text_json_fills_in_captions(tmp_path):
+def test_a_file_text_json_fills_in_the_captions_of_the_pictures(tmp_path):
     explicit = {"text": "{subject} {} {object} on grass", "subject": "cat", "object": "stone"}
     path = tmp_path / "text.json"
     path.write_text(json.dumps({"0.jpg": ["cat {} dog", explicit], "1.jpg": ["x {} y"]}))

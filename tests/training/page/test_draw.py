@@ -1,4 +1,4 @@
-"""The tabs Draw and Look of the page, with the tiny model."""
+"""Tests the tabs Draw and Look of the page, with the tiny model."""
 
 import shutil
 import zipfile
@@ -26,7 +26,7 @@ def place(finished, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _quiet(recwarn):
-    """Swallows warnings, which do not matter here."""
+    """Catches warnings, which do not matter in these tests."""
 
 
 def form(**values):
@@ -61,7 +61,7 @@ def test_drawn_pictures_record_how_they_were_made(place, tmp_path):
         archive.extractall(tmp_path)
     (grid,) = tmp_path.glob("*/grid.png")
     assert Image.open(grid).text["prompts"] == "cat <R> dog\ndog <R-inv> <R> cat"
-    # The browser gets copies, because it may not read the folder.
+    # The browser gets copies of the pictures, because it may not read the page's folder.
     assert not any(path.startswith(str(place.folder)) for path, _ in made.pictures)
     assert len(list((place.folder / "on" / "samples").glob("*/0*.png"))) == 4
 
@@ -107,7 +107,7 @@ def test_an_uploaded_embedding_file_draws_pictures(place, small, tmp_path):
     key = place.keep_embedding(tmp_path / "hug.safetensors")
     made = drawn(place, key=key, model="models/small", count=1)
     assert Image.open(made.pictures[0][0]).text["prompt"] == "cat <R> dog"
-    # The model without any learned word.
+    # The page can also draw with a model alone, without a learned word.
     alone = drawn(place, key="", model="models/small", count=1, prompts="a photo of cat")
     assert Image.open(alone.pictures[0][0]).text["words"] == "no learned words"
 
@@ -129,7 +129,7 @@ def test_an_uploaded_embedding_file_draws_pictures(place, small, tmp_path):
         ({"key": "", "model": "/etc"}, "model '/etc' is neither"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_and_writes_nothing(place, changes, says):
+def test_a_form_that_cannot_be_drawn_is_refused_and_nothing_is_written(place, changes, says):
     before = sorted(place.folder.rglob("*"))
     with pytest.raises(ValueError, match=says):
         drawn(place, **changes)

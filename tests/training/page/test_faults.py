@@ -1,4 +1,4 @@
-"""The page's messages about errors and warnings."""
+"""Tests the page's messages about errors and warnings."""
 
 import threading
 
@@ -29,7 +29,7 @@ def test_an_unexpected_error_is_printed_in_the_terminal_only(capsys):
 
 
 def _warn_in_two_threads() -> list[str]:
-    """Warns in another thread and in this one. Returns the warnings that this thread heard."""
+    """Warns in another thread and in this thread. Returns the warnings that `heard` collects in this thread."""
     with heard() as mine:
         other = threading.Thread(target=warn, args=("theirs",))
         other.start()
@@ -39,7 +39,7 @@ def _warn_in_two_threads() -> list[str]:
     return mine
 
 
-def test_each_thread_hears_its_own_warnings():
+def test_the_warnings_of_each_thread_are_collected_separately():
     with pytest.warns(Caution) as told:
         mine = _warn_in_two_threads()
     assert mine == ["mine"]

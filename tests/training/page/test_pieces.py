@@ -1,4 +1,4 @@
-"""Pieces of the page: their text, and that no text of a user or a file becomes HTML."""
+"""Tests the text in the parts of the page, and that no text of a user or a file becomes HTML."""
 
 import dataclasses
 
@@ -57,7 +57,7 @@ def test_the_status_says_how_far_a_run_is(stage, says, monkeypatch):
 
 
 def test_the_list_always_has_the_run_that_is_shown():
-    """Otherwise the page could not keep this run selected."""
+    """If the list lacked the run that is shown, the page could not keep this run selected."""
     hug = Listed("hug", dataclasses.replace(Settings(), steps=3), 3, ("hug",))
     names = lambda shown, state: [name for _, name in pieces.run_list([hug], shown, state)]
     assert names("hug", State()) == names("", State()) == ["hug"]

@@ -1,4 +1,4 @@
-"""The folder that the page serves: which paths the page may reach, and what it lists."""
+"""Tests which paths the page may reach in its folder, and which runs, words and models it lists."""
 
 import dataclasses
 import shutil
@@ -30,7 +30,7 @@ def with_run(place, finished):
     "name",
     ["..", "../on", "on/..", "/etc", "on//x", "", ".hidden", "-x", "a b", "a\n", "a/b/c", "x" * 81, "ä", "a\\b"],
 )
-def test_names_that_are_not_plain_are_refused(place, name):
+def test_names_that_are_invalid_in_the_pages_folder_are_refused(place, name):
     with pytest.raises(ValueError, match="is not a name in this folder"):
         place.path(name)
     with pytest.raises(ValueError, match="is not a name"):
@@ -57,7 +57,7 @@ def test_a_link_out_of_the_folder_is_not_followed(with_run, tmp_path):
         with_run.word("file:link.safetensors")
 
 
-def test_the_list_has_readable_runs_only(with_run):
+def test_the_list_of_runs_has_only_readable_runs(with_run):
     (run,) = with_run.runs()
     assert (run.name, run.step, run.runs) == ("on", 6, ("on",))
     assert "finished, 6 steps" in run.describe()

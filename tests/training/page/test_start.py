@@ -1,4 +1,4 @@
-"""The run that the page's form starts."""
+"""Tests the run that the page's form starts."""
 
 import json
 
@@ -13,7 +13,7 @@ from reversion_jax.training.page.place import Place
 
 
 class Recorded:
-    """Stands for the trainer and records what it was asked to do."""
+    """Replaces the trainer and records the run that the trainer would start."""
 
     def refuse_while_busy(self):
         pass
@@ -49,7 +49,7 @@ def test_the_form_starts_a_run_with_drawn_exemplars(place):
     s = trainer.settings
     assert (s.model, s.exemplars, s.relation, s.num_exemplars) == ("miniature", config.DRAWN, "hug", 4)
     assert (s.steps, s.seed, s.verb_weight, s.preview_every_steps) == (60, 3, 0.2, 10)
-    assert s.preview_prompts is None  # then the miniature's preview prompts are used
+    assert s.preview_prompts is None  # so the miniature model's preview prompts are used
     assert trainer.workdir == place.folder / "my_hug"
     config.settle(s)  # raises if the settings are invalid
 
@@ -87,7 +87,7 @@ def test_a_fault_in_the_form_is_refused_and_writes_nothing(place, pictures, chan
     assert not place.folder.exists()
 
 
-def test_an_error_about_an_uploaded_picture_has_the_users_name_of_it(place, pictures, tmp_path):
+def test_an_error_about_an_uploaded_picture_has_the_name_of_the_users_file(place, pictures, tmp_path):
     (tmp_path / "photo1.jpg").write_text("no picture")
     with pytest.raises(ValueError, match=r"^photo1\.jpg: unreadable picture"):
         start.start(place, Recorded(), form(files=pictures, captions=["cat {} dog"] * 12), drawn=False)

@@ -1,4 +1,4 @@
-"""Training in the background: one run at a time, and a resumed run equals an uninterrupted one."""
+"""Tests that only one run trains in the background, and that a resumed run equals an uninterrupted run."""
 
 import dataclasses
 import threading
@@ -19,7 +19,7 @@ from reversion_jax.training.watch import Progress
 
 
 class Pretended:
-    """Replaces `learn`: takes steps until it is stopped."""
+    """Replaces `learn` and pretends to take steps until it is stopped."""
 
     def __init__(self, steps: int = 3, error: Exception | None = None):
         self.steps, self.error, self.go = steps, error, threading.Event()
@@ -38,7 +38,7 @@ class Pretended:
 
 @pytest.fixture(autouse=True)
 def _quiet(recwarn):
-    """Swallows the warnings of `Pretended`."""
+    """Catches the warnings of `Pretended`."""
 
 
 def test_only_one_run_trains_at_a_time(tmp_path):
@@ -96,7 +96,7 @@ def test_the_remaining_time_follows_from_the_steps_so_far():
 
 
 def test_a_run_resumed_by_the_page_equals_an_uninterrupted_run_bit_for_bit(config, finished, tmp_path):
-    """The app restarts in between, so it knows only the run's folder."""
+    """The app restarts before it resumes the run, so it knows only the run's folder."""
     place, stopping = Place(tmp_path), Trainer()
 
     def learn_and_stop(config, workdir, *, on_progress, should_stop):
