@@ -170,7 +170,7 @@ def test_the_attention_sheet_and_its_numbers_describe_every_word(watched):
     assert "<R>" in attention_sheet.describe(numbers)
 
 
-def test_the_centre_of_a_map_is_where_its_word_attends():
+def test_the_centre_of_an_attention_map_is_where_its_word_attends():
     """A map with all attention in one corner has its centre in that corner, at every resolution."""
     corner = np.zeros((2, 8, 8), np.float32)
     corner[0, :2, 6:] = 1

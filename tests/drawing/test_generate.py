@@ -31,7 +31,7 @@ def draw(recorded):
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "pndm"])
-def test_an_image_equals_the_same_image_drawn_alone(draw, sampler):
+def test_an_image_drawn_with_others_equals_the_same_image_drawn_alone(draw, sampler):
     prompts = ["cat <R> dog", "dog", "cat <R> dog", "a photo of dog on top of cat", ""]
     together = draw(prompts, [5, 6, 7, 8, 9], sampler=sampler)
     for i in (2, 3):

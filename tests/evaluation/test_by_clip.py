@@ -38,7 +38,7 @@ def test_features_without_information_are_classified_at_chance():
     assert np.mean(found) == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_a_relation_with_few_exemplars_is_recognised_beside_one_with_many():
+def test_a_relation_with_few_exemplars_is_recognised_beside_a_relation_with_many():
     many, unseen = features(60, 2, 2.0), features(200, 3, 2.0)
     classifier = fit({"hug": many["hug"][:6], "on": many["on"]})
     assert (classifier.predict(unseen["hug"]) == "hug").mean() > 0.7

@@ -75,7 +75,7 @@ def test_intervals_of_votes_equal_those_of_all_resamples():
     assert (ranking.low < ranking.mean).all()
 
 
-def test_one_voter_has_no_interval(tmp_path):
+def test_votes_of_a_single_voter_have_no_interval(tmp_path):
     ranking = votes.average_user_ranking(votes.read_votes(_write(tmp_path / "votes", _vote(1)), KEY), KEY)
     assert "one voter, so without intervals" in votes.table(ranking)
     assert "[" not in votes.table(ranking)

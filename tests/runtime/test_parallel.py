@@ -32,7 +32,7 @@ def compared(small):
 
 
 @pytest.mark.long
-def test_results_of_eight_devices_equal_those_of_one_with_added_inverse_prompts(small):
+def test_results_of_eight_devices_equal_those_of_one_device_with_added_inverse_prompts(small):
     compared = compare(small, "added")
     assert compared["moved"] > 1e-3
     for name in ("eight", "split"):
@@ -42,7 +42,7 @@ def test_results_of_eight_devices_equal_those_of_one_with_added_inverse_prompts(
     assert compared["eight"]["passes"] == [["all-reduce", 4 * (2 * 32 + 1)]]
 
 
-def test_results_of_eight_devices_equal_those_of_one(compared):
+def test_results_of_eight_devices_equal_those_of_one_device(compared):
     """Compares losses, learned rows, and images from a sampler that adds noise.
 
     The rows are compared after four steps of two micro-batches each.
@@ -60,7 +60,7 @@ def test_devices_exchange_only_the_gradients_of_rows_and_the_losses(compared):
     assert compared["eight"]["passes"] == [["all-reduce", 4 * (2 * 32 + 1)]]  # gradients of two rows, and a loss
 
 
-def test_results_of_four_devices_that_share_the_weights_equal_those_of_one(compared):
+def test_results_of_four_devices_that_share_the_weights_equal_those_of_one_device(compared):
     rows, losses, images = compared["split"]["differences"]
     assert rows < 1e-5
     assert losses < 1e-5

@@ -72,7 +72,7 @@ def assert_same_run(workdir, alone):
 
 
 @pytest.mark.long
-def test_a_run_of_four_processes_equals_a_run_of_one(command, alone, tmp_path):
+def test_a_run_of_four_processes_equals_a_run_of_one_process(command, alone, tmp_path):
     """Two processes share one copy of the weights, so each process needs weights from another process."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True", "--config.preview_every_steps=24"]
     out = finish(start(split, tmp_path / "run", 4))
@@ -84,7 +84,7 @@ def test_a_run_of_four_processes_equals_a_run_of_one(command, alone, tmp_path):
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_a_run_of_two_processes_equals_a_run_of_one(command, alone, tmp_path):
+def test_a_run_of_two_processes_equals_a_run_of_one_process(command, alone, tmp_path):
     """The two processes share one copy of the weights, so each process needs weights from the other process."""
     split = [*command, "--config.weight_shards=2", "--config.remat=True"]
     out = finish(start(split, tmp_path / "run", 2))
@@ -98,7 +98,7 @@ def children(process):
 
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
-def test_a_run_of_two_processes_restarted_after_a_crash_equals_a_run_of_one(command, alone, tmp_path):
+def test_a_run_of_two_processes_restarted_after_a_crash_equals_a_run_of_one_process(command, alone, tmp_path):
     workdir = tmp_path / "run"
     crashing = start(command, workdir, 2)
     history = workdir / "metrics.jsonl"

@@ -145,7 +145,7 @@ def test_invalid_runs_are_refused_in_one_line(runs, message):
     assert "\n" not in str(error.value)
 
 
-def test_runs_have_the_shortest_names_that_distinguish_them():
+def test_runs_have_the_shortest_names_that_distinguish_the_runs():
     c = settings.get_config()
     c.runs = ({"relation": "hug", "verb_weight": 0.8}, {"relation": "on", "verb_weight": 0.2})
     assert list(settings.each_run(settings.settle(c))) == ["hug", "on"]

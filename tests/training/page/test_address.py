@@ -24,7 +24,7 @@ def test_an_address_that_other_machines_can_reach_causes_a_warning(host):
         address.warn_of_others(host, Path("runs"))
 
 
-def test_the_url_is_one_that_a_browser_can_open():
+def test_a_browser_can_open_the_url_of_the_page():
     assert address.url("127.0.0.1", 7860) == address.url("0.0.0.0", 7860) == "http://127.0.0.1:7860"
     assert address.url("::1", 80) == "http://[::1]:80"
 

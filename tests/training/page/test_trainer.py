@@ -88,7 +88,7 @@ def test_an_error_of_training_becomes_one_sentence(tmp_path, error, says):
     assert not state.under_way
 
 
-def test_the_remaining_time_follows_from_the_steps_so_far():
+def test_the_remaining_time_is_estimated_from_the_steps_so_far():
     state = trainer.State("hug", trainer.TRAINING, step=30, steps=50, first=10, since=time.monotonic() - 40)
     assert state.seconds_left() == pytest.approx(40, rel=0.01)
     assert dataclasses.replace(state, step=10).seconds_left() is None
