@@ -1,9 +1,9 @@
-"""Scores the pictures of an evaluation by a CLIP model: ReVersion's automatic scores, and the scores of scores.py.
+"""Scores the pictures of an evaluation by a CLIP model: computes ReVersion's automatic scores and those of scores.py.
 
 Relation accuracy is measured in two ways. `classified` is ReVersion's way: a classifier is fitted on the CLIP features
-of the exemplars, and the score is the share of pictures that it assigns to the relation. `zero_shot` needs no
-exemplars: it is the share of pictures that are more similar to their sentence in natural words than to the same
-sentence with any other relation.
+of the exemplars, and the score is the share of pictures that the classifier assigns to the relation that they should
+show. `zero_shot` needs no exemplars: it is the share of pictures that are more similar to their sentence in natural
+words than to the same sentence with any other relation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class ByClip:
 def load(clip: str, exemplars: Mapping[str, np.ndarray], words: Mapping[str, str]) -> ByClip:
     """Returns a scorer that uses a CLIP model. Raises ValueError or OSError if the model cannot be used.
 
-    clip: a folder or a hub id. exemplars: float [X, H, W, 3] in [-1, 1] for each relation. words: see `ByClip`.
+    clip: a folder or a hub id. exemplars: each relation's pictures, float [X, H, W, 3] in [-1, 1]. words: see `ByClip`.
     """
     shown = {relation: generate.to_uint8(images) for relation, images in exemplars.items()}
     return ByClip(clip_features.load(clip), shown, words)

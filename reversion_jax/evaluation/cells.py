@@ -1,11 +1,14 @@
-"""The cells of an evaluation. A cell is one relation, method, seed and direction, with its pictures and their scores.
+"""Draws and stores the cells of an evaluation.
 
-The scores are stored in one file. Each finished cell appends a line:
+A cell is one relation, method, seed and direction, with its pictures and their scores.
+
+The scores are stored in one file. When a cell is finished, a line is appended to this file:
 
     cells.jsonl     {"relation": "hug", "method": "ReVersion", "seed": 0, "direction": "direct", "words": "<R>",
                      "made_by": "5f0c…", "scores": {"relation": [1, 0, …], …}}, with a number for each prompt
 
-If a line is deleted, its cell is drawn again. `made_by` is a hash of every setting that the cell depends on.
+If a line is deleted, the next evaluation draws the line's cell again. `made_by` is a hash of every setting that the
+cell depends on.
 """
 
 import dataclasses
@@ -47,7 +50,7 @@ Scorer = Callable[[str, Sequence[RelationPrompt], Sequence[Sequence[Path]]], Sco
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A cell to be drawn: the prompts of one relation with learned words, plain words, or a model of DreamBooth."""
+    """A cell to be drawn: a relation's prompts with learned or plain words, or for a model that DreamBooth made."""
 
     relation: str
     method: str
@@ -67,14 +70,14 @@ class Asked:
         return f"{self.relation}/{method}{'' if self.seed is None else f'-seed{self.seed}'}-{self.direction}"
 
     def texts(self, prompts: Sequence[RelationPrompt]) -> list[str]:
-        """Returns the texts that are drawn for the prompts."""
+        """Returns for each prompt the text from which pictures are drawn."""
         return [(p.swapped() if self.direction == INVERTED else p).fill(self.words) for p in prompts]
 
 
 def of_plan(plan: Plan) -> Iterator[Asked]:
-    """Yields every cell of a plan: plain words once, then the words of each run, then DreamBooth.
+    """Yields every cell of a plan: for each relation, first plain words, then each run's words, then DreamBooth.
 
-    A run with inverse prompts is also drawn in the inverse direction, unless the relation is symmetric.
+    A run with inverse prompts has a second cell in the inverse direction, unless the relation is symmetric.
     """
     for relation in plan.relations:
         runs = {key: run for key, run in plan.runs.items() if key[0] == relation}
@@ -110,7 +113,7 @@ def made_by(plan: Plan, asked: Asked, scorer: str) -> str:
 
 
 def settings_of(run: Settings) -> dict[str, Any]:
-    """Returns the settings that a run's words depend on: its steps, and those that must not change when it is resumed.
+    """Returns the settings that a run's words depend on: `steps`, and all that must not change when the run is resumed.
 
     Settings with their default value are left out.
     """
@@ -120,7 +123,7 @@ def settings_of(run: Settings) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[Key, dict[str, Any]]:
-    """Reads cells.jsonl. Leaves out damaged lines, with a warning, so that their cells are drawn again."""
+    """Reads cells.jsonl. Leaves out damaged lines, with a warning, so that the cells of these lines are drawn again."""
     found = {}
     for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), start=1):
         try:
@@ -140,7 +143,10 @@ def _checked(scores: Mapping[str, Any]) -> Scores:
 
 
 def write(path: Path, asked: Asked, made_by: str, scores: Scores) -> None:
-    """Appends a cell's line. If the last line has no line end, because of a kill or an editor, starts a new line."""
+    """Appends a cell's line to cells.jsonl.
+
+    If a kill or an editor left the last line without a line end, first ends that line.
+    """
     plain = {name: [int(v) if v in (0, 1) else round(v, 5) for v in values] for name, values in scores.items()}
     about = dict(zip(("relation", "method", "seed", "direction"), asked.key, strict=True))
     line = json.dumps(about | {"words": asked.words, "made_by": made_by, "scores": plain}) + "\n"
@@ -172,7 +178,8 @@ def draw(
 ) -> list[list[Path]]:
     """Draws a cell's pictures; returns their paths by prompt.
 
-    rows: learned rows [P, D], or None. on_drawn: called after each batch with its number of pictures.
+    rows: learned rows [P, D], or None. on_drawn: a function that is called after each batch with the batch's number of
+    pictures.
     """
     if asked.method == DREAMBOOTH:
         model = _fine_tuned(model, plan, asked, workdir / "dreambooth")
@@ -196,7 +203,7 @@ def _fine_tuned(model: Model, plan: Plan, asked: Asked, workdir: Path) -> Model:
     taught = sd
     if jax.tree.leaves(sd.params["unet"])[0].dtype != np.float32:  # 16 bits are too coarse for training
         taught = load_model(name, precision="tensorfloat32", variant=Variant.of(asked.run)).sd
-    shutil.rmtree(workdir, ignore_errors=True)  # may be left by an evaluation that was stopped
+    shutil.rmtree(workdir, ignore_errors=True)  # an evaluation that was stopped may have left this folder
     unet = dreambooth.train(asked.run, plan.dreambooth, taught, tokenizer, load_exemplars(asked.run), workdir)
     shutil.rmtree(workdir)
     unet = jax.tree.map(lambda new, old: np.asarray(new).astype(old.dtype), unet, sd.params["unet"])

@@ -16,7 +16,7 @@ class Classifier(NamedTuple):
     chance: float  # accuracy of guessing, in [0, 1]
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Returns the name of the relation for each of the features [N, E]."""
+        """Returns the name of a relation for each row of the features [N, E]."""
         return self.model.predict(features)
 
     def describe(self) -> str:
@@ -30,12 +30,13 @@ class Classifier(NamedTuple):
 def fit(features: Mapping[str, np.ndarray]) -> Classifier:
     """Fits a classifier by linear discriminant analysis.
 
-    features: each relation's exemplars, [X, E], with X at least 2.
+    features: for each relation, the features [X, E] of its X exemplars, of which there are at least 2.
     Raises ValueError if scikit-learn is not installed.
 
-    There are fewer exemplars than features, so the covariance is shrunk (Ledoit & Wolf, 2004), which needs no constant
-    to be chosen. All relations have the same prior probability, however many exemplars they have. The accuracy comes
-    from stratified cross-validation. With 4 to 10 exemplars per relation it is a rough check of the classifier.
+    There are fewer exemplars than features, so the covariance is shrunk by a method that has no constant to choose
+    (Ledoit & Wolf, 2004). All relations have the same prior probability, however many exemplars they have. The accuracy
+    comes from stratified cross-validation. With 4 to 10 exemplars per relation, this accuracy is only a rough check of
+    the classifier.
     """
     try:
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis

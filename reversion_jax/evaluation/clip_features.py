@@ -1,4 +1,4 @@
-"""CLIP features of pictures and texts: unit vectors of one space, which scores.py compares."""
+"""Computes CLIP features of pictures and texts: unit vectors in one feature space, which scores.py compares."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ class Preprocessing:
     """CLIP's preprocessing of pictures: resizes the shorter side, crops the middle, shifts and scales the channels.
 
     transformers' image processor is not used, for two reasons. If torchvision is installed, the processor uses
-    torchvision and gets other numbers. And the name of the processor's variant for Pillow often changes.
+    torchvision and returns different numbers. And the name of the processor's variant for Pillow often changes.
     """
 
     resize_px: int = 224
@@ -50,7 +50,7 @@ class Preprocessing:
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """Preprocesses a picture of any size and mode; returns float32 [crop_px, crop_px, 3]."""
-        # As in CLIPImageProcessorPil, the longer side is rounded down, and the crop's offset towards top and left.
+        # As in CLIPImageProcessorPil, the longer side is rounded down, and the crop's offset towards the top left.
         short = min(picture.size)
         width, height = (int(self.resize_px * side / short) for side in picture.size)
         picture = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
@@ -125,7 +125,8 @@ def _text_features(params: Any, ids: jax.Array, *, config: CLIPConfig) -> jax.Ar
 def _in_batches(embed: Any, rows: Iterable[np.ndarray], size: int, clip: Clip) -> np.ndarray:
     """Computes `embed` on all rows, in batches of `size`; returns [N, E].
 
-    embed: maps [size, ...] to [size, E]. The last batch is filled up, so that one compiled program serves all batches.
+    embed: a function that maps [size, ...] to [size, E]. The last batch is filled up, so that one compiled program
+    serves all batches.
     """
 
     def features() -> Iterator[np.ndarray]:
@@ -140,7 +141,7 @@ def _in_batches(embed: Any, rows: Iterable[np.ndarray], size: int, clip: Clip) -
 
 
 def _side(values: Mapping[str, Any], key: str, name: str) -> int:
-    """Returns a size in pixels. Old files have it as a number, newer ones as a dict such as {name: size}."""
+    """Returns a size in pixels. Old files store the size as a number, newer files as a dict such as {name: size}."""
     given = values.get(key, 224)
     if isinstance(given, dict):
         given = given.get(name) if len(set(given.values())) == 1 else None
@@ -152,7 +153,7 @@ def _side(values: Mapping[str, Any], key: str, name: str) -> int:
 
 
 def _read_preprocessing(folder: Path, image_size: int) -> Preprocessing:
-    """Reads the preprocessing of a CLIP folder; without a file, returns the preprocessing of OpenAI's CLIP.
+    """Reads the preprocessing of a CLIP folder; without such a file, returns the preprocessing of OpenAI's CLIP.
 
     The file is preprocessor_config.json or, as transformers 5 writes it, processor_config.json.
     Raises ValueError if the preprocessing does not fit the model.

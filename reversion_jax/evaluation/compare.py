@@ -1,7 +1,7 @@
 """Compares methods: trains, draws and scores cell by cell, and writes tables.
 
 A cell is one relation, method, seed and direction. Each finished cell is stored at once, so a stopped evaluation can be
-resumed, and further seeds, methods and relations can be added later. The evaluation's folder gets
+resumed, and further seeds, methods and relations can be added later. The evaluation's folder then contains:
 
     cells.jsonl                          the scores of each cell, see cells.py
     tables.md, tables.json, tables.csv   tables of all cells in cells.jsonl
@@ -57,7 +57,7 @@ def trained(workdir: Path) -> dict[str, Path]:
 
 
 def jobs(plan: Plan, todo: Sequence[Asked], workdir: Path) -> dict[Path, Settings]:
-    """Returns the jobs to train for the cells, by folder: one job for each seed and each set of shared settings."""
+    """Returns the training jobs that cells need, by folder: one job for each seed and each set of shared settings."""
     needed = {_identity(cell.run) for cell in todo if cell.run and cell.method != DREAMBOOTH} - trained(workdir).keys()
     missing = {key: own for key, run in plan.runs.items() if (own := _identity(run)) in needed}
     together: defaultdict[str, list[plans.Key]] = defaultdict(list)
@@ -65,7 +65,8 @@ def jobs(plan: Plan, todo: Sequence[Asked], workdir: Path) -> dict[Path, Setting
         together[json.dumps([key[2], plan.shared(key)])].append(key)
     found = {}
     for keys in together.values():
-        # All runs of a job finish together, so after a stop the same runs are missing and the job has the same name.
+        # All runs of a job finish together. If it is stopped, the next evaluation makes a job of the same runs and
+        # name.
         digest = hashlib.sha256("".join(missing[key] for key in keys).encode()).hexdigest()[:8]
         found[workdir / "training" / f"seed{keys[0][2]}-{digest}"] = plan.job(keys)
     return found
@@ -83,7 +84,7 @@ def evaluate(
 
     workdir: folder of the evaluation.
     quick, given: see `plan.make`.
-    tables_only: only make the tables, from the cells that the folder has.
+    tables_only: makes only the tables, from the cells that the folder contains.
     Raises ValueError or OSError if the config, the folder or a file cannot be used.
     """
     if files.is_remote(workdir):
@@ -109,7 +110,7 @@ def evaluate(
 
 
 def _done(plan: Plan, asked: Sequence[Asked], place: Path) -> set[cells.Key]:
-    """Returns the keys of the finished cells. Raises ValueError if one was made with other settings."""
+    """Returns the keys of the finished cells. Raises ValueError if a finished cell was made with other settings."""
     done, kept, scorer = set(), cells.read(place / CELLS), _scorer_name(plan)
     for cell in asked:
         if cell.key not in kept:
@@ -129,7 +130,7 @@ def _exemplars(plan: Plan, relation: str) -> Exemplars:
 
 
 def _scorer_name(plan: Plan) -> str:
-    """Returns a name for the scorer that includes everything its scores depend on."""
+    """Returns a name for the scorer, which contains everything that the scores depend on."""
     return f"{plan.clip} of {plan.words[plans.NATURAL]}" if plan.clip else judged.NAME
 
 
@@ -148,7 +149,7 @@ def _load(plan: Plan) -> Model:
 
 
 def _fill(plan: Plan, todo: Sequence[Asked], place: Path) -> None:
-    """Trains, draws and scores cells. Begins with the work that may fail; the work that takes hours is last."""
+    """Trains, draws and scores cells. Work that may fail comes first, and work that takes hours comes last."""
     scorer, name = _scorer(plan), _scorer_name(plan)
     to_train = jobs(plan, todo, place)
     print(describe(plan, todo, list(to_train.values())), flush=True)
@@ -166,7 +167,7 @@ def _fill(plan: Plan, todo: Sequence[Asked], place: Path) -> None:
 
 
 def _count(plan: Plan, todo: Sequence[Asked]) -> int:
-    """Returns the number of pictures in cells."""
+    """Returns the number of pictures in the given cells."""
     return sum(len(plan.prompts[cell.relation]) * plan.images for cell in todo)
 
 

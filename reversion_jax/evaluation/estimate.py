@@ -17,7 +17,7 @@ _TIMED_STEPS = 3
 
 
 def step_seconds(job: Settings) -> float:
-    """Measures a step that trains all runs of a job, s. The time to compile it is left out."""
+    """Returns the time of one training step of all runs of a job, in s, without the time to compile the step."""
     prepared = prepare(job)
     state = first_state(prepared)
     seconds = 0.0
@@ -30,14 +30,14 @@ def step_seconds(job: Settings) -> float:
 
 
 class PictureCost(NamedTuple):
-    """The cost of one picture."""
+    """The time and the disk space that one picture needs."""
 
     seconds: float  # time to draw it
     bytes: int  # size of its PNG
 
 
 def picture_cost(model: Model, config: Settings, text: str) -> PictureCost:
-    """Measures the cost of a picture of the prompt `text`, from one batch. The time to compile is left out."""
+    """Measures the cost of a picture of the prompt `text`, from one batch. The time to compile is not included."""
     sampling = generate.Sampling.of(config)
     images, seconds = np.zeros(0), 0.0
     for _ in range(2):

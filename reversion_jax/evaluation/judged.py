@@ -1,4 +1,4 @@
-"""Scores the pictures of an evaluation by the miniature's judge: shares of pictures that are right, fused or leaked."""
+"""Scores an evaluation's pictures by miniature/judge.py: computes the shares of right, fused and leaked pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -21,16 +21,16 @@ from reversion_jax.training.prepare import settle
 Key = tuple[str, str, int]  # identifies a run: relation, method, seed
 
 NATURAL = "natural words"
-# The benchmark's prompts combine 10 subjects with 10 objects. Two prompts that are 11 places apart in this list differ
-# in subject and object.
+# The benchmark's prompts combine 10 subjects with 10 objects. Two prompts that are 11 places apart in the benchmark's
+# list differ in subject and object.
 _STRIDE = 11
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to compare. Tables keep the order of the mappings."""
+    """What to compare. The tables keep the order of the mappings in the plan."""
 
-    training: Settings  # the settled settings that all runs share
+    training: Settings  # the complete settings that all runs share
     own: Mapping[Key, Mapping[str, Any]]  # the settings of each run that differ from `training`
     relations: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]]  # groups of relations for the tables, by name
@@ -42,21 +42,21 @@ class Plan:
     seeds: tuple[int, ...]  # seeds of the training
     prompts: Mapping[str, tuple[RelationPrompt, ...]]  # the prompts of each relation
     images: int  # number of images of each prompt
-    clip: str  # the CLIP model that scores the pictures; "": the miniature's judge scores them
-    of_drawn: bool  # whether exemplars and prompts are the miniature's drawn scenes
+    clip: str  # the CLIP model that scores the pictures; "": miniature/judge.py scores them
+    of_drawn: bool  # whether exemplars and prompts are the drawn scenes of miniature/scenes.py
 
     @functools.cached_property
     def runs(self) -> dict[Key, Settings]:
-        """The settled settings of each run, by relation, method and seed."""
+        """The complete settings of each run, by relation, method and seed."""
         return {key: next(iter(settings.each_run(self.job([key])).values())) for key in self.own}
 
     def job(self, keys: Sequence[Key]) -> Settings:
-        """Returns the settings of a job that trains some runs in one program. The runs must have the same `shared`."""
+        """Returns the settings of a job that trains the given runs together. These runs must have the same `shared`."""
         runs = tuple({name: value for name, value in self.own[key].items() if name in OF_RUN} for key in keys)
         return dataclasses.replace(self.training, runs=runs, **self.shared(keys[0]))
 
     def shared(self, key: Key) -> dict[str, Any]:
-        """Returns the settings of a run in `own` that all runs of one program must share."""
+        """Returns those settings of a run in `own` that must be the same for all runs of a job."""
         return {name: value for name, value in self.own[key].items() if name not in OF_RUN}
 
 
@@ -106,7 +106,7 @@ def _training(config: ConfigDict) -> Settings:
 
 
 def _folders(place: str) -> dict[str, str]:
-    """Returns the exemplar folder of each relation in a benchmark's folder; {} if exemplars are drawn.
+    """Returns the exemplar folder of each relation in a benchmark's folder; {} if exemplars are drawn scenes.
 
     Raises ValueError or OSError if there is no such folder.
     """
@@ -124,7 +124,10 @@ def _folders(place: str) -> dict[str, str]:
 
 
 def _relations(e: Mapping[str, Any], folders: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns the relations in the config, or all that the benchmark has. Raises ValueError if one is missing."""
+    """Returns the config's relations or, if it names no relations, all relations of the benchmark.
+
+    Raises ValueError if the benchmark lacks a relation.
+    """
     known = scenes.RELATIONS if e["benchmark"] == settings.DRAWN else tuple(folders)
     asked = tuple(e["relations"]) or known
     if missing := [relation for relation in asked if relation not in known]:
@@ -135,7 +138,10 @@ def _relations(e: Mapping[str, Any], folders: Mapping[str, str]) -> tuple[str, .
 
 
 def _words(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Returns each baseline's words for each relation, natural words first. Raises ValueError if these are missing."""
+    """Returns each baseline's words for each relation, natural words first.
+
+    Raises ValueError if a relation has no natural words.
+    """
     natural = {**WORDS, **PLAIN, **dict(e["natural_words"])}
     if missing := [relation for relation in relations if relation not in natural]:
         raise ValueError(
@@ -147,7 +153,7 @@ def _words(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, dict[str
 
 
 def _drawn_prompts(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, tuple[RelationPrompt, ...]]:
-    """Returns prompts with pairs of entities that neither the miniature's training nor the exemplars show."""
+    """Returns prompts with pairs of entities that neither the miniature model's training nor the exemplars show."""
     scenes_of = lambda relation: scenes.unseen_scenes(relation, e["prompts"], e["prompt_seed"])
     return {
         relation: tuple(
@@ -158,7 +164,7 @@ def _drawn_prompts(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, 
 
 
 def _benchmark_prompts(e: Mapping[str, Any], relations: Sequence[str]) -> dict[str, tuple[RelationPrompt, ...]]:
-    """Returns each relation's prompts from the benchmark's folder or, if it has none, from the package.
+    """Returns each relation's prompts from the benchmark's folder or, if it has no prompts, from the package.
 
     Raises ValueError if there are no prompts for a relation.
     """

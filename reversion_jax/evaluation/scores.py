@@ -1,9 +1,10 @@
-"""Scores of pictures, computed from feature vectors of pictures and texts, such as those of a CLIP model.
+"""Computes scores of pictures from feature vectors of pictures and texts, such as the vectors of a CLIP model.
 
-Every function compares vectors by their cosine, so their lengths do not matter. Axes in addition to the package's
-letters: E width of the feature space, K other sentences, S pictures of one prompt, X exemplars. Each docstring says
-what its score cannot measure. Stable Diffusion 1.x reads prompts with the text encoder of CLIP ViT-L/14. That CLIP has
-the same weaknesses as the model, so another CLIP (ViT-B/16, or OpenCLIP's ViT-H/14) judges more independently.
+Every function compares vectors by their cosine, so the vectors' lengths do not matter. In shapes, E is the width of the
+feature space, K the number of other sentences, S the number of pictures of one prompt, and X the number of exemplars.
+Each docstring says what its score cannot measure. Stable Diffusion 1.x reads prompts with the text encoder of CLIP
+ViT-L/14. That CLIP has the same weaknesses as the model, so another CLIP (ViT-B/16, or OpenCLIP's ViT-H/14) judges more
+independently.
 """
 
 import re
@@ -24,20 +25,21 @@ Vectors = np.ndarray | jax.Array  # from clip_features.py, or arrays on a device
 def entity_score(images: Vectors, sentences: Vectors) -> jax.Array:
     """Returns ReVersion's entity accuracy score [N]: the cosine of each picture with its prompt in natural words.
 
-    images, sentences: [N, E] each.
-    Cannot measure which entity is which, which attribute belongs to which entity, or much of the relation: CLIP reads a
-    sentence almost as a bag of its words (arXiv 2210.01936). One well drawn entity makes up for a missing one.
+    images, sentences: vectors of the pictures and of their sentences, [N, E] each.
+    This score cannot measure which entity is which, which attribute belongs to which entity, or much of the relation:
+    CLIP reads a sentence almost as a bag of its words (arXiv 2210.01936). One well drawn entity makes up for a missing
+    entity.
     """
     return jnp.sum(unit(images) * unit(sentences), axis=-1)
 
 
 def entity_minimum(images: Vectors, entities: Vectors) -> jax.Array:
-    """Returns the smaller cosine [N] of each picture with the prompts of its two entities.
+    """Returns for each picture the smaller of its cosines with the prompts of its two entities, [N].
 
-    images: [N, E]. entities: [N, 2, E].
-    Unlike the entity score, this score is low if an entity is missing. Cannot measure mixing: a dog with a cat's ears
-    is like a dog and like a cat. Some entities have lower values than others with any picture, so compare methods only
-    over the same prompts.
+    images: vectors of the pictures, [N, E]. entities: vectors of the prompts of their entities, [N, 2, E].
+    Unlike the entity score, this score is low if an entity is missing. This score cannot measure mixing: a dog with a
+    cat's ears is like a dog and like a cat. Some entities have lower cosines than other entities with any picture, so
+    compare methods only over the same prompts.
     """
     return jnp.min(jnp.sum(unit(images)[:, None] * unit(entities), axis=-1), axis=-1)
 
@@ -45,15 +47,17 @@ def entity_minimum(images: Vectors, entities: Vectors) -> jax.Array:
 def margin(images: Vectors, asked: Vectors, others: Vectors) -> jax.Array:
     """Returns by how much the cosine with the prompt's sentence exceeds the largest cosine with another sentence, [N].
 
-    images, asked (the prompts' sentences): [N, E] each. others: [N, K, E].
-    If `others` are the sentences with other relations, this is the relation margin, and the share above 0 is a
-    relation accuracy. All these sentences have the same entities, so only the relation counts. Cannot measure relations
-    that CLIP does not tell apart ("on top of" and "riding on" are both true of a rider). Some entities suggest a
-    relation by themselves (fish and bowl: inside), so compare with pictures drawn with the untrained row.
-    If `others` has only the sentence with swapped entities ("B hugging A"), this is the order margin. If the order
-    margin is above 0, the entities have the right roles. The order margin has no meaning for symmetric relations. For
-    directed relations it says little: published CLIP models are hardly better than chance at word order (arXiv
-    2210.01936).
+    images, asked: vectors of the pictures and of their prompts' sentences, [N, E] each. others: vectors of the other
+    sentences, [N, K, E].
+    If `others` are the sentences with other relations, the result is the relation margin, and the share of margins
+    above 0 is a relation accuracy. Sentences with other relations have the same entities, so only the relation counts.
+    The relation margin cannot measure relations that CLIP does not tell apart ("on top of" and "riding on" are both
+    true of a rider). Some entities suggest a relation by themselves (fish and bowl: inside), so compare with pictures
+    drawn with the untrained row.
+    If `others` has only the sentence with swapped entities ("B hugging A"), the result is the order margin. If the
+    order margin is above 0, the entities have the right roles. The order margin has no meaning for symmetric relations.
+    For directed relations the order margin says little: published CLIP models are hardly better than chance at word
+    order (arXiv 2210.01936).
     """
     rest = jnp.max(jnp.sum(unit(images)[:, None] * unit(others), axis=-1), axis=-1)
     return entity_score(images, asked) - rest
@@ -62,9 +66,9 @@ def margin(images: Vectors, asked: Vectors, others: Vectors) -> jax.Array:
 def exemplar_similarity(images: Vectors, exemplars: Vectors) -> jax.Array:
     """Returns the leakage [N]: each picture's cosine with the most similar exemplar; 1 means a copy.
 
-    images: [N, E]. exemplars: [X, E].
-    Cannot measure what is similar: the relation should be, but the exemplars' entities and style should not. Compare
-    with pictures of the same prompts drawn with natural words, on which the exemplars had no influence.
+    images: vectors of the pictures, [N, E]. exemplars: vectors of the exemplars, [X, E].
+    The leakage cannot measure what is similar: the relation should be similar, but entities and style should not.
+    Compare with pictures of the same prompts drawn with natural words, on which the exemplars had no influence.
     """
     cosines = jnp.einsum("ne,xe->nx", unit(images), unit(exemplars), precision=jax.lax.Precision.HIGHEST)
     return jnp.max(cosines, axis=-1)
@@ -73,11 +77,11 @@ def exemplar_similarity(images: Vectors, exemplars: Vectors) -> jax.Array:
 def diversity(images: Vectors) -> jax.Array:
     """Returns 1 minus the mean cosine of all pairs of pictures of one prompt; 0 if all pictures are the same.
 
-    images: [..., S, E]. Returns [...], NaN if S is 1.
-    Cannot measure whether any picture is right: noise is diverse.
+    images: vectors of the pictures, [..., S, E]. The result has the shape [...], and is NaN if S is 1.
+    The diversity cannot measure whether any picture is right: noise is diverse.
     """
     count = images.shape[-2]
-    # The squared length of the sum of all vectors counts each pair twice, and each picture with itself once.
+    # The squared length of the vectors' sum is the sum of all cosines: each pair twice, each picture with itself once.
     squared = jnp.sum(jnp.square(jnp.sum(unit(images), axis=-2)), axis=-1)
     return 1 - (squared - count) / (count * (count - 1)) if count > 1 else jnp.full(squared.shape, jnp.nan)
 
@@ -85,8 +89,8 @@ def diversity(images: Vectors) -> jax.Array:
 def words_for(relation: str | None, words: str | None, others: Sequence[str] | None) -> tuple[str, list[str]]:
     """Returns natural words for a relation, and for other relations to compare with.
 
-    relation: one of data/relations.py, whose words are the default. words, others: words that replace the default.
-    Raises ValueError if there are no words for the relation.
+    relation: a relation in data/relations.py, where its default words are. words, others: words that replace the
+    default. Raises ValueError if there are no words for the relation.
     """
     words = words or (WORDS | PLAIN).get(relation or "")
     if not words:
@@ -101,8 +105,9 @@ def words_for(relation: str | None, words: str | None, others: Sequence[str] | N
 def sentences(asked: RelationPrompt, words: str, others: Sequence[str]) -> list[str]:
     """Returns the 4 + K texts that a picture is compared with.
 
-    These are the picture's sentence, the sentence with swapped entities, a text for each entity, and K sentences with
-    the words of other relations. words: natural words for the relation. others: K natural words for other relations.
+    The texts are the picture's sentence, the sentence with swapped entities, a text for each entity, and K sentences
+    with the words of other relations. words: natural words for the relation. others: K natural words for other
+    relations.
     """
     swapped = asked.swapped()
     entities = [f"a photo of {entity}" for entity in (asked.subject, asked.object)]
@@ -110,7 +115,10 @@ def sentences(asked: RelationPrompt, words: str, others: Sequence[str]) -> list[
 
 
 def of_pictures(images: Vectors, texts: Vectors) -> dict[str, jax.Array]:
-    """Returns all scores of pictures, [N] each, by name. images: [N, E]. texts: their `sentences`, [N, 4 + K, E]."""
+    """Returns all scores of pictures, [N] each, by name.
+
+    images: vectors of the pictures, [N, E]. texts: vectors of the pictures' `sentences`, [N, 4 + K, E].
+    """
     scores = {
         "entity_score": entity_score(images, texts[:, 0]),
         "entity_minimum": entity_minimum(images, texts[:, 2:4]),
@@ -123,10 +131,10 @@ def of_pictures(images: Vectors, texts: Vectors) -> dict[str, jax.Array]:
 
 
 def means(scores: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float | None]]:
-    """Returns each score's mean over prompts and its standard error, which is None for a single prompt.
+    """Returns each score's mean over prompts and the mean's standard error, which is None for a single prompt.
 
-    scores: the scores of each prompt. The error is over prompts, because pictures of one prompt are not independent:
-    an error over pictures would be too small.
+    scores: the scores of each prompt. The standard error is computed over prompts, because pictures of one prompt are
+    not independent, so an error over pictures would be too small.
     """
     found = {}
     for name in dict.fromkeys(name for each in scores for name in each):
@@ -140,7 +148,8 @@ def asked_for(prompt: prompts.Template, words: str) -> RelationPrompt:
     """Returns the entities that a prompt or a template asks for, and their order.
 
     "A <R> B", "B <R-inv> <R> A", "A {} B" and, with the relation's natural `words`, "A hugging B" ask for the same.
-    Raises ValueError if the prompt has none of these marks for the relation, or if its entities cannot be told apart.
+    Raises ValueError if the prompt has none of these marks (<R>, {} or `words`) for the relation, or if its entities
+    cannot be told apart.
     """
     if not isinstance(prompt, str):
         return _with_entities(prompts.parse(prompt))

@@ -20,7 +20,7 @@ _ROWS = 20  # maximum number of prompts in the printed table; scores.json has al
 
 
 class Pictures(NamedTuple):
-    """The pictures to score: the values of the command's flags."""
+    """Which pictures to score, as the flags of the command `score` say."""
 
     folder: str | None
     clip: str | None
@@ -31,7 +31,7 @@ class Pictures(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """The learned words to measure: the values of the command's flags."""
+    """Which learned words to measure, as the flags of the command `score` say."""
 
     workdir: str | None
     embedding: str | None
@@ -54,7 +54,8 @@ def read_pictures(folder: Path, relation: str | None, words: str | None, others:
 
     The folder has a pictures.json, which also names the relations, or a text.json, or PNGs that `sample` wrote.
     relation, words, others: see `scores.words_for`. Raises ValueError or OSError if the folder cannot be
-    read, if it does not say what its pictures show, or if `words` or `others` do not fit its relations.
+    read, if the folder does not say what its pictures show, or if `words` or `others` do not fit the folder's
+    relations.
     """
     if not folder.is_dir():
         raise ValueError(f"no folder of pictures at {folder}")
@@ -85,8 +86,8 @@ def read_pictures(folder: Path, relation: str | None, words: str | None, others:
 def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[str | None], Path | None]) -> dict:
     """Returns the scores of each picture and prompt, and each method's means and standard errors over prompts.
 
-    model: the CLIP model's folder or hub id. exemplar_folder: returns a relation's folder of exemplars, if it has one.
-    Raises ValueError or OSError if the model, a picture or an exemplar cannot be used.
+    model: the CLIP model's folder or hub id. exemplar_folder: a function that returns a relation's folder of exemplars,
+    or None. Raises ValueError or OSError if the model, a picture or an exemplar cannot be used.
     """
     clip = clip_features.load(model)
     images = clip_features.of_pictures(clip, [picture.file for picture in shown], progress="pictures")
@@ -100,7 +101,7 @@ def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[st
             del rows[i]["order_margin"]
     for relation in {picture.relation for picture in shown}:
         if folder := exemplar_folder(relation):
-            # Squashed to squares, as training uses them.
+            # The exemplars are squashed to squares, as in training.
             taught = generate.to_uint8(exemplars.read_folder(folder, clip.config.vision.image_size).images)
             theirs = clip_features.of_pictures(clip, [Image.fromarray(image) for image in taught])
             mine = [i for i, picture in enumerate(shown) if picture.relation == relation]
@@ -124,7 +125,7 @@ def score_pictures(shown: list[Shown], model: str, exemplar_folder: Callable[[st
 def table(result: Mapping) -> str:
     """Formats the result of `score_pictures`: means and standard errors of each method.
 
-    If there is only one method, the table also has its prompts.
+    If there is only one method, the table also has a row for each prompt.
     """
     methods = result["methods"]
     names = list(dict.fromkeys(name for means in methods.values() for name in means))

@@ -1,4 +1,4 @@
-"""Writes an evaluation's contact sheets, and the list of pictures and the exemplars for the user study."""
+"""Writes an evaluation's contact sheets and, for the user study, the list of its pictures and the exemplars."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def write(plan: Plan, drawn: Sequence[Asked], shown: Mapping[str, Exemplars], wo
     """Writes sheets/<relation>.png, exemplars/<relation> and pictures.json, for the first training seed.
 
     drawn: all cells of the plan. shown: each relation's exemplars.
-    Cells without pictures are left out, such as those whose lines were copied from another evaluation's cells.jsonl.
+    Cells without pictures are left out, such as cells whose lines were copied from another evaluation's cells.jsonl.
     """
     records = []
     for relation in plan.relations:
@@ -44,7 +44,7 @@ def write(plan: Plan, drawn: Sequence[Asked], shown: Mapping[str, Exemplars], wo
 
 
 def _template(prompt: RelationPrompt) -> Template:
-    """Returns a template that is parsed to this prompt again."""
+    """Returns the template from which `parse` returns this prompt."""
     if prompt.fault:
         return prompt.fill("{}")
     return {"text": prompt.text, "subject": prompt.subject, "object": prompt.object}
@@ -76,7 +76,7 @@ def _records(plan: Plan, cell: Asked, workdir: Path) -> list[dict]:
     drawn, seeds = cells.picture_files(plan, cell, workdir), cells.picture_seeds(plan, cell.relation)
     for prompt, own, of_own in zip(plan.prompts[cell.relation], drawn, seeds, strict=True):
         text = prompt.direct()
-        if text in listed:  # the miniature's prompts may have duplicates
+        if text in listed:  # prompts of drawn scenes may have duplicates
             continue
         listed.add(text)
         for file, seed in zip(own, of_own, strict=True):

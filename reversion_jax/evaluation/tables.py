@@ -24,19 +24,18 @@ class Metric(NamedTuple):
         return f"{mean:{'+' if signed else ''}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-# The directions of a method's prompts, and the suffix of the method's name for each.
+# For each direction of a method's prompts, the suffix of the method's name in the tables.
 DIRECTIONS = {"direct": "", "inverse": ", turned round"}
 
 Which = tuple[str, str, str]  # relation, method, direction
-# For each of these: seed of the training (None for plain words) -> metric -> a number for each prompt.
+# Maps `Which` -> seed of the training (None for plain words) -> metric -> a number for each prompt.
 Cells = Mapping[Which, Mapping[int | None, Mapping[str, Sequence[float]]]]
 
 
 def values(cells: Cells, which: Sequence[Which], metric: str) -> np.ndarray | None:
-    """Returns a metric of some cells, one per relation: float [relations, seeds, prompts].
+    """Returns a metric's values in the cells `which`, one cell per relation: float [relations, seeds, prompts].
 
-    Leaves out relations without the metric, and seeds that some of the other relations lack. Returns None if nothing is
-    left.
+    Leaves out relations without the metric, and seeds that another relation lacks. Returns None if no values are left.
     """
     having = [seeds for one in which if (seeds := _having(cells, one, metric))]
     common = [seed for seed in having[0] if all(seed in seeds for seeds in having)] if having else []
@@ -44,10 +43,10 @@ def values(cells: Cells, which: Sequence[Which], metric: str) -> np.ndarray | No
 
 
 def difference(cells: Cells, mine: Sequence[Which], theirs: Sequence[Which], metric: str) -> np.ndarray | None:
-    """Returns a metric of some cells minus the same metric of other cells: float [relations, seeds, prompts].
+    """Returns a metric of the cells `mine` minus the same metric of `theirs`: float [relations, seeds, prompts].
 
-    The values are paired by relation, seed and prompt. Plain words have no seed, so they are paired with each seed of
-    the other cells. Returns None if there are no pairs.
+    The values are paired by relation, seed and prompt. Plain words have no seed, so their values are paired with each
+    seed of the other cells. Returns None if there are no pairs.
     """
     kept: dict[Which, dict] = {}
     pairs = []
@@ -89,7 +88,7 @@ def summary(
 
 
 def markdown(records: Sequence[Mapping], group: str, methods: Sequence[str], metrics: Sequence[Metric]) -> str:
-    """Returns a group's table in Markdown: a row for each method and direction, with intervals; "" without rows."""
+    """Returns a group's table in Markdown: a row for each method and direction, with intervals; "" for no rows."""
     rows: dict[tuple[str, str], dict[str, Mapping]] = {}
     for record in records:
         if record["group"] == group and record["method"] in methods:
@@ -116,7 +115,7 @@ def markdown(records: Sequence[Mapping], group: str, methods: Sequence[str], met
 def by_relation(cells: Cells, relations: Sequence[str], methods: Sequence[str], metric: Metric) -> str:
     """Returns a table of one metric, for direct prompts: a row for each relation and a column for each method.
 
-    The papers' tables have this form.
+    The papers on these methods have tables of this form.
     """
     lines = [f"| {metric.heading} | {' | '.join(methods)} |", f"|---|{'---|' * len(methods)}"]
     for relation in relations:

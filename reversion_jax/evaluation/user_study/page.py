@@ -32,7 +32,7 @@ def make(
 ) -> tuple[str, dict]:
     """Makes the page and its key. The page and the votes call picture n of a set by the nth letter of the alphabet.
 
-    exemplars: each relation's pictures and captions. wrap: wraps the loop over sets, such as tqdm.
+    exemplars: each relation's pictures and captions. wrap: a function that wraps the loop over sets, such as tqdm.
     """
     relations = list(dict.fromkeys(one.relation for one in sets))
     data = {
@@ -65,7 +65,7 @@ def make(
 def write(folder: Path, page: str, key: dict) -> None:
     """Writes the page and the key, the key first.
 
-    Raises FileExistsError if the folder has the key of another study, because the votes of that study need it.
+    Raises FileExistsError if the folder has the key of another study, because the votes of that study need their key.
     """
     path = folder / KEY
     text = json.dumps(key, indent=1, ensure_ascii=False) + "\n"

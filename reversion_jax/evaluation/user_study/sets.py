@@ -1,6 +1,6 @@
-"""Chooses what voters compare: sets with one prompt and one picture by each method, chosen and shuffled by a seed.
+"""Chooses and shuffles the sets that voters compare; a set has one prompt and one picture of it by each method.
 
-The pictures come from an evaluation's folder, which has
+The pictures come from an evaluation's folder, which contains:
 
     pictures.json           [{"relation": "hug", "method": "reversion", "seed": 0, "prompt": "cat <R> owl",
                               "file": "hug/reversion/0.png"}, …]; the prompt is the same text for every method
@@ -27,7 +27,7 @@ class Picture(NamedTuple):
 
     relation: str
     method: str
-    seed: int  # of the picture's noise
+    seed: int  # seed of the picture's noise
     prompt: str
     file: Path  # a path that can be opened
 
@@ -86,9 +86,9 @@ def read_exemplars(evaluation: Path, relation: str) -> list[tuple[Image.Image, s
 def choose(pictures: Sequence[Picture], methods: Sequence[str], sets_per_relation: int, seed: int) -> list[StudySet]:
     """Chooses `sets_per_relation` prompts of each relation at random, and shuffles the sets and the pictures in them.
 
-    A set has one picture by each method, all with the same seed. The choice depends on `seed` and on the set of
-    pictures, but not on their order. Raises ValueError if a relation has too few prompts that all methods have drawn
-    with the same seed.
+    A set has one picture by each method, all with the same seed. The choice depends on `seed` and on the pictures, but
+    not on the order in which they are listed. Raises ValueError if a relation has too few prompts that all methods have
+    drawn with the same seed.
     """
     known = sorted({picture.method for picture in pictures})
     if unknown := [method for method in methods if method not in known]:

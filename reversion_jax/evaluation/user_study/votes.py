@@ -28,7 +28,7 @@ class Ranking(NamedTuple):
 
 
 def read_key(folder: Path) -> dict:
-    """Reads the key.json of a study. Raises FileNotFoundError or ValueError if it is missing or damaged."""
+    """Reads the key.json of a study. Raises FileNotFoundError or ValueError if key.json is missing or damaged."""
     path = folder / KEY
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: give --workdir the folder that has the page")
@@ -77,8 +77,8 @@ def read_votes(folder: Path, key: dict) -> np.ndarray:
 def average_user_ranking(ranks: np.ndarray, key: dict, *, resamples: int = 10_000, seed: int = 0) -> Ranking:
     """Returns each method's mean rank for each relation and over all sets, with 95% intervals.
 
-    ranks: [voters, sets, criteria, methods]. The intervals come from a percentile bootstrap: each resample draws voters
-    with replacement, and keeps all sets.
+    ranks: int [voters, sets, criteria, methods]. The intervals come from a percentile bootstrap: each resample draws
+    voters with replacement, and keeps all sets.
     """
     from scipy import stats  # imported here because it takes over a second, and writing the page does not need it
 
