@@ -1,4 +1,4 @@
-"""Loads a whole CLIP (text and image encoder), from a folder in transformers' layout or from the hub."""
+"""Loads a whole CLIP model (text and image encoder), from a folder in transformers' layout or from the hub."""
 
 import functools
 import re
@@ -22,10 +22,10 @@ _SMALL_FILES = re.compile(
 
 
 def resolve(model: str) -> Path:
-    """Returns the local folder of a CLIP, which is downloaded first if `model` is a hub id.
+    """Returns the local folder of a CLIP model, which is downloaded first if `model` is a hub id.
 
     model: a folder, or a hub id such as "openai/clip-vit-large-patch14", optionally followed by "@revision".
-    Raises ValueError if there is no such CLIP; the message says what to do.
+    Raises ValueError if there is no such CLIP model; the message says what to do.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -45,7 +45,10 @@ def resolve(model: str) -> Path:
 
 
 def load_config(folder: Path) -> CLIPConfig:
-    """Reads a CLIP's config.json. Raises ValueError if there is none, or if it belongs to another kind of model."""
+    """Reads a CLIP model's config.json.
+
+    Raises ValueError if there is no such file, or if it belongs to another kind of model.
+    """
     path = Path(folder) / "config.json"
     try:
         return CLIPConfig.from_json(read_json(path))

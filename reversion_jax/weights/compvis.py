@@ -1,7 +1,7 @@
-"""The tensor names in single-file checkpoints, which come from CompVis' latent-diffusion code.
+"""Finds tensors by their names in single-file checkpoints. These names come from CompVis' latent-diffusion code.
 
-In these names, the layers of a UNet are numbered through all its blocks, and the blocks of a VAE's decoder are numbered
-from the image backwards.
+In these names, the layers of a UNet are numbered consecutively over all blocks, and the blocks of a VAE's decoder are
+numbered starting at the image.
 """
 
 import re
@@ -58,7 +58,7 @@ _VAE = {
 
 
 def compvis_names(part: str, path: str, config: ModelConfig) -> tuple[str, ...]:
-    """Returns a checkpoint's possible names for one of our paths.
+    """Returns the names that a checkpoint may use for one of our paths.
 
     part, path: a network and a path in its tree, such as "unet" and "mid_block/resnets_0/conv1/kernel".
     """
@@ -71,12 +71,15 @@ def compvis_names(part: str, path: str, config: ModelConfig) -> tuple[str, ...]:
 
 
 def vae_names(path: str, config: VAEConfig) -> tuple[str, ...]:
-    """Returns a checkpoint's name for a path in the VAE's tree, as a tuple of one."""
+    """Returns a checkpoint's name for a path in the VAE's tree, as a tuple of one name."""
     return (_PREFIXES["vae"] + _vae_name(names.torch_names(path)[0], config),)
 
 
 def averaged(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Returns the tensors, with running averages for the UNet. Raises ValueError if an average is missing."""
+    """Returns the tensors; replaces the UNet's tensors by their running averages.
+
+    Raises ValueError if an average is missing.
+    """
     prefix = _PREFIXES["unet"]
     averages = {}
     for name in (name for name in stored if name.startswith(prefix)):
@@ -88,9 +91,9 @@ def averaged(stored: Mapping[str, Stored]) -> dict[str, Stored]:
 
 
 def split(stored: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
-    """Returns a checkpoint's tensors by network; "other" has the tensors of no network.
+    """Returns a checkpoint's tensors by network; "other" has the tensors that belong to no network.
 
-    Tensors that are known to be no weights are left out.
+    Tensors that are known not to be weights are left out.
     """
     parts: dict[str, dict[str, Stored]] = {part: {} for part in (*_PREFIXES, "other")}
     for name, tensor in stored.items():
@@ -107,7 +110,7 @@ def _unet_name(name: str, config: UNetConfig) -> str:
         side, block, kind, layer, rest = numbered.groups()
         block, layers = int(block), config.layers_per_block
         # On the way down, conv_in has index 0. Every block takes layers + 1 indices: on the way down, the last index is
-        # the downsampler; on the way up, all are layers, and the last layer's index includes the upsampler.
+        # the downsampler; on the way up, all indices are layers, and the last layer's index includes the upsampler.
         index = (side == "down") + block * (layers + 1) + (layers if kind.endswith("samplers") else int(layer))
         attends = config.up_block_types[block].startswith("CrossAttn")
         place = {"resnets": 0, "attentions": 1, "downsamplers": 0, "upsamplers": 1 + attends}[kind]

@@ -1,4 +1,4 @@
-"""Embedding files: writes learned rows for other tools, one token per file, and reads the files of these tools."""
+"""Writes embedding files with learned rows, one token per file, for other tools; reads the files of these tools."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,8 @@ def write(
     """Writes a run's words for diffusers, A1111, ComfyUI and ReVersion; returns the files' paths, <R>'s first.
 
     words: rows [S, D] of <R>, and of <R-inv> if it was learned. relation: the name of the files. Use one folder per
-    relation, because learned_embeds.bin always has this name. All files are float32. Existing files are replaced.
+    relation, because the name learned_embeds.bin is the same for all relations. All files are float32. Existing files
+    are replaced.
 
         <relation>.safetensors       {"<R>": [S, D]}
         <relation>-inv.safetensors   {"<R-inv>": [S, D]}
@@ -77,7 +78,7 @@ def find(name: str) -> list[epath.Path]:
         inside = sorted(child for child in path.iterdir() if child.suffix in SUFFIXES)
         if not inside:
             raise ValueError(f"{path} holds no embedding: give a folder with a file that ends in {', '.join(SUFFIXES)}")
-        # learned_embeds.bin is ReVersion's copy of a word that is also there in a file with the relation's name.
+        # learned_embeds.bin is ReVersion's copy of a word that a file with the relation's name also contains.
         named = [child for child in inside if child.name != "learned_embeds.bin"]
         return named or inside
     where = None if path.exists() else _on_hub(name)
@@ -96,13 +97,13 @@ def find(name: str) -> list[epath.Path]:
         folder = hub.fetch(repository, revision, choose)
     except ValueError as error:
         raise ValueError(f"no file {name}, and {error}" if file else error) from error
-    # The folder may also hold files from earlier downloads, so choose again among those that are there.
+    # The folder may also hold files from earlier downloads, so choose again among the files that are there.
     names = [child.relative_to(folder).as_posix() for child in folder.rglob("*") if child.suffix in SUFFIXES]
     return [epath.Path(folder / chosen) for chosen in choose(names)]
 
 
 def _on_hub(name: str) -> tuple[str, str | None, str] | None:
-    """Returns repository, revision and file ("" if none is named) of a name on the hub; None for a local path."""
+    """Returns repository, revision and file ("" for no file) of a name on the hub; None for a local path."""
     parts = name.split("/", 2)
     is_file = Path(name).suffix in SUFFIXES
     # If the first part is a local folder, the name is a mistyped local path, and the hub must not be asked for it.
@@ -152,8 +153,8 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
 
     The file is .safetensors of any float type, or PyTorch's .pt or .bin, whose pickles are read without running their
     code. The files of A1111 and OneTrainer name no token; their token is the embedding's name, or else the file's name.
-    Raises ValueError if the file holds NaN or infinity, or is not an embedding; the message names other known kinds of
-    files, such as a LoRA. Raises OSError if the file cannot be read.
+    Raises ValueError if the file holds NaN or infinity, or is not an embedding; if the file is of another known kind,
+    such as a LoRA, the message names the kind. Raises OSError if the file cannot be read.
     """
     path = epath.Path(path)
     if path.is_dir():
@@ -186,7 +187,7 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
 
 
 def check_width(tokens: Mapping[str, np.ndarray], width: int, model: str) -> None:
-    """Raises ValueError if the rows [S, D] of a token do not fit the token table of `model`, where D is `width`."""
+    """Raises ValueError if a token's rows [S, D] do not fit the token table of `model`, in which D is `width`."""
     for token, rows in tokens.items():
         if rows.shape[1] != width:
             wanted = f"{model} has {width}"
@@ -194,7 +195,7 @@ def check_width(tokens: Mapping[str, np.ndarray], width: int, model: str) -> Non
 
 
 def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
-    """Returns a file's tensors, sorted by name: the order in which safetensors returns them changes between calls."""
+    """Returns a file's tensors, sorted by name: safetensors returns tensors in an order that changes between calls."""
     try:
         found = {}
         for name, tensor in deserialize(path.read_bytes()):
@@ -226,7 +227,7 @@ def _refuse_others(path: epath.Path, tensors: Mapping[Any, Any]) -> None:
 
 
 def _named(path: epath.Path, tensors: dict[Any, Any]) -> dict[Any, Any]:
-    """Returns the tensors under their tokens' names, for the file formats that store the names elsewhere."""
+    """Returns the tensors by their tokens' names, also for file formats that store these names elsewhere."""
     if "string_to_param" in tensors:  # A1111's .pt
         vectors = tensors["string_to_param"]
         vector = vectors.get("*", next(iter(vectors.values()), None)) if isinstance(vectors, dict) else vectors

@@ -16,7 +16,8 @@ FLOATS = {
 
 def all_finite(array: np.ndarray) -> bool:
     """Returns whether a float array has neither NaN nor infinity, in a fraction of the time that reading it takes."""
-    # One product, computed by many threads. If it is finite, all numbers are. If not, it may only have overflowed.
+    # Many threads compute the product below. If the product is finite, all numbers are finite. If it is not finite, it
+    # may only have overflowed.
     if array.dtype == np.float32:
         flat = array.ravel()
         with np.errstate(over="ignore", invalid="ignore"):

@@ -54,7 +54,8 @@ class Opened(NamedTuple):
 
     def types(self, dtype: DTypeLike) -> dict[str, dict[str, DTypeLike]]:
         """Returns the dtype of each weight, by network and path, if text encoder and UNet are to have `dtype`."""
-        # Always float32: learned rows are compared with the token table's rows, and pictures show the VAE's errors.
+        # These weights are always float32: learned rows are compared with the token table's rows, and rounding in the
+        # VAE is visible in pictures.
         exact = lambda part, path: part == "vae" or path == TOKEN_TABLE
         return {
             part: {path: jnp.float32 if exact(part, path) else dtype for path in tensors}
@@ -109,10 +110,11 @@ def open_model(
 
     A folder's weights are safetensors, whole or sharded, full precision or "fp16", or the msgpack of diffusers' former
     Flax classes. The tokenizer of a single file is in tokenizer/ beside it, or else CLIP's from the hub.
-    config: the config of a single file, which contains none. variant: its VAE must be a local folder or file.
+    config: the config to use for a single file, which contains no config. variant: the VAE in it must be a local folder
+    or file.
 
     Raises ValueError if a file is missing or damaged, a config is not Stable Diffusion 1.x's, or weights are missing or
-    have the wrong shape; the last error lists all such weights of all three networks.
+    have the wrong shape; for weights, the message lists all that are missing or misshaped in all three networks.
     """
     path = Path(path)
     if path.is_dir():
@@ -158,7 +160,10 @@ def _skipping(config: ModelConfig, clip_skip: int) -> ModelConfig:
 
 
 def _read_schedule(folder: Path) -> tuple[Schedule, OwnSampler]:
-    """Reads a folder's schedule and sampler. Corrects old files as diffusers' pipeline does, with a warning."""
+    """Reads a folder's schedule and sampler.
+
+    Corrects the values of old files as diffusers' pipeline does, with a warning.
+    """
     path = folder / "scheduler" / "scheduler_config.json"
     values = _read_config(path)
     corrected = {"steps_offset": 1, "clip_sample": False}
@@ -225,7 +230,10 @@ def _open_file(path: Path) -> dict[str, Stored]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Reads a config.json. Replaces names of former Flax classes by PyTorch's, whose config keys they share."""
+    """Reads a config.json.
+
+    Replaces names of former Flax classes by those of PyTorch classes with the same config keys.
+    """
     values = read_json(path)
     if isinstance(said := values.get("_class_name"), str):
         values["_class_name"] = said.removeprefix("Flax")

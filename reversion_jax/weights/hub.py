@@ -1,4 +1,4 @@
-"""Downloads files from the Hugging Face hub, or from its local cache if the hub cannot be reached; uploads files."""
+"""Gets files from the Hugging Face hub, or from the local cache if the hub cannot be reached; uploads files."""
 
 import re
 import sys
@@ -28,8 +28,9 @@ def fetch(
 ) -> Path:
     """Downloads some files of a repository and returns the local folder that holds them.
 
-    choose: gets the names of all files in the repository and returns those to download.
-    check: gets the folder when only the .json files are there, so that it can raise before large files are downloaded.
+    choose: a function that gets the names of all files in the repository and returns the names to download. check: a
+    function that gets the folder when only the .json files are there, so that it can raise before large files are
+    downloaded.
 
     If the hub cannot be reached and the cache has all files that `choose` asks for, the cached copy is used, and a line
     on stderr says so, unless `quiet`. Raises ValueError, with a message of one line, if the files are neither on the
@@ -68,7 +69,7 @@ def fetch(
 
 
 def check_push(repository: str, *, sends: bool = True) -> None:
-    """Raises ValueError if no repository can have this name or, with `sends`, if there is no access token."""
+    """Raises ValueError if no repository can have this name, or if `sends` is set and there is no access token."""
     from huggingface_hub import get_token
     from huggingface_hub.utils import validate_repo_id
 
@@ -86,8 +87,8 @@ def push(folder: Path, names: Sequence[str], repository: str, *, private: bool, 
     """Uploads the files `names` of a folder to a repository; returns the repository's address.
 
     A repository that does not exist is created: as a private one if `private` is set, otherwise as the owner's account
-    creates them by default. Raises ValueError, with a message of one line, if the hub refuses or cannot be reached, or
-    if `private` is set and the repository exists and is public.
+    creates them by default. Raises ValueError, with a message of one line, if the hub refuses the upload or cannot be
+    reached, or if `private` is set and the repository exists and is public.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -110,10 +111,10 @@ def push(folder: Path, names: Sequence[str], repository: str, *, private: bool, 
 
 
 def clip_tokenizer(beside: Path) -> Path:
-    """Returns the folder of the tokenizer for a single-file checkpoint, `beside`.
+    """Returns the folder of the tokenizer for the single-file checkpoint `beside`.
 
-    This is the folder tokenizer/ beside the checkpoint or, if there is none, CLIP's from the hub. Raises ValueError if
-    the hub's cannot be fetched; the message says what to do.
+    The folder is tokenizer/ beside the checkpoint or, if there is no such folder, that of CLIP's tokenizer from the
+    hub. Raises ValueError if the hub's tokenizer cannot be downloaded; the message says what to do.
     """
     folder = beside.parent / "tokenizer"
     if has_tokenizer(folder):
@@ -138,7 +139,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _advice(repository: str, revision: str | None, reason: str) -> str:
-    """The message for a failed download: the reason, and how to get the files by hand."""
+    """Returns the message for a failed download: the reason, and how to get the files by hand."""
     arguments = repository if revision is None else f"{repository} --revision {revision}"
     return (
         f"cannot get {repository!r} from the Hugging Face hub ({reason}): on a machine with internet run "

@@ -1,4 +1,4 @@
-"""Which files of a diffusers folder belong to a model, and which of several kinds of weight files to load."""
+"""Chooses the files of a diffusers folder that belong to a model, and one of several kinds of weight files."""
 
 import re
 from collections.abc import Iterable
@@ -24,11 +24,12 @@ _CONVERT = "use the model's safetensors files or, if you trust this file, conver
 
 
 def weight_files(part: str, names: Iterable[str], where: object) -> list[str]:
-    """Chooses the files that hold a network's weights. If they have an index, it comes first.
+    """Chooses the files that hold a network's weights. If these files have an index, the index comes first.
 
     part: the network. names: all file names in its folder. where: the folder's name for the error message.
     The choice is full-precision safetensors, else fp16 safetensors, else the msgpack of diffusers' former Flax classes.
-    Pickles, and copies for further training ("non_ema"), are never chosen. Raises ValueError if no file is left.
+    Pickles, and copies for further training ("non_ema"), are never chosen. Raises ValueError if there is no file that
+    can be chosen.
     """
     stem, shard, names = WEIGHT_FILES[part], r"-\d{5}-of-\d{5}", sorted(names)
     kinds = [

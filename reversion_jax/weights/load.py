@@ -17,7 +17,7 @@ from reversion_jax.weights.variant import Variant
 
 
 class Model(NamedTuple):
-    """A Stable Diffusion model on devices, its tokenizer, and the name that the user gave it by."""
+    """A Stable Diffusion model on devices, its tokenizer, and the name by which the user chose the model."""
 
     sd: folder.StableDiffusion
     tokenizer: Tokenizer
@@ -34,7 +34,7 @@ def load_model(
     """Loads a model by its folder, file or hub id.
 
     rows_per_token: the placeholders that the tokenizer must know, and the number of rows of each.
-    precision: a name from runtime/precision.py; "auto" chooses the one that suits the device.
+    precision: a name from runtime/precision.py; "auto" chooses the precision that suits the device.
     mesh: the devices that hold the weights, see `parallel.split`; by default all devices, each with all weights.
     variant: the user's choices, such as another VAE.
 

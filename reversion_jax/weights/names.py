@@ -12,7 +12,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias":
 def torch_names(path: str) -> tuple[str, ...]:
     """Returns PyTorch's possible names for a path such as "down_blocks_0/resnets_0/conv1/kernel".
 
-    The first name is the one to use in files that we write.
+    The first name is used in files that we write.
     """
     *modules, leaf = path.split("/")
     if leaf not in _LEAVES:  # CLIP's class_embedding and logit_scale belong to no layer

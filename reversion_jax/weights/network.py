@@ -24,14 +24,14 @@ class Network(NamedTuple):
     """One network's tensors in files, and how to convert names and layouts between our trees and these files."""
 
     where: Path  # the folder or file, for messages
-    stored: dict[str, Stored]  # by the names in the files
+    stored: dict[str, Stored]  # the tensors, by their names in the files
     names: Callable[[str], tuple[str, ...]]  # the names that the files may use for one of our paths
     to_ours: Callable[[str, np.ndarray], np.ndarray]  # converts the array of one of our paths to our layout
-    to_theirs: Callable[[str, np.ndarray], np.ndarray]  # converts it to the layout in the files
+    to_theirs: Callable[[str, np.ndarray], np.ndarray]  # converts our array to the layout in the files
 
 
 def open_folder(folder: Path, part: str) -> Network:
-    """Opens the weights in a folder, safetensors or msgpack. Raises ValueError if they are missing or damaged.
+    """Opens the weights in a folder, safetensors or msgpack. Raises ValueError if weights are missing or damaged.
 
     part: the key of layout.WEIGHT_FILES that says how the files are named.
     """
@@ -49,15 +49,15 @@ def open_folder(folder: Path, part: str) -> Network:
 
 
 class Match(NamedTuple):
-    """The tensors that were found for a parameter tree, and what does not fit."""
+    """The tensors that were found for a parameter tree, and the problems: missing, misshaped or unused tensors."""
 
-    found: dict[str, Stored]  # by path in the tree
+    found: dict[str, Stored]  # the tensor for each path in the tree
     wrong: list[str]  # a message for each parameter that is missing or has the wrong shape
     left: list[str]  # names of tensors that no parameter needs, for example because another tool added them
 
 
 def match(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Match:
-    """Finds the tensor for each path in `shapes`, and collects what does not fit. Does not read the tensors."""
+    """Finds the tensor for each path in `shapes`, and collects the problems. Does not read the tensors."""
     left, found, complaints = dict(network.stored), {}, []
     for path, shape in shapes.items():
         candidates = network.names(path)
@@ -73,7 +73,10 @@ def match(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Match:
 
 
 def check(where: Path, matches: Mapping[str, Match]) -> None:
-    """Raises ValueError that lists everything that is wrong, by network. Otherwise warns of tensors left over."""
+    """Raises a ValueError that lists everything that is wrong, by network.
+
+    If nothing is wrong, warns of unused tensors.
+    """
     if wrong := [f"  {name}: {w}" if name else f"  {w}" for name, found in matches.items() for w in found.wrong]:
         raise ValueError("\n".join([f"the weights in {where} do not fit their configs:", *wrong]))
     if left := [name for found in matches.values() for name in found.left]:
@@ -109,7 +112,7 @@ def place(
 
 
 def _blank(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of this shape that takes no memory, to find out which shape a conversion gives."""
+    """Returns an array of this shape that takes no memory, to find out which shape a conversion gives."""
     return np.broadcast_to(np.False_, shape)
 
 

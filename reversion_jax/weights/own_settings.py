@@ -1,8 +1,8 @@
-"""Settings that suit a model, read from a small file in its folder: sizes, rates, steps, prompts.
+"""Reads the settings that suit a model (sizes, rates, steps, prompts) from a small file in the model's folder.
 
 The file is reversion_jax.json, beside model_index.json. Its values are only defaults: settings that the user makes take
-precedence. The file may hold only the keys below, and names word lists of this package instead of paths, so that a
-folder from a stranger cannot make a command read the user's files.
+precedence. The file may hold only the keys in KEYS. Instead of paths, the file has names of this package's word lists,
+so that a folder from a stranger cannot make a command read the user's files.
 """
 
 import functools

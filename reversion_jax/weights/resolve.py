@@ -53,7 +53,8 @@ def small_files(model: str) -> Path | None:
     """Returns the folder in which the model's reversion_jax.json is, if the model has this file.
 
     Downloads nothing but this file from the hub. Returns None for a single file, for a repository without the file, and
-    if the hub cannot be reached; then `resolve` will say why. A local folder is returned without looking into it.
+    if the hub cannot be reached; in the last case, `resolve` will say why. A local folder is returned without looking
+    into it.
     """
     if path := _local(model):
         return path if path.is_dir() else None

@@ -57,7 +57,7 @@ def save(folder: str | Path, model: StableDiffusion, dtype: DTypeLike = np.float
         for path, array in flatten_dict(model.params[part], sep="/").items():
             array = names.to_torch(path, np.asarray(array)).astype(stored)
             weights[names.torch_names(path)[0]] = np.ascontiguousarray(array)
-        # diffusers and transformers refuse a file without this metadata.
+        # diffusers and transformers do not load a file without this metadata.
         save_file(weights, folder / part / f"{WEIGHT_FILES[part]}.safetensors", {"format": "pt"})
         _write_json(folder / part / "config.json", config.to_json())
     scheduler = model.schedule.to_json() | model.own_sampler.to_json()

@@ -61,7 +61,7 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
 def open_msgpack(path: Path) -> dict[str, Stored]:
     """Returns the arrays in a tree that flax.serialization wrote, by "/"-joined path.
 
-    All arrays are in memory, each until it is read. Flax's own reader would hold the whole file as well. Raises
+    Each array stays in memory until it is read. Flax's own reader would also keep the whole file in memory. Raises
     ValueError if the file is damaged.
     """
     try:

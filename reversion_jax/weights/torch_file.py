@@ -67,8 +67,8 @@ def _read_legacy(content: bytes) -> Any:
     for _ in ("version", "machine"):
         _Tensors(stream).load()
     start = stream.tell()
-    # The object comes before the numbers that it refers to. A first pass over it finds the types of the storages, so
-    # that their numbers can be read. A second pass builds the tensors.
+    # The object comes before the numbers that it refers to. A first pass over the object finds the types of the
+    # storages, so that their numbers can be read. A second pass builds the tensors.
     first = _Tensors(stream)
     first.load()
     numbers = {}
@@ -82,7 +82,7 @@ def _read_legacy(content: bytes) -> Any:
 class _Tensors(pickle.Unpickler):
     """An unpickler that rebuilds tensors and nothing else.
 
-    numbers: returns the bytes of a storage by its key; without it, all tensors are zeros.
+    numbers: a function that returns the bytes of a storage by its key; if None, all tensors are zeros.
     types: the dtype of each storage that was found, by its key.
     """
 
@@ -156,7 +156,7 @@ def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: 
     return storage[offset:][: math.prod(shape)].reshape(shape)
 
 
-# What a pickle may name, by module and name, and what this reader uses in its place.
+# For each object that a pickle may name, by module and name: what this reader uses instead.
 _KNOWN = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Fixed(_tensor),
@@ -171,9 +171,10 @@ def pack(token: str, array: np.ndarray) -> bytes:
 
     array: float32, with one or two axes.
     """
-    # ReVersion's own file is a zip archive of these three members. Old and new versions of PyTorch load it, also with
-    # weights_only. So does A1111's scanner, which refuses the members that torch.save has added since. The format from
-    # before PyTorch 1.6 would serve no further tool, and diffusers could not map it into memory.
+    # ReVersion's own file is a zip archive of these three members. Old and new versions of PyTorch load such an
+    # archive, also with weights_only. A1111's scanner accepts these three members, but refuses the members that
+    # torch.save has added since. No further tool needs the format from before PyTorch 1.6, and diffusers could not map
+    # it into memory.
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in (
@@ -202,7 +203,7 @@ def _pickle(token: str, shape: tuple[int, ...]) -> bytes:
             # The persistent id ("storage", torch.FloatStorage, "0", "cpu", number of elements).
             b"(" + _text("storage", 3) + b"ctorch\nFloatStorage\nq\x04" + _text("0", 5) + _text("cpu", 6),
             _integer(math.prod(shape)) + b"tq\x07Q",
-            # Offset, shape, strides, requires_grad=False, no hooks.
+            # The tensor's offset, shape and strides, requires_grad=False, and no hooks.
             _integer(0) + _integers(shape) + b"q\x08" + _integers(strides) + b"q\x09",
             b"\x89ccollections\nOrderedDict\nq\x0a)Rq\x0b",
             b"tq\x0cRq\x0ds.",
@@ -211,17 +212,17 @@ def _pickle(token: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _text(text: str, memo: int) -> bytes:
-    """The opcodes of a string, which the unpickler stores at index `memo`."""
+    """Returns the opcodes of a string, which the unpickler stores at index `memo`."""
     return struct.pack("<cI", b"X", len(text.encode())) + text.encode() + b"q" + bytes([memo])
 
 
 def _integers(values: tuple[int, ...]) -> bytes:
-    """The opcodes of a tuple of one or two integers."""
+    """Returns the opcodes of a tuple of one or two integers."""
     return b"".join(map(_integer, values)) + {1: b"\x85", 2: b"\x86"}[len(values)]
 
 
 def _integer(value: int) -> bytes:
-    """The opcode of an integer, in its shortest form."""
+    """Returns the opcode of an integer, in its shortest form."""
     if value < 1 << 8:
         return struct.pack("<cB", b"K", value)
     return struct.pack("<cH", b"M", value) if value < 1 << 16 else struct.pack("<ci", b"J", value)

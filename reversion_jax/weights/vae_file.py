@@ -38,8 +38,9 @@ def resolve(vae: str) -> Path:
 def open_vae(path: Path, config: VAEConfig = SD15.vae) -> tuple[VAEConfig, network.Network]:
     """Opens a VAE; returns its config and its weights.
 
-    config: the config of a single file, which contains none. A folder's config must give latents of the same shape.
-    Raises ValueError if the latents have another shape, or if a file is missing or damaged.
+    config: the config to use for a single file, which contains no config. The config of a folder must give latents of
+    the same shape as `config` does. Raises ValueError if the latents have another shape, or if a file is missing or
+    damaged.
     """
     if path.is_dir():
         try:

@@ -1,4 +1,4 @@
-"""The user's choices if a model can be loaded in several ways, and what the UNet of a single file predicts."""
+"""Defines the user's choices for loading a model, and finds out what the UNet of a single file predicts."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ class Variant:
     """What the user chose to load, by the setting names in config.py. The defaults load the model without changes."""
 
     vae: str = ""  # another VAE: a folder, a .safetensors file, or a hub id; "" loads the model's own
-    ema: bool = False  # loads the running average of the UNet's weights, which some single files hold as well
+    ema: bool = False  # loads the running average of the UNet's weights, which some single files also contain
     prediction_type: str = ""  # "epsilon" or "v_prediction"; "" takes what the model's files say
     clip_skip: int = 0  # number of the text encoder's last layers to leave out
 
