@@ -16,7 +16,7 @@ _METHODS = {
     "reversion": "[ReVersion](https://arxiv.org/abs/2303.13495)",
     "textual_inversion": "[Textual Inversion](https://arxiv.org/abs/2208.01618)",
 }
-TAG = "relation-inversion"  # every card has this tag, by which `share` recognises a card of ours
+TAG = "relation-inversion"  # every card has this tag, by which `share` recognises cards that it wrote
 # diffusers' own training script gives the first five tags to a textual inversion.
 _TAGS = ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers", "textual_inversion"]
 _TAGS += [TAG, "reversion_jax", "jax"]
@@ -74,14 +74,14 @@ def card(
     """Returns the Markdown of the model card for a repository that holds a run's files.
 
     origin: the part of the run's config.json that says how the words were made: base model, versions, device.
-    names: the files in the repository. license: a key of the hub's list; "" leaves the license out.
+    names: the files in the repository. license: a key of the hub's list of licenses; "" leaves the license out.
     picture: the name of a picture in the repository; "" for none. drawn: the picture's prompts, one per line.
     """
     s = run.settings
     hub_id = None if origin.get("model_is_local") else hub.parse_id(s.model)
     kinds = (False, True) if INVERSE in run.words() else (False,)
     said = [export.spelling(s.relation, s.rows_per_token, inverse=inverse) for inverse in kinds]
-    files = [name for name in names if name.endswith(".safetensors") and "/" not in name]  # of <R>, then of <R-inv>
+    files = [name for name in names if name.endswith(".safetensors") and "/" not in name]  # <R>'s, then <R-inv>'s
     python = [
         f'pipe.load_textual_inversion("{repository}", weight_name="{name}", token="{one.token}")'
         for name, one in zip(files, said, strict=True)
@@ -124,7 +124,10 @@ def _front_matter(base_model: str | None, license: str) -> str:
 
 
 def _facts(run: LearnedRun, origin: Mapping[str, Any], hub_id: tuple[str, str | None] | None) -> dict[str, Any]:
-    """Returns the rows of the card's table, by name. Shows only the last part of a local path, which may be private."""
+    """Returns the rows of the card's table, by name.
+
+    Shows only the last part of a local path, because the path may be private.
+    """
     s = run.settings
     if hub_id:
         model = f"[{s.model}](https://huggingface.co/{hub_id[0]})"

@@ -1,4 +1,7 @@
-"""Orbax checkpoints of what training changes: rows, optimiser state and step. Frozen weights are never saved."""
+"""Writes and reads Orbax checkpoints of what training changes: rows, optimiser state and step.
+
+Frozen weights are never saved.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +33,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     def save(self, step: int, tree: Any) -> None:
-        """Writes `tree` as checkpoint `step`, unless this checkpoint exists. Raises OSError if it cannot be written."""
+        """Writes `tree` as checkpoint `step`, unless this checkpoint exists.
+
+        Raises OSError if the checkpoint cannot be written.
+        """
         exists = step in self._manager.all_steps()
         if not exists and not self._manager.save(step, args=ocp.args.StandardSave(tree)):
             raise OSError(f"checkpoint {step} was not written to {self._manager.directory}")
@@ -42,9 +48,9 @@ class Checkpoints:
     def restore(self, like: Any, is_whole: Callable[[int, Any], bool] = lambda step, tree: True) -> Any:
         """Returns the newest undamaged checkpoint, with the structure, shapes, dtypes and placement of `like`.
 
-        is_whole: gets a step and its tree; returns False if the tree is damaged. Newer checkpoints that are damaged are
-        deleted with a warning, because training will write their steps again. Raises ValueError if no checkpoint is
-        undamaged.
+        is_whole: a function that gets a step and the step's tree, and returns False if the tree is damaged. Newer
+        checkpoints that are damaged are deleted with a warning, because training will write their steps again. Raises
+        ValueError if no checkpoint is undamaged.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         reasons = []
@@ -69,9 +75,9 @@ class Checkpoints:
 
 
 def _remove_empty(folder: epath.Path) -> None:
-    """Removes empty checkpoints. A job that is stopped while it deletes a checkpoint leaves an empty one.
+    """Removes empty checkpoints. A job that is stopped while it deletes a checkpoint leaves an empty checkpoint.
 
-    If one is empty, Orbax's manager would expect another kind of checkpoint in all folders.
+    Orbax's manager would take an empty checkpoint as a sign that all checkpoints are of another kind.
     """
     for step in steps(folder):
         if not (folder / str(step) / "default").is_dir():
@@ -80,16 +86,19 @@ def _remove_empty(folder: epath.Path) -> None:
 
 
 def steps(folder: epath.PathLike) -> list[int]:
-    """Returns the steps of all checkpoints in a folder, also of damaged ones, ascending; [] if there is no folder."""
+    """Returns the steps of all checkpoints in a folder, damaged or not, ascending; [] if there is no folder."""
     folder = epath.Path(folder)
     return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit()) if folder.is_dir() else []
 
 
 def read_rows(folder: epath.Path, step: int) -> np.ndarray:
-    """Reads only the rows [runs, rows per run, width] of a checkpoint. Raises ValueError if it is damaged."""
+    """Reads only the rows [runs, rows per run, width] of a checkpoint.
+
+    Raises ValueError if the checkpoint is damaged.
+    """
     path = folder / str(step) / "default"
     try:
-        # The manager is not used, because it reads nothing without a description of the optimiser's state.
+        # Orbax's manager is not used, because it reads nothing without a description of the optimiser's state.
         handler = ocp.PyTreeCheckpointHandler()
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
         return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))["rows"]

@@ -13,8 +13,8 @@ from reversion_jax.weights import embeddings
 def export(workdir: epath.Path, out: epath.Path, step: int | None = None, *, onetrainer: bool = False) -> str:
     """Writes the embedding files of the run in `workdir`; returns a text that says how to use each file.
 
-    step: the checkpoint whose rows are exported; None means the newest rows. onetrainer: also writes for OneTrainer.
-    Raises ValueError or OSError if the run cannot be read or a file cannot be written.
+    step: the checkpoint whose rows are exported; None means the newest rows. onetrainer: also writes files for
+    OneTrainer. Raises ValueError or OSError if the run cannot be read or a file cannot be written.
     """
     run = folder.read(workdir, step)
     return describe(run, write(run, out, onetrainer=onetrainer))
@@ -45,7 +45,7 @@ class Spelling(NamedTuple):
 
 
 def spelling(relation: str, rows_per_token: int, *, inverse: bool = False) -> Spelling:
-    """Returns how prompts contain <R> or, if `inverse`, <R-inv> in front of <R>.
+    """Returns how to write <R>, or <R-inv> in front of <R> if `inverse`, in prompts for each tool.
 
     In A1111 and ComfyUI, an embedding has the name of its file.
     """

@@ -1,4 +1,4 @@
-"""A run's folder: what it contains, and how to read it. The folder is complete and may be copied anywhere.
+"""Defines what a run's folder contains, and reads it. The folder is complete and may be copied anywhere.
 
     config.json                    the settings, and their origin: the base model and its hash, versions, device
     rows.safetensors               the newest rows of <R> and <R-inv>
@@ -6,8 +6,8 @@
     metrics.jsonl, previews/, contact_sheet.png, training.png
     tensorboard/; wandb/ and wandb_id.txt    only if config.log_to asks for them
 
-Several runs that train together have one folder each. The checkpoints of all are in one folder beside these, and are
-only used to resume training.
+Several runs that train together have one folder each. The checkpoints of all these runs are in one folder beside the
+runs' folders, and are only used to resume training.
 """
 
 import dataclasses
@@ -137,9 +137,9 @@ def kept_steps(folder: epath.Path) -> list[int]:
 def read(folder: epath.PathLike, step: int | None = None) -> LearnedRun:
     """Reads a run from its folder: its settings, and its newest rows or the rows of checkpoint `step`.
 
-    Skips damaged files of rows with a warning and reads the newest undamaged one. If there is none, reads the rows from
-    a checkpoint, as in folders that older versions wrote. Raises ValueError if there is no run, more than one run, or
-    no undamaged rows; OSError if a file cannot be read.
+    Skips damaged files of rows with a warning, and reads the newest undamaged file. If no file of rows is undamaged,
+    reads the rows from a checkpoint, as in folders that older versions wrote. Raises ValueError if there is no run,
+    more than one run, or no undamaged rows; OSError if a file cannot be read.
     """
     folder = files.place(os.fspath(folder))
     if not (folder / CONFIG).is_file():
@@ -177,16 +177,16 @@ def _refuse_job(folder: epath.Path, names: list[str]) -> NoReturn:
 
 
 def _read_old(folder: epath.Path, step: int | None) -> LearnedRun:
-    """Reads rows from the newest undamaged checkpoint, or from the one of `step`, in `folder` or in its parent.
+    """Reads rows from the newest undamaged checkpoint, or from checkpoint `step`, in `folder` or its parent.
 
-    Before version 0.2, runs wrote their rows into checkpoints only. Raises ValueError if there are no such rows.
+    Before version 0.2, runs wrote their rows into checkpoints only. Raises ValueError if no checkpoint has these rows.
     """
     for place, name in ((folder, ""), (folder.parent, folder.name)):
         if not (place / CONFIG).is_file() or not (place / CHECKPOINTS).is_dir():
             continue
         runs = config.each_run(read_settings(place)[0])
         if name and list(runs) == [""]:
-            continue  # `folder` is some folder inside the folder of a single run
+            continue  # `folder` is not a run's folder, but is inside one
         if name not in runs:
             _refuse_job(place, list(runs))
         from reversion_jax.runs import checkpoints  # imports Orbax and JAX, which take seconds

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one record for each training step, a JSON object per line."""
+"""Reads and writes metrics.jsonl: a line with a JSON object for each training step."""
 
 import json
 from collections.abc import Sequence

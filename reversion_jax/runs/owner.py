@@ -1,9 +1,9 @@
-"""Ensures that only one job at a time writes to a workdir. WORKDIR/owner.json names this job, the owner, while it runs.
+"""Ensures that only one job at a time writes to a workdir. While the job runs, WORKDIR/owner.json names it.
 
-The owner renews the file every few seconds. Another job takes the folder over only if the owner is gone: a process on
-this machine that has ended, or a process on another machine that no longer renews the file. Cloud storage cannot create
-a file "only if it does not exist", so two jobs that start within the same second can both take the folder. The job
-whose file was replaced notices this before it writes again, and stops.
+This job is the owner of the workdir. The owner renews the file every few seconds. Another job takes the folder over
+only if the owner is gone: a process on this machine that has ended, or a process on another machine that no longer
+renews the file. Cloud storage cannot create a file "only if it does not exist", so two jobs that start within the same
+second can both take the folder. The job whose file was replaced notices this before it writes again, and stops.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ NAME = "owner.json"
 # All in seconds.
 BEAT_S = 10.0  # the time between renewals
 EXPIRY_S = 60.0  # after this time without a renewal, the owner is gone
-_LONG_AGO_S = 3600.0  # more than the clocks of two machines differ by
-_SETTLE_S = 0.3  # if two jobs take a folder at once, it is known after this time which job was the last
+_LONG_AGO_S = 3600.0  # longer than the difference between the clocks of two machines
+_SETTLE_S = 0.3  # if two jobs take a folder at once, the later job is known after this time
 
 
 @contextlib.contextmanager
@@ -35,8 +35,9 @@ def owned(folder: epath.Path) -> Iterator[Callable[[], None]]:
     """Makes this job the owner of `folder` while the body runs. Creates the folder if it does not exist.
 
     Yields a function that raises OSError if another job has taken the folder over. If the job has several processes,
-    the first process is the owner for all. At the end, a folder that was created here and is empty is removed. Raises
-    ValueError, with a message of one line, if the owner is a job that runs, and OSError if writing fails.
+    the first process is the owner for all processes. At the end, a folder that this function created is removed if it
+    is empty. Raises ValueError, with a message of one line, if another running job is the owner, and OSError if writing
+    fails.
     """
     owner, error = None, None
     made = [] if files.is_remote(folder) else [place for place in (folder, *folder.parents) if not place.exists()]
@@ -73,7 +74,7 @@ class _Owner:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises OSError if another job has taken the folder over, for example because this one was paused."""
+        """Raises OSError if another job has taken the folder over, for example because this job was paused."""
         if not files.is_remote(self._folder) or time.monotonic() - self._checked > 2 * BEAT_S:
             self._update_lost()
         if self._lost:
@@ -122,7 +123,7 @@ class _Owner:
     def _update_lost(self) -> None:
         """Reads owner.json and notes whether another job has replaced it."""
         there = _read(self._path)
-        # If the file was deleted or damaged, the folder is not lost: the next renewal writes the file again.
+        # If the file was deleted or damaged, this job still owns the folder: the next renewal writes the file again.
         self._lost = bool(there and there.get("token") != self._record["token"])
         self._checked = time.monotonic()
 
@@ -142,7 +143,7 @@ class _Owner:
 
 
 def _wait_until_gone(folder: epath.Path, there: dict[str, Any]) -> None:
-    """Returns as soon as the owner is known to be gone. Raises ValueError as soon as it is known to run."""
+    """Returns as soon as the owner is known to be gone. Raises ValueError as soon as the owner is known to run."""
     mine = _this_process()
     if there.get("machine") == mine["machine"]:
         if _is_running(there):
@@ -187,8 +188,9 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
 def _this_process() -> dict[str, Any]:
     """Returns this process's host, machine, pid and start time.
 
-    The start time distinguishes the process from a later one with the same pid. The machine consists of the host's
-    name, the id of its last start and the container's pid namespace; pids can be compared only if all three are equal.
+    The start time distinguishes the process from a later process with the same pid. The machine is identified by the
+    host's name, the id of its last start and the container's pid namespace; pids can be compared only if all three are
+    equal.
     """
     parts = [socket.gethostname(), _text_of("/proc/sys/kernel/random/boot_id")]
     with contextlib.suppress(OSError):
@@ -215,7 +217,7 @@ def _is_running(there: dict[str, Any]) -> bool:
 
 
 def _start_time(pid: int) -> str | None:
-    """Returns when a process started, in clock ticks since Linux started; None if it has ended, or without /proc."""
+    """Returns when a process started, in clock ticks since Linux started; None if it has ended or there is no /proc."""
     text = _text_of(f"/proc/{pid}/stat")
     fields = text.rpartition(")")[2].split()  # the process's name, in parentheses, may contain any characters
     return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None

@@ -23,7 +23,7 @@ class Push(NamedTuple):
 
     repository: str  # owner/name
     private: bool = False
-    license: str = ""  # a key of the hub's list, such as cc-by-4.0; "" leaves the license out
+    license: str = ""  # a key of the hub's list of licenses, such as cc-by-4.0; "" leaves the license out
     dry_run: bool = False  # only writes the files to a folder and sends nothing
 
 
@@ -68,7 +68,7 @@ def _write_card(
         drawn = _prompts(picture)
         files.write(place / PICTURE, picture.read_bytes())
     origin: dict[str, Any] = {}
-    if (workdir / folder.CONFIG).is_file():  # before version 0.2, only the folder above had this file
+    if (workdir / folder.CONFIG).is_file():  # before version 0.2, only the parent folder had this file
         _, origin = folder.read_settings(workdir)
     shown = {"picture": PICTURE if picture else "", "drawn": drawn}
     files.write(place / CARD, card.card(run, origin, push.repository, names, license=push.license, **shown))
@@ -76,7 +76,7 @@ def _write_card(
 
 
 def preview(workdir: epath.Path, step: int) -> epath.Path | None:
-    """Returns the path of a run's newest preview up to a step; None if there is none."""
+    """Returns the path of a run's newest preview up to a step; None if there is no preview."""
     paths = folder.previews(workdir)
     shown = [number for number in paths if number <= step]
     return paths[max(shown)] if shown else None

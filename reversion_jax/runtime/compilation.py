@@ -40,7 +40,7 @@ def in_background(function: Callable[[], Any]) -> "Future[Any]":
     def run() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # raised again where the result is asked for
+        except BaseException as error:  # raised again when the result is requested
             future.set_exception(error)
 
     thread = threading.Thread(target=run, name=_THREAD, daemon=True)

@@ -7,7 +7,7 @@ import jax
 
 from reversion_jax.runtime.errors import warn
 
-# Files that exist on Linux if a driver is loaded: the device it drives, and our extra that installs JAX for it.
+# Maps files that exist on Linux if a driver is loaded to the driver's device and to our extra with JAX for it.
 _DRIVERS = {
     "/proc/driver/nvidia/version": ("an NVIDIA GPU", "cuda"),
     "/dev/accel0": ("a TPU", "tpu"),

@@ -1,4 +1,4 @@
-"""How commands fail and warn: with one line that says what is wrong, where, and how to mend it."""
+"""Makes commands fail and warn with one line, which says what is wrong, where, and how to mend it."""
 
 import functools
 import os
@@ -29,8 +29,8 @@ def warn(message: str) -> None:
 def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     """Wraps a command's main function, so that expected errors end the command with one line and no stack trace.
 
-    Expected are bad input (ValueError, OSError), training that diverges (FloatingPointError), too little memory on the
-    device, and Ctrl-C.
+    Expected errors are bad input (ValueError, OSError), training that diverges (FloatingPointError), too little memory
+    on the device, and Ctrl-C.
     """
 
     @functools.wraps(main)
@@ -83,7 +83,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         _fail(no_setting(names[0]) if names else f"the config cannot be read: {error}")
     except (ValueError, TypeError, OSError, SyntaxError) as error:
         _fail(error)
-    except Exception as error:  # of the user's own config file, which is code
+    except Exception as error:  # the user's config file is code, which may raise any error
         last = traceback.extract_tb(error.__traceback__)[-1]
         _fail(f"the config cannot be read: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})")
 
@@ -92,7 +92,7 @@ def _fault_of_config(trace: str) -> str:
     """Returns what is wrong with a config file, from the stack trace that ml_collections gives."""
     what = trace.strip().splitlines()[-1].strip()
     places = re.findall(r'File "([^"]+)", line (\d+)', trace)
-    if what.startswith("ValueError: ") or not places:  # a message that the config wrote for its user
+    if what.startswith("ValueError: ") or not places:  # the config file wrote this message for its user
         return what.removeprefix("ValueError: ")
     file, line = places[-1]
     return f"the config cannot be read: {what} ({file}, line {line})"
@@ -113,7 +113,7 @@ def _find_config(given: str) -> str:
     """Returns the path of a config file: the user's file or, if it does not exist, the package's with the same path."""
     path, colon, argument = given.partition(":")  # the text after the colon is an argument for the config file
     package = Path(__file__).parents[1]
-    # An installed package has the config files inside; in a checkout, they are beside the package.
+    # An installed package contains the config files; in a checkout, the config files are beside the package.
     for place in (Path(), package, package.parent):
         if path and (place / path).is_file():
             return f"{place / path}{colon}{argument}"
@@ -121,7 +121,7 @@ def _find_config(given: str) -> str:
 
 
 def _show(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """Prints a Caution as one line, and passes other warnings to `others`, which showed warnings before."""
+    """Prints a Caution as one line, and passes other warnings to `others`, the function that it replaces."""
     if issubclass(category, Caution):
         print(f"warning: {message}", file=sys.stderr, flush=True)
     else:
@@ -129,13 +129,13 @@ def _show(others: Callable[..., None], message: Warning | str, category: type[Wa
 
 
 def _fail(message: object) -> NoReturn:
-    # Text from a user's file in the message may contain line breaks.
+    # The message may quote a user's file, and the quoted text may contain line breaks.
     print("error: " + re.sub(r"\s*\n\s*", " ", str(message)), file=sys.stderr)
     _leave(2)
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process. Does not wait for a compilation in the background."""
+    """Ends the process, without waiting for a compilation in the background."""
     if compilation.is_under_way():
         sys.stdout.flush()
         sys.stderr.flush()

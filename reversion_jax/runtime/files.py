@@ -1,4 +1,4 @@
-"""Files in local folders and in cloud storage: gs://bucket/folder, and other storage that etils.epath supports."""
+"""Reads and writes local files and files in cloud storage: gs://, and other storage that etils.epath supports."""
 
 import contextlib
 import json
@@ -92,7 +92,7 @@ def append(path: epath.PathLike, text: str) -> None:
 
 @contextlib.contextmanager
 def _one_error(name: epath.PathLike) -> Iterator[None]:
-    """Turns every error of a storage driver, each of which has its own classes, into a ValueError of one line."""
+    """Turns a storage driver's errors, whose classes differ from driver to driver, into ValueErrors of one line."""
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # gcsfs logs each error that it raises, with a stack trace
     try:
         yield

@@ -1,4 +1,4 @@
-"""Many devices, in one process or several: a mesh over which samples and images are distributed.
+"""Distributes samples and images over a mesh of many devices, in one process or several processes.
 
 Weights are whole on every device, or split along the mesh's second axis. Each process runs the same program on the same
 inputs. Only the first process writes files.
@@ -48,12 +48,12 @@ def is_first() -> bool:
 
 
 def any_process(flag: bool) -> bool:
-    """Returns whether the flag is set in any process. All processes must call this."""
+    """Returns whether the flag is set in any process. All processes must call this function."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def agreed(number: int) -> int:
-    """Returns in every process the number that the first process has. All processes must call this."""
+    """Returns in every process the number that the first process has. All processes must call this function."""
     return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.array(number)))
 
 
@@ -62,8 +62,8 @@ def make_mesh(samples: int, devices: int = 0, weight_shards: int = 1) -> Mesh:
 
     samples: the number of samples that go through the networks together. devices: how many devices may be used, 0 for
     all. weight_shards: the number of devices over which the weights are split.
-    Raises ValueError if `devices` is more than there are, if no multiple of `weight_shards` devices can share the
-    samples evenly, or if a process would have no device in the mesh.
+    Raises ValueError if `devices` is more than the number of available devices, if no multiple of `weight_shards`
+    devices can share the samples evenly, or if a process would have no device in the mesh.
     """
     available = jax.devices()
     if not 0 <= devices <= len(available):
@@ -107,7 +107,7 @@ def share(batch: Any, mesh: Mesh) -> Any:
 
 
 def shardings(weights: Any, mesh: Mesh) -> Any:
-    """Returns where weights go: kernels are split over the mesh's weight shards; other weights are whole everywhere."""
+    """Returns each weight's sharding: kernels are split over the mesh's weight axis, other weights are not split."""
     return jax.tree.map(lambda axis: NamedSharding(mesh, _spec(axis)), _cuts(weights, mesh))
 
 
@@ -124,7 +124,7 @@ def split(weights: Any, mesh: Mesh) -> Any:
 
 
 def collectives(program: str) -> list[tuple[str, int]]:
-    """Returns the communication between devices in a compiled program: the kind and bytes of each collective's result.
+    """Returns for each collective in a compiled program its kind, and the size of its result in bytes.
 
     program: the text of the compiled program. A collective in the body of a loop is listed once.
     """
@@ -137,12 +137,12 @@ def collectives(program: str) -> list[tuple[str, int]]:
 
 
 def _bytes(kind: str, bits: str, shape: str) -> int:
-    """Returns the size of an array whose XLA type is kind + bits, such as f32, and whose shape is such as 2,3."""
+    """Returns the size in bytes of an array with an XLA type of kind + bits, such as f32, and a shape such as 2,3."""
     return math.prod(map(int, filter(None, shape.split(",")))) * int(bits or 8) // 8
 
 
 def whole(tree: Any, mesh: Mesh) -> Any:
-    """In a compiled program, has every device compute the tree's arrays whole."""
+    """Constrains the tree's arrays, inside a compiled program, to be whole on every device."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
 
@@ -160,9 +160,9 @@ def mesh_of(tree: Any) -> Mesh:
 def over_samples(function: Callable, mesh: Mesh) -> Callable:
     """Wraps `function(params, *arrays)` so that each device computes its share of the arrays' first axis.
 
-    The result has the same first axis. `params` were placed by `split`; Flax's modules gather each weight where they
-    use it. There is no other communication between devices, neither forward nor backward: the gradients with respect to
-    the arrays stay on the device that computes them.
+    The result has the same first axis. `params` must have been placed by `split`; Flax's modules gather each weight
+    where they use it. There is no other communication between devices, neither forward nor backward: the gradients with
+    respect to the arrays stay on the device that computes them.
     """
     share = P(_AXES)
 
@@ -208,10 +208,10 @@ class _Piece(meta.AxisMetadata):
 
 
 def _cuts(weights: Any, mesh: Mesh) -> Any:
-    """Returns for each weight the axis to split, which is the last one that can be split evenly; -1 for none.
+    """Returns for each weight the axis to split, the last axis that can be split evenly; -1 for no axis.
 
-    Only kernels are split. The token table stays whole, because it is also used outside the networks. Other weights are
-    small.
+    Only kernels are split. The token table stays whole, because it is also used outside the networks. Other weights
+    stay whole because they are small.
     """
     shards = mesh.shape[_WEIGHTS]
 

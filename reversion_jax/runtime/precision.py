@@ -1,4 +1,4 @@
-"""Names of precisions: the type in which the frozen networks compute, and the precision of float32 products.
+"""Defines the names of precisions: the type in which frozen networks compute, and the precision of float32 products.
 
     float32         float32 everywhere, also in products and convolutions, on every device
     tensorfloat32   float32, but products use 10-bit fractions if the device has them (a GPU's tensor cores)
@@ -6,7 +6,8 @@
     float16         as bfloat16, for GPUs without it; the loss is scaled so that small gradients do not become 0
     auto            bfloat16 on TPUs and on GPUs that have it, float16 on other GPUs, float32 on CPUs
 
-The VAE is always float32. Its products are exact with "float32", and as with "tensorfloat32" under all other names.
+The VAE is always float32. The VAE's products are exact in float32 with "float32"; with every other name, they are the
+same as with "tensorfloat32".
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ AUTO = "auto"
 
 
 def choose(name: str) -> str:
-    """Returns the name of the precision to use: `name` itself or, for "auto", the one that suits the device."""
+    """Returns the name of the precision to use: `name` itself or, for "auto", the precision that suits the device."""
     return of_device(jax.devices()[0]) if name == AUTO else name
 
 
@@ -27,7 +28,8 @@ def of_device(device: Any) -> str:
     """Returns the name of the precision that suits a JAX device."""
     if device.platform == "cpu":
         return "float32"
-    # On CUDA devices, the compute capability is a number such as 7.5. On AMD's, which have bfloat16, it is a name.
+    # On CUDA devices, the compute capability is a number such as 7.5. On AMD's devices, which have bfloat16, the
+    # compute capability is a name.
     capability = getattr(device, "compute_capability", "")
     is_old = isinstance(capability, str) and capability.replace(".", "").isdigit() and float(capability) < 8
     return "float16" if is_old else "bfloat16"
