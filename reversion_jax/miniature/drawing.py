@@ -25,7 +25,10 @@ INK = (44, 44, 48)  # the colour of strings, walls, wheels and arms, which no en
 
 
 def _regular(corners: int, *, turn: float = 0.0, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
-    """Corners [corners, 2] at equal angles. turn: of the first, in full turns. radii: repeated over the corners."""
+    """Returns points [corners, 2] at equal angles.
+
+    turn: the first angle, in full turns. radii: repeated for all points.
+    """
     angles = 2 * np.pi * (np.arange(corners) / corners + turn)
     radius = np.resize(radii, corners)
     return np.stack([np.cos(angles) * radius, np.sin(angles) * radius], axis=-1)
@@ -40,7 +43,7 @@ def _heart() -> np.ndarray:
 
 def _moon() -> np.ndarray:
     """A wide crescent: the unit disc without a disc of radius 0.85 whose centre is 0.75 to the right."""
-    x = (1 - 0.85**2 + 0.75**2) / (2 * 0.75)  # where the two circles meet
+    x = (1 - 0.85**2 + 0.75**2) / (2 * 0.75)  # x coordinate of the points where the two circles meet
     y = np.sqrt(1 - x**2)
     outer = np.linspace(np.arctan2(y, x), 2 * np.pi - np.arctan2(y, x), 36)
     bite = np.linspace(2 * np.pi - np.arctan2(y, x - 0.75), np.arctan2(y, x - 0.75), 28)
@@ -78,7 +81,7 @@ SHAPES: dict[str, np.ndarray] = {
     "cross": _cross(),
     "moon": _moon(),
 }
-# The centre of a smaller shape inside each of these shapes, in the same units. In the other shapes, it is (0, 0).
+# The centre of a smaller shape inside some shapes, in the units of SHAPES. In other shapes, this centre is (0, 0).
 _CORES = {"triangle": (0.0, 0.28), "heart": (0.0, -0.12), "moon": (-0.34, 0.0)}
 
 
@@ -89,7 +92,7 @@ class _Canvas:
         self.background = tuple(int(v) for v in rng.integers(222, 252, size=3))
         self.image = Image.new("RGB", (SIZE_PX * _SUPERSAMPLING,) * 2, self.background)
         self._draw = ImageDraw.Draw(self.image)
-        # The whole scene has the same shift and the same scale, so that parts that touch still touch.
+        # All parts of the scene have the same shift and the same scale, so that parts that touch still touch.
         self._scale = _SUPERSAMPLING * rng.uniform(0.9, 1.02)
         self._shift = _SUPERSAMPLING * (SIZE_PX / 2 + rng.uniform(-2.5, 2.5, size=2))
 
@@ -98,12 +101,12 @@ class _Canvas:
         return [tuple(p) for p in points * self._scale + self._shift]
 
     def polygon(self, points: np.ndarray, fill: Colour | None) -> None:
-        """Fills the area inside the corners `points` [n, 2]. Draws nothing without a colour."""
+        """Fills the area inside the corners `points` [n, 2]. Draws nothing if `fill` is None."""
         if fill is not None:
             self._draw.polygon(self._to_device(points), fill=fill)
 
     def stroke(self, points: np.ndarray, fill: Colour | None, width: float) -> None:
-        """Draws a closed line, `width` px wide, along `points` [n, 2], with round joints. Nothing without a colour."""
+        """Draws a closed line, `width` px wide with round joints, along `points` [n, 2]; nothing if `fill` is None."""
         if fill is None:
             return
         device = self._to_device(np.concatenate([points, points[:1]]))
@@ -123,19 +126,19 @@ class _Canvas:
 
 
 def _outline(shape: str, radius: float, centre: _Point) -> np.ndarray:
-    """The outline of a shape, [corners, 2]; radius and centre are in px."""
+    """Returns the outline of a shape, [corners, 2]; radius and centre are in px."""
     return SHAPES[shape] * radius + np.asarray(centre, dtype=float)
 
 
 def _core(shape: str, radius: float) -> np.ndarray:
-    """The centre of a smaller shape inside a shape of this radius, in px."""
+    """Returns the centre of a smaller shape inside a shape of this radius, in px."""
     return np.asarray(_CORES.get(shape, (0.0, 0.0))) * radius
 
 
 def _stacked(
     top: str, bottom: str, top_radius: float, bottom_radius: float, gap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two outlines, one above the other with `gap` px between them. The pair is centred."""
+    """Returns two outlines, one above the other with `gap` px between them. The pair is centred."""
     upper, lower = _outline(top, top_radius, (0, 0)), _outline(bottom, bottom_radius, (0, 0))
     height = np.ptp(upper[:, 1]) + gap + np.ptp(lower[:, 1])
     upper[:, 1] += -height / 2 - upper[:, 1].min()
@@ -144,7 +147,7 @@ def _stacked(
 
 
 def _side_by_side(left: str, right: str, radius: float, gap: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two outlines beside each other with `gap` px between them. The pair is centred."""
+    """Returns two outlines beside each other with `gap` px between them. The pair is centred."""
     first, second = _outline(left, radius, (0, 0)), _outline(right, radius, (0, 0))
     width = np.ptp(first[:, 0]) + gap + np.ptp(second[:, 0])
     first[:, 0] += -width / 2 - first[:, 0].min()
@@ -153,7 +156,7 @@ def _side_by_side(left: str, right: str, radius: float, gap: float) -> tuple[np.
 
 
 def _draw_pair(canvas: _Canvas, relation: str, a: Painted, b: Painted, rng: np.random.Generator) -> None:
-    """Draws a relation in which the subject is not inside the object. In some relations, ink links the entities."""
+    """Draws a relation with the subject outside the object. In some relations, lines in ink link the two entities."""
     (shape_a, colour_a), (shape_b, colour_b) = a, b
     match relation:
         case "on":

@@ -1,4 +1,4 @@
-"""The judge: says what a picture by the miniature shows, which is a relation (or "unclear") and two entities.
+"""The judge: says which relation (or "unclear") and which two entities a picture by the miniature model shows.
 
 The judge is a small convolutional classifier of drawn scenes, which recipes/judge.py trained.
 """
@@ -52,7 +52,7 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-        """Pictures [N, 64, 64, 3] -> logits [N, classes] of each attribute, and the features [N, 320] behind them."""
+        """Maps pictures [N, 64, 64, 3] to each attribute's logits [N, classes], and to features [N, 320]."""
         x = nn.relu(nn.Conv(32, (5, 5), strides=2)(x))
         for width in (64, 96):
             x = nn.relu(nn.Conv(width, (3, 3), strides=2)(x))
@@ -63,7 +63,7 @@ class Net(nn.Module):
 
 @jax.jit
 def _classify(params: Any, images: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    """Images [N, 64, 64, 3] -> each attribute's class [N], and features [N, 320]."""
+    """Maps images [N, 64, 64, 3] to each attribute's class [N], and to features [N, 320]."""
     logits, features = nn.apply(Net.__call__, Net())(params, images)
     return [jnp.argmax(each, axis=-1) for each in logits], features
 
@@ -86,7 +86,7 @@ def look(images: np.ndarray, params: Any = None) -> Verdict:
 def features(images: np.ndarray, params: Any = None) -> np.ndarray:
     """Returns the features [N, 320] from which the judge computes its verdicts.
 
-    `scores` compares pictures by these features, in the same way as by CLIP's vectors.
+    evaluation/scores.py compares pictures by these features in the same way as by CLIP's vectors.
     """
     return np.concatenate([features for _, features in _in_batches(images, params)])[: len(images)]
 
@@ -116,7 +116,8 @@ def right(verdict: Verdict, asked: Sequence[scenes.Scene]) -> tuple[np.ndarray, 
     """Compares verdicts with the scenes that were asked for.
 
     Returns two arrays, bool [N]: whether the relation is right, and whether the entities are right. The entities must
-    not be exchanged if the relation is right and has a direction. Otherwise it is enough that both entities are there.
+    not be exchanged if the relation is right and has a direction. If the relation is wrong or symmetric, it is enough
+    that the picture shows both entities.
     """
     want = np.array([labels(scene) for scene in asked])
     seen = np.stack(verdict, axis=-1)
@@ -130,9 +131,9 @@ def right(verdict: Verdict, asked: Sequence[scenes.Scene]) -> tuple[np.ndarray, 
 def fused(verdict: Verdict, asked: Sequence[scenes.Scene]) -> np.ndarray:
     """Returns for each picture whether its entities are fused, bool [N].
 
-    Entities are fused if a colour or a shape is a mixture, if an entity has the colour of one wanted entity and the
-    shape of the other, or if both entities have the same one of the two wanted colours. The entities are not fused if
-    one entity is missing, or is unrelated to the wanted entities.
+    Entities are fused if a colour or a shape is a mixture. They are also fused if one entity has the colour of one
+    wanted entity and the shape of the other wanted entity, or if both entities have the same wanted colour. The
+    entities are not fused if one entity is missing, or is unrelated to the wanted entities.
     """
     want = np.array([labels(scene) for scene in asked])[:, 1:]
     seen = np.stack(verdict, axis=-1)[:, 1:]

@@ -1,10 +1,10 @@
-"""The miniature's world: scenes of two coloured shapes in one of twelve relations, drawn and described by captions.
+"""Draws and describes the scenes that the miniature model knows: two coloured shapes in one of twelve relations.
 
-Ten relations have the names of those in the ReVersion Benchmark; two more (`beside`, `above`) are simple ones. Five
-relations (UNNAMED) have no special word: a third of their captions describe the relation with words that other
-relations use too, and the other captions only say "A and B". One pair of entities in ten is held out: no caption and no
-exemplar that a model is trained on shows it. A quarter of the pictures are hatched, and the captions mention this.
-Hatching is a style that exemplars can have, and that a learned word can wrongly add to pictures.
+Ten relations have the names of relations in the ReVersion Benchmark; two more (`beside`, `above`) are simple relations.
+Five relations (UNNAMED) have no special word: a third of their captions describe the relation with words that other
+relations use too, and the other captions only say "A and B". One pair of entities in ten is held out: it is in no
+caption and no exemplar that a model is trained on. A quarter of the pictures are hatched, and their captions mention
+the hatching. Hatching is a style that exemplars can have, and that a learned word can wrongly add to pictures.
 """
 
 import zlib
@@ -56,14 +56,14 @@ CAPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 RELATIONS = tuple(CAPTIONS)
 UNNAMED = ("hanging_from", "wrapped_in", "carved_by", "back2back", "hug")
 PHRASES = {relation: direct[0] for relation, (direct, _) in CAPTIONS.items()}  # one description of each relation
-# The unnamed relations on which settings are chosen, and those for which results are reported.
+# The unnamed relations with which settings are chosen, and the unnamed relations for which results are reported.
 TUNING, REPORTING = ("wrapped_in", "back2back"), ("hug", "carved_by", "hanging_from")
 NAMED = tuple(relation for relation in RELATIONS if relation not in UNNAMED)
 
 _PREFIXES = ("", "", "a photo of ", "a picture of ", "a drawing of ")
 _ARTICLES = ("", "", "a ", "the ")
 _NAMELESS_SHARE = {True: 0.7, False: 0.3}  # the share of captions "A and B", for unnamed (True) and named relations
-_INVERSE_SHARE = 0.3  # the share of captions that begin with B, if there are words for this
+_INVERSE_SHARE = 0.3  # the share of captions that begin with B, if CAPTIONS has words for this order
 _HATCHED_SHARE = 0.25  # the share of pictures that are hatched
 HATCHED = ", hatched"  # the end of the captions of hatched pictures
 
@@ -96,14 +96,14 @@ ENTITIES = tuple(Entity(colour, shape) for colour in COLOURS for shape in SHAPES
 
 
 def held_out(a: Entity, b: Entity) -> bool:
-    """Returns whether the pair is one of the tenth that no picture for pre-training and no exemplar shows."""
+    """Returns whether the pair is held out: no picture for pre-training and no exemplar shows a held-out pair."""
     return zlib.crc32("|".join(sorted((str(a), str(b)))).encode()) % 10 == 0
 
 
 def random_scene(rng: np.random.Generator, relation: str, *, unseen: bool = False, hatched_share: float = 0.0) -> Scene:
     """Returns a random scene of two entities with different colours.
 
-    unseen: True takes a held-out pair, False takes any other pair. hatched_share: how probable hatching is.
+    unseen: True takes a held-out pair, False takes any other pair. hatched_share: probability of hatching.
     """
     while True:
         a, b = (ENTITIES[i] for i in rng.integers(len(ENTITIES), size=2))
@@ -133,7 +133,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _shade(entity: Entity, rng: np.random.Generator) -> Colour:
-    """A random variation of the entity's colour."""
+    """Returns a random variation of the entity's colour."""
     shade = np.array(COLOURS[entity.colour]) + rng.integers(-9, 10, 3)
     return tuple(int(v) for v in np.clip(shade, 0, 255))
 
@@ -162,7 +162,7 @@ def draw_spoilt(scene: Scene, kind: str, rng: np.random.Generator) -> np.ndarray
             mixed = tuple(int(share * x + (1 - share) * y) for x, y in zip(colour_a, colour_b, strict=True))
             return compose(scene.relation, (a, mixed), (b, mixed), rng)
         case "morphed":
-            seed = int(rng.integers(2**32))  # gives both halves the same position and size
+            seed = int(rng.integers(2**32))  # gives both blended drawings the same position and size
             halves = [
                 compose(scene.relation, (x, colour_a), (y, colour_b), np.random.default_rng(seed))
                 for x, y in ((a, b), (b, a))
@@ -175,7 +175,7 @@ def draw_spoilt(scene: Scene, kind: str, rng: np.random.Generator) -> np.ndarray
 
 
 def captioned(seed: int, count: int) -> Iterator[tuple[np.ndarray, Scene, str]]:
-    """Yields `count` triples (picture, scene, caption) for pre-training. The i-th depends only on (seed, i)."""
+    """Yields `count` triples (picture, scene, caption) for pre-training. The i-th triple depends only on (seed, i)."""
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         scene = random_scene(rng, RELATIONS[index % len(RELATIONS)], hatched_share=_HATCHED_SHARE)
@@ -218,7 +218,7 @@ def unseen_scenes(relation: str, count: int, seed: int) -> list[Scene]:
 
 
 def check_relation(relation: str) -> None:
-    """Raises ValueError if the miniature's world does not have the relation."""
+    """Raises ValueError if RELATIONS does not have the relation."""
     if relation not in RELATIONS:
         raise ValueError(
             f"config.relation={relation!r}: drawn exemplars show only {', '.join(RELATIONS)}; "
