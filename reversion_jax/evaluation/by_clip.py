@@ -2,8 +2,8 @@
 
 Relation accuracy is measured in two ways. `classified` is ReVersion's way: a classifier is fitted on the CLIP features
 of the exemplars, and the score is the share of pictures that the classifier assigns to the relation that they should
-show. `zero_shot` needs no exemplars: it is the share of pictures that are more similar to their sentence in natural
-words than to the same sentence with any other relation.
+show. `zero_shot` needs no exemplars: it is the share of pictures that are more similar to their sentence, which
+describes the relation in natural words such as "next to", than to the same sentence with any other relation.
 """
 
 from collections.abc import Mapping, Sequence

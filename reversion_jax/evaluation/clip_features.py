@@ -26,7 +26,8 @@ class Preprocessing:
     """CLIP's preprocessing of pictures: resizes the shorter side, crops the middle, shifts and scales the channels.
 
     transformers' image processor is not used, for two reasons. If torchvision is installed, the processor uses
-    torchvision and returns different numbers. And the name of the processor's variant for Pillow often changes.
+    torchvision and returns different numbers. In addition, the name of the processor's variant for Pillow often
+    changes.
     """
 
     resize_px: int = 224
@@ -38,7 +39,7 @@ class Preprocessing:
     def from_json(cls, values: Mapping[str, Any]) -> "Preprocessing":
         """Reads the values of transformers' preprocessor_config.json.
 
-        Raises ValueError if they describe another preprocessing than CLIP's.
+        Raises ValueError if the values describe another preprocessing than CLIP's.
         """
         fixed = {"resample": 3, **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), True)}
         for key, wanted in fixed.items():

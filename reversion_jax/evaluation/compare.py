@@ -65,8 +65,7 @@ def jobs(plan: Plan, todo: Sequence[Asked], workdir: Path) -> dict[Path, Setting
         together[json.dumps([key[2], plan.shared(key)])].append(key)
     found = {}
     for keys in together.values():
-        # All runs of a job finish together. If it is stopped, the next evaluation makes a job of the same runs and
-        # name.
+        # All runs of a job finish together. After a stop, the next evaluation makes a job of the same runs and name.
         digest = hashlib.sha256("".join(missing[key] for key in keys).encode()).hexdigest()[:8]
         found[workdir / "training" / f"seed{keys[0][2]}-{digest}"] = plan.job(keys)
     return found

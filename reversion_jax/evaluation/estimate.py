@@ -32,8 +32,8 @@ def step_seconds(job: Settings) -> float:
 class PictureCost(NamedTuple):
     """The time and the disk space that one picture needs."""
 
-    seconds: float  # time to draw it
-    bytes: int  # size of its PNG
+    seconds: float  # time to draw the picture
+    bytes: int  # size of the picture's PNG
 
 
 def picture_cost(model: Model, config: Settings, text: str) -> PictureCost:

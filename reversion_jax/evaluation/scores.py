@@ -3,8 +3,8 @@
 Every function compares vectors by their cosine, so the vectors' lengths do not matter. In shapes, E is the width of the
 feature space, K the number of other sentences, S the number of pictures of one prompt, and X the number of exemplars.
 Each docstring says what its score cannot measure. Stable Diffusion 1.x reads prompts with the text encoder of CLIP
-ViT-L/14. That CLIP has the same weaknesses as the model, so another CLIP (ViT-B/16, or OpenCLIP's ViT-H/14) judges more
-independently.
+ViT-L/14. As a judge, CLIP ViT-L/14 would have the same weaknesses as Stable Diffusion, so another CLIP (ViT-B/16, or
+OpenCLIP's ViT-H/14) judges more independently.
 """
 
 import re

@@ -115,9 +115,9 @@ def labels(scene: scenes.Scene) -> list[int]:
 def right(verdict: Verdict, asked: Sequence[scenes.Scene]) -> tuple[np.ndarray, np.ndarray]:
     """Compares verdicts with the scenes that were asked for.
 
-    Returns two arrays, bool [N]: whether the relation is right, and whether the entities are right. The entities must
-    not be exchanged if the relation is right and has a direction. If the relation is wrong or symmetric, it is enough
-    that the picture shows both entities.
+    Returns two arrays, bool [N]: whether the relation is right, and whether the entities are right. If the relation is
+    right and has a direction, subject and object must not be swapped. If the relation is wrong or symmetric, it is
+    enough that the picture shows both entities.
     """
     want = np.array([labels(scene) for scene in asked])
     seen = np.stack(verdict, axis=-1)
@@ -131,7 +131,7 @@ def right(verdict: Verdict, asked: Sequence[scenes.Scene]) -> tuple[np.ndarray, 
 def fused(verdict: Verdict, asked: Sequence[scenes.Scene]) -> np.ndarray:
     """Returns for each picture whether its entities are fused, bool [N].
 
-    Entities are fused if a colour or a shape is a mixture. They are also fused if one entity has the colour of one
+    Entities are fused if a colour or a shape is a mixture. Entities are also fused if one entity has the colour of one
     wanted entity and the shape of the other wanted entity, or if both entities have the same wanted colour. The
     entities are not fused if one entity is missing, or is unrelated to the wanted entities.
     """

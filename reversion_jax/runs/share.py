@@ -59,7 +59,7 @@ def share(
 def _write_card(
     workdir: epath.Path, run: folder.LearnedRun, push: Push, place: epath.Path, names: list[str]
 ) -> list[str]:
-    """Writes the card for the files `names` into the folder `place`, and the run's newest preview, if there is one.
+    """Writes the card for the files `names` into the folder `place`, and the run's newest preview, if any.
 
     Returns the names of the written files.
     """

@@ -59,7 +59,7 @@ def one_line(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags for `app.run` as absl does, but with a --help that fits on a screen and errors of one line.
 
-    --config may name a file that comes with the package. For a mistyped setting, the error suggests a similar one.
+    --config may name a file that comes with the package. For a mistyped setting, the error suggests a similar setting.
     """
     # A shell expands ~ in "--workdir ~/runs", but not in "--workdir=~/runs".
     argv = [re.sub(r"=~(?=/|$)", lambda _: f"={Path.home()}", w, count=1) if w[:1] == "-" else w for w in argv]
@@ -110,7 +110,7 @@ def _help(command: str) -> NoReturn:
 
 
 def _find_config(given: str) -> str:
-    """Returns the path of a config file: the user's file or, if it does not exist, the package's with the same path."""
+    """Returns the path of a config file: the user's file, else the package's file with the same path."""
     path, colon, argument = given.partition(":")  # the text after the colon is an argument for the config file
     package = Path(__file__).parents[1]
     # An installed package contains the config files; in a checkout, the config files are beside the package.

@@ -44,7 +44,10 @@ def is_file(path: epath.PathLike | zipfile.Path) -> bool:
 
 
 def from_json(text: str | bytes, **options: Any) -> Any:
-    """Parses JSON. options: arguments of `json.loads`. Raises ValueError if it is invalid or nested too deeply."""
+    """Parses JSON.
+
+    options: arguments of `json.loads`. Raises ValueError if the JSON is invalid or nested too deeply.
+    """
     try:
         return json.loads(text, **options)
     except RecursionError as error:

@@ -43,7 +43,7 @@ def start() -> None:
 
 
 def is_first() -> bool:
-    """Returns whether this process is the first one, which writes files and prints."""
+    """Returns whether this process is the first process, which writes files and prints."""
     return jax.process_index() == 0
 
 
@@ -147,7 +147,7 @@ def whole(tree: Any, mesh: Mesh) -> Any:
 
 
 def mesh_of(tree: Any) -> Mesh:
-    """Returns the mesh on which `replicate` or `split` placed a tree; for any other tree, a mesh of its one device."""
+    """Returns the mesh on which `replicate` or `split` placed a tree; else a mesh of the one device of the tree."""
     leaf = jax.tree.leaves(tree)[0]
     sharding = getattr(leaf, "sharding", None)
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None

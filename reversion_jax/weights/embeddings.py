@@ -114,7 +114,10 @@ def _on_hub(name: str) -> tuple[str, str | None, str] | None:
 
 
 def _choose_embeddings(present: Sequence[str], name: str) -> list[str]:
-    """Chooses among a repository's files the pair that `write` made or, if there is none, one file of another tool."""
+    """Chooses the embedding files to read from a repository.
+
+    These are the files of <R> and <R-inv> that `write` wrote or, if there are no such files, one file of another tool.
+    """
     own = [n for suffix in SUFFIXES for n in sorted(present) if "/" not in n and n.endswith(suffix)]
     if not own:
         raise ValueError(f"{name} holds no embedding: it has no file that ends in {', '.join(SUFFIXES)}")

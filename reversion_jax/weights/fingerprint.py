@@ -1,4 +1,4 @@
-"""A hash that identifies a model's weights, so that a run can record which model it was trained on."""
+"""Computes a hash that identifies a model's weights, so that a run can record the model that it was trained on."""
 
 import hashlib
 from pathlib import Path

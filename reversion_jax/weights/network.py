@@ -1,4 +1,4 @@
-"""Loads one network's weights: finds each parameter's tensor in the files, checks it and puts it on devices."""
+"""Loads one network's weights: finds each parameter's tensor in files, checks the tensor, puts it on devices."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Reads the settings that suit a model (sizes, rates, steps, prompts) from a small file in the model's folder.
 
-The file is reversion_jax.json, beside model_index.json. Its values are only defaults: settings that the user makes take
-precedence. The file may hold only the keys in KEYS. Instead of paths, the file has names of this package's word lists,
-so that a folder from a stranger cannot make a command read the user's files.
+The file is reversion_jax.json, beside model_index.json. The file's values are only defaults: settings that the user
+makes take precedence. The file may hold only the keys in KEYS. Instead of paths, the file has names of this package's
+word lists, so that a folder from a stranger cannot make a command read the user's files.
 """
 
 import functools
@@ -47,7 +47,10 @@ def read(model: str) -> dict[str, Any]:
 
 
 def read_dreambooth(model: str) -> dict[str, Any]:
-    """Returns a model's settings for DreamBooth; {} if the model has none. Raises ValueError as `read` does."""
+    """Returns a model's settings for DreamBooth; {} if the model has no such settings.
+
+    Raises ValueError as `read` does.
+    """
     return dict(_read(model).get("dreambooth", {}))
 
 

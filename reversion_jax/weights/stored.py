@@ -19,7 +19,10 @@ _NDARRAY = 1  # the msgpack extension code that flax.serialization uses for arra
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: its shape, and a function that returns it. The function may be called only once."""
+    """A tensor in a file: its shape, and a function that reads the tensor and returns it.
+
+    The function may be called only once.
+    """
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]

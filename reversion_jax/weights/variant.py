@@ -15,22 +15,22 @@ from reversion_jax.runtime.errors import warn
 class Variant:
     """What the user chose to load, by the setting names in config.py. The defaults load the model without changes."""
 
-    vae: str = ""  # another VAE: a folder, a .safetensors file, or a hub id; "" loads the model's own
+    vae: str = ""  # another VAE: a folder, a .safetensors file, or a hub id; "" loads the model's own VAE
     ema: bool = False  # loads the running average of the UNet's weights, which some single files also contain
     prediction_type: str = ""  # "epsilon" or "v_prediction"; "" takes what the model's files say
     clip_skip: int = 0  # number of the text encoder's last layers to leave out
 
     @classmethod
     def of(cls, settings: Any) -> "Variant":
-        """Returns the choices in a settled config."""
+        """Returns the choices in a complete config."""
         return cls(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(cls)})
 
 
 def single_files_prediction(path: Path, names: Collection[str]) -> str:
     """Returns what the UNet of a single-file model predicts: "epsilon" or "v_prediction".
 
-    A1111's .yaml file beside the model decides, if there is one. Otherwise a tensor named "v_pred" means
-    "v_prediction". names: the file's tensor names. Raises ValueError if the .yaml file cannot be read.
+    If there is an A1111 .yaml file beside the model, this file decides. Without a .yaml file, a tensor named "v_pred"
+    means "v_prediction". names: the file's tensor names. Raises ValueError if the .yaml file cannot be read.
     """
     beside = path.with_suffix(".yaml")
     if beside.is_file():

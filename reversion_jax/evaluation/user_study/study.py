@@ -28,7 +28,7 @@ def write_page(evaluation: Path, workdir: Path, methods: list[str], sets_per_rel
 
 
 def count_votes(workdir: Path, folder: Path) -> str:
-    """Returns the table of average user rankings. Also writes it to aur.md and aur.json in `workdir`."""
+    """Returns the table of average user rankings. Also writes the table to aur.md and aur.json in `workdir`."""
     key = votes.read_key(workdir)
     ranking = votes.average_user_ranking(votes.read_votes(folder, key), key)
     table = votes.table(ranking)
