@@ -1,14 +1,14 @@
-"""Compares the methods and their ablations on the miniature: every relation, every method, several seeds.
+"""Compares the methods and their ablations on the miniature model: every relation, every method, several seeds.
 
     python -m reversion_jax.evaluate --config configs/evaluation.py --quick
 
---quick trains, draws and judges a part in a few minutes; without it, everything is compared. The result of each cell
-(a relation, a method, a seed and a direction) is saved when the cell is done, so the same command resumes a comparison
-that was stopped. The settings in `evaluation` say what is compared; configs/benchmark.py explains them. All other
-settings are the same as in a training config.
+With --quick, the command compares fewer seeds and prompts, and takes a few minutes. A cell of the comparison is one
+combination of a relation, a method, a seed and a direction. The result of a cell is saved when the cell is done, so the
+same command resumes a comparison that was stopped. The settings in `evaluation` say what is compared;
+configs/benchmark.py explains them. All other settings are the same as in a training config.
 
 The default setting, "hard", makes learning difficult: 100 training steps, and four exemplars, all of which are hatched
-although no prompt asks for this. The other settings are chosen by a name after a colon:
+although no prompt asks for this. To choose another setting, write its name after a colon:
 
     configs/evaluation.py:easy       400 steps, eight exemplars without hatching, and only the reported relations.
     configs/evaluation.py:tuning     The comparison by which the settings were chosen: on two relations that are not
@@ -43,9 +43,9 @@ ABLATIONS = (
     ("prepositions only", {"verb_weight": 0.0}),
     ("without suppressor", {"suppressor_sigma_px": 0.0}),
 )
-# For each relation, the word of the miniature's captions that shows the relation most often. These words were found by
-# drawing 40 entity pairs, none of which is in the prompts, with each of 46 words (commit 404d7ea, evaluation/cells.py,
-# best_words).
+# For each relation, the word of the miniature model's captions that draws the relation most often. These words were
+# found by drawing 40 entity pairs, none of which is in the prompts of the evaluation, with each of 46 words (commit
+# 404d7ea, evaluation/cells.py, best_words).
 BEST_WORDS = {
     "on": "atop",
     "inside": "within",
@@ -68,11 +68,13 @@ INVERSE = (
     ("replaced, equal work", {"steps": 200}),
     ("added", {"inverse_prompts": "add"}),
 )
-# The precision in which words are learned.
+# Methods that differ only in the precision in which words are learned.
 PRECISIONS = tuple((name, {"precision": name}) for name in ("float32", "bfloat16", "float16"))
-# With guidance below 1 and few steps, entities fuse in a third of ReVersion's pictures of the tuning relations.
+# With guidance below 1 and few steps, the two entities fuse in a third of the pictures that ReVersion draws of the
+# tuning relations.
 FUSING = {"guidance_scale": 0.7, "sample_steps": 8}
-# The candidates of the tuning, as changes to the miniature's defaults. CHOSEN is the result of the tuning.
+# The candidates that "tuning" compares, as changes to the miniature model's default settings. CHOSEN is the result of
+# that comparison.
 CHOICES = (
     ("suppressor 0.5 px", {"suppressor_sigma_px": 0.5}),
     ("suppressor 1 px", {"suppressor_sigma_px": 1.0}),
@@ -94,7 +96,7 @@ def get_config(setting: str = "hard") -> ConfigDict:
     c = config.get_config()
     c.model = config.MINIATURE
     c.steps = 400 if setting == "easy" else 100
-    if setting != "tuning":  # the tuning starts from the miniature's defaults
+    if setting != "tuning":  # "tuning" starts from the miniature model's default settings
         c.update(CHOSEN)
     if setting == "inverse":
         c.inverse_share = 0.5  # half of the prompts are inverse, just as in a run that adds inverse prompts
@@ -108,14 +110,15 @@ def get_config(setting: str = "hard") -> ConfigDict:
     c.evaluation = ConfigDict()
     c.evaluation.benchmark = config.DRAWN
     c.evaluation.relations = COMPARED[setting]
-    # Tuples of pairs instead of dicts, because a ConfigDict sorts its keys and the tables need this order.
+    # These are tuples of pairs and not dicts, because a ConfigDict sorts its keys, but the tables need this order.
     c.evaluation.own = tuple((name, {"verb_weight": weight}) for name, weight in verb_weight.items())
     c.evaluation.groups = (
         ("unnamed, reported", scenes.REPORTING),
         ("unnamed, for tuning", scenes.TUNING),
         ("named", scenes.NAMED),
     )
-    # Phrases of the captions. Some phrases describe a relation for which the captions have no word.
+    # Phrases made of the captions' words. If the captions have no word for a relation, the phrase describes the
+    # relation.
     c.evaluation.natural_words = tuple(scenes.PHRASES.items())
     c.evaluation.other_words = (("best single word", tuple(BEST_WORDS.items())),)
     c.evaluation.turned = tuple((name, inverse[0]) for name, (_, inverse) in scenes.CAPTIONS.items() if inverse)
@@ -124,24 +127,24 @@ def get_config(setting: str = "hard") -> ConfigDict:
         ("ReVersion", {"method": "reversion"}),
         ("Inv-ReVersion", {}),
     )
-    # For the tuning, its candidates are in the place of the ablations.
+    # The setting "tuning" compares its candidates in the place of the ablations.
     c.evaluation.ablations = {"hard": ABLATIONS, "fusing": ABLATIONS, "tuning": CHOICES}.get(setting, ())
-    # A DreamBooth model is trained for each cell and deleted afterwards, so it needs only one checkpoint. Steps and
-    # learning rate are the best of three pairs that were tried.
+    # A DreamBooth model is trained for each cell and deleted afterwards, so it needs only one checkpoint. Its number of
+    # steps and its learning rate are the best of three pairs that were tried.
     recipe = dreambooth.Recipe(batch_size=8, steps=200, learning_rate=1e-4, checkpoints=1)
     c.evaluation.dreambooth = dataclasses.asdict(recipe)
     c.evaluation.seeds = (0, 1, 2)
-    c.evaluation.prompts = 100  # for each cell, with entity pairs that neither the pre-training nor exemplars show
-    c.evaluation.prompt_seed = 99  # chooses these pairs
-    c.evaluation.images = 1  # pictures for each prompt
-    c.evaluation.clip = ""  # no CLIP, because the miniature's judge scores the pictures
+    c.evaluation.prompts = 100  # number per cell; neither the pre-training nor the exemplars show their entity pairs
+    c.evaluation.prompt_seed = 99  # chooses the entity pairs of the prompts
+    c.evaluation.images = 1  # number of pictures for each prompt
+    c.evaluation.clip = ""  # no CLIP model, because the miniature model's judge scores the pictures
     if setting in ("tuning", "inverse", "precision"):
         c.evaluation.seeds, c.evaluation.prompts, c.evaluation.prompt_seed = (100, 101), 50, 98
     if setting == "inverse":
         c.evaluation.seeds = (100, 101, 102, 103)
         c.evaluation.methods, c.evaluation.dreambooth = INVERSE, {}
     if setting == "precision":
-        c.precision = "float32"  # of drawing
+        c.precision = "float32"  # the precision of drawing
         c.evaluation.seeds = tuple(range(100, 106))
         c.evaluation.methods, c.evaluation.dreambooth = PRECISIONS, {}
     if setting == "fusing":

@@ -2,9 +2,9 @@
 
     python -m reversion_jax.train --config configs/miniature.py
 
-This takes about a minute on two CPU cores, and writes runs/miniature/contact_sheet.png. The relation is `hanging_from`,
-for which the miniature has no word. To learn another of its twelve relations, such as `hug`, add
---config.relation=hug --config.verb_weight=0.8.
+The command takes about a minute on two CPU cores, and writes runs/miniature/contact_sheet.png. The relation is
+`hanging_from`, for which the miniature model has no word. To learn another of the model's twelve relations, such as
+`hug`, add --config.relation=hug --config.verb_weight=0.8.
 """
 
 from ml_collections import ConfigDict

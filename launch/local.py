@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-_STOPPED = 130  # exit status after a signal and a checkpoint; the other processes will stop as well
+_STOPPED = 130  # exit status of a process that a signal stopped after a checkpoint; the other processes stop too
 
 
 def free_port() -> int:
@@ -37,7 +37,7 @@ def main() -> int:
     processes = [
         subprocess.Popen(command, env={**os.environ, **job, "JAX_PROCESS_ID": str(i)}) for i in range(options.processes)
     ]
-    # Ctrl-C reaches each process directly. The processes end after the steps that are running.
+    # Ctrl-C reaches each process directly, and each process ends after the training steps that it is running.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     while any(process.poll() is None for process in processes):

@@ -26,15 +26,15 @@ from reversion_jax.runtime.errors import one_line
 from reversion_jax.training.fit import gradient_step
 from reversion_jax.weights import folder
 
-_UNKNOWN = -1  # a label that the picture does not show; such a label adds nothing to the loss
+_UNKNOWN = -1  # the label of a property that the picture does not show; it adds nothing to the loss
 
 
 def _spoilt_labels(scene: scenes.Scene, kind: str) -> list[int]:
-    """The labels of a scene that `scenes.draw_spoilt` drew with this kind of mistake."""
+    """Returns the labels of a scene that `scenes.draw_spoilt` drew with the mistake `kind`."""
     relation, ca, sa, cb, sb = judge.labels(scene)
     match kind:
         case "subject missing" | "object missing":
-            # The one entity left shows no relation, and cannot be recognised as the subject or the object.
+            # A single entity shows no relation, and the picture does not tell whether it is the subject or the object.
             return [judge.UNCLEAR, _UNKNOWN, _UNKNOWN, judge.ABSENT, judge.ABSENT]
         case "fused":
             return [relation, judge.ABSENT, sa, judge.ABSENT, sb]
@@ -50,7 +50,10 @@ SPOILINGS = ("subject missing", "object missing", "fused", "morphed", "overlaid"
 
 
 def examples(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws training pictures, uint8 [N, 64, 64, 3], and labels [N, 5]. A third are spoilt, a third are hatched."""
+    """Draws training pictures, uint8 [N, 64, 64, 3], and their labels [N, 5].
+
+    A third of the pictures show a mistake, and a third are hatched.
+    """
     pictures, labels = [], []
     for index in tqdm(range(count), "judge's scenes", mininterval=1):
         rng = np.random.default_rng([seed, index])
@@ -69,7 +72,7 @@ def examples(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def render(model: folder.StableDiffusion, pictures: np.ndarray) -> np.ndarray:
-    """Returns pictures, uint8 [N, 64, 64, 3], as the model's VAE reconstructs them."""
+    """Returns the reconstructions of pictures, uint8 [N, 64, 64, 3], by the model's VAE."""
     vae = VAE(model.config.vae)
     decode = jax.jit(lambda p, x: jnp.clip(nn.apply(VAE.__call__, vae)({"params": p}, x), -1, 1))
     chunks = np.array_split(pictures, max(len(pictures) // 64, 1))

@@ -74,7 +74,7 @@ def train_vae(world: World, config: ModelConfig, recipe: Recipe, workdir: Path) 
 def encode_all(world: World, config: ModelConfig, vae_params: Params, workdir: Path) -> np.ndarray:
     """Returns the scaled posterior (mean, std) of every picture, float32 [num_scenes, 2, 8, 8, 4].
 
-    Stores it in workdir/latents.npy, and reads this file if it exists.
+    The result is stored in workdir/latents.npy; if this file exists, it is read instead.
     """
     path = workdir / "latents.npy"
     if path.exists():
@@ -88,7 +88,10 @@ def encode_all(world: World, config: ModelConfig, vae_params: Params, workdir: P
 
 
 def caption_labels(scene: scenes.Scene, text: str) -> list[int]:
-    """Returns what a caption says: relation (12 if only "and"), each entity's colour and shape, and whether hatched."""
+    """Returns a caption's labels: its relation, the colour and shape of each entity, and whether the scene is hatched.
+
+    The relation is 12 if the caption only says "and".
+    """
     colours, shapes = list(scenes.COLOURS), list(scenes.SHAPES)
     a, b = scene.subject, scene.object
     relation = scenes.RELATIONS.index(scene.relation)
@@ -212,8 +215,8 @@ def pretrain(workdir: Path, recipe: Recipe) -> Path:
     params = {name: tree["params"] for name, tree in {**trained, "vae": vae_params}.items()}
     model = folder.StableDiffusion(config, schedule, params, tokens)
     save(workdir / "snapshot", model, dtype=np.float16)
-    # The settings that suit the miniature are not a result of this recipe. We found them by training words for
-    # relations on the miniature.
+    # The default settings of the miniature model are not a result of this recipe. We found these settings by learning
+    # words for relations on the miniature model.
     shutil.copy(MINIATURE_FOLDER / OWN_SETTINGS, workdir / "snapshot")
     return workdir / "snapshot"
 

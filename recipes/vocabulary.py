@@ -1,4 +1,7 @@
-"""Builds the miniature's tokenizer: a byte-level BPE in CLIP's file format. Every word of the captions is one token."""
+"""Builds the miniature model's tokenizer: a byte-level BPE in CLIP's file format.
+
+Every word of the captions is one token.
+"""
 
 import json
 from pathlib import Path
@@ -7,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from reversion_jax.miniature import scenes
 
-# In addition to the words of the captions: words that users write around two entities.
+# Words that users write around two entities, in addition to the words of the captions.
 _OTHER_WORDS = "a an the and of photo picture drawing to at from through between behind front small big plain"
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -1,4 +1,4 @@
-"""How the miniature is pre-trained: the sizes of its networks, the settings of the recipe, and the training scenes."""
+"""Defines the pre-training of the miniature model: the networks' sizes, the recipe's settings, and the scenes."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ MINIATURE = ModelConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings of the three training stages. Batches are in samples; rates are the highest learning rates."""
+    """Settings of the three training stages. Batch sizes are in samples; a rate is the highest learning rate."""
 
     seed: int = 0
     num_scenes: int = 48_000  # number of training pictures
@@ -67,7 +67,7 @@ class Recipe:
 
 
 class World:
-    """The training scenes. Their pictures are drawn once; captions are drawn anew at every step."""
+    """The training scenes. The picture of a scene is drawn once; its caption is chosen anew at every step."""
 
     def __init__(self, recipe: Recipe):
         self._seed = recipe.seed
@@ -81,7 +81,7 @@ class World:
     def draw_batch(self, stage: str, step: int, size: int) -> tuple[np.ndarray, np.random.Generator]:
         """Returns the indices [size] of a step's scenes, and a random generator.
 
-        Both depend only on the seed, the stage and the step.
+        The indices and the generator depend only on the seed, the stage and the step.
         """
         rng = np.random.default_rng([self._seed, sum(stage.encode()), step])
         return rng.integers(len(self.scenes), size=size), rng
