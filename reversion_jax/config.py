@@ -1,9 +1,10 @@
-"""Defines every setting: its name, unit and default, and how the method and the model decide the open settings.
+"""Defines every setting: its name, unit and default, and how the method and the model choose some defaults.
 
 This file is longer than other files, because each setting has a line and a comment.
 
 Defaults are those of ReVersion's published run (RV, arXiv 2303.13495) unless a comment says "guess". Inv-ReVersion
-(Appl. Sci. 2024, 14, 3338) states no hyperparameters, so the values of the settings that it introduces are our guesses.
+(Applied Sciences 2024, 14, 3338) states no hyperparameters, so the values of the settings that it introduces are our
+guesses.
 """
 
 import dataclasses
@@ -25,21 +26,26 @@ OPEN: Any = None  # the default of a setting that the model decides; `settle` re
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All settings, frozen. After `settle`, none is OPEN. The defaults are Inv-ReVersion on Stable Diffusion 1.5."""
+    """All settings, frozen.
+
+    After `settle`, no setting is OPEN. The defaults are those for Inv-ReVersion on Stable Diffusion 1.5.
+    """
 
     # What is learned, and from what.
-    # A diffusers folder, a .safetensors checkpoint, a hub id (owner/name or owner/name@revision), or "miniature".
+    # The model: a diffusers folder, a .safetensors checkpoint, a hub id (owner/name or owner/name@revision), or
+    # "miniature".
     model: str = SD15
     vae: str = ""  # a VAE that replaces the model's: a folder, a .safetensors file, or a hub id; "": keep the model's
-    ema: bool = False  # True: use the running average of the weights, which some single files have
+    ema: bool = False  # True: use the running average of the weights, which some .safetensors checkpoints have
     prediction_type: str = ""  # "epsilon" or "v_prediction": replaces what the model's files say; "": use the files
     clip_skip: int = 0  # number of last text encoder layers to skip, as in diffusers; A1111's "Clip skip 2" is 1 here
-    # A folder of pictures with a text.json, or "drawn". Default: exemplars/<relation>; for the miniature "drawn".
+    # The exemplars: a folder of pictures with a text.json, or "drawn" for scenes that the package draws. Default:
+    # exemplars/<relation>, or "drawn" for the miniature model.
     exemplars: str = OPEN
     num_exemplars: int = 8  # how many exemplars to draw if exemplars="drawn"; a folder's pictures are all used
     hatched: bool = False  # True: drawn exemplars are hatched, a style that no prompt names and a word may learn
-    relation: str = "relation"  # names the exported files; for drawn exemplars, one of the miniature's twelve relations
-    method: str = "inv_reversion"  # or "reversion" or "textual_inversion"; METHODS lists what these two switch off
+    relation: str = "relation"  # names the exported files; drawn exemplars need one of the miniature's relations
+    method: str = "inv_reversion"  # or "reversion" or "textual_inversion", which switch off what METHODS lists
     # The word whose embedding <R> and <R-inv> start from (RV). To continue from learned words, give their embedding
     # file or hub id: owner/name or owner/name/file.safetensors.
     initialiser: str = "and"
@@ -50,23 +56,25 @@ class Settings:
     # "auto" is bfloat16 on TPUs and on GPUs that support it, float16 on other GPUs, and float32 on CPUs.
     precision: str = "auto"
     remat: bool = False  # True: activations take a quarter of the memory, and the UNet does a third more work
-    seed: int = 0  # of the noise, timesteps, exemplars and words that training draws
+    seed: int = 0  # seed of the noise, timesteps, exemplars and words that training draws
 
-    # Several runs in one program. Each entry lists the settings in which one run differs from those here, such as
-    # ({"relation": "hug"}, {"relation": "on", "verb_weight": 0.2}). OF_RUN lists the settings that an entry may have.
+    # Several runs that are trained together. Each entry lists the settings of one run that differ from the settings
+    # here, such as ({"relation": "hug"}, {"relation": "on", "verb_weight": 0.2}). OF_RUN lists the settings that an
+    # entry may have.
     runs: tuple = ()
 
-    # Optimisation: AdamW with a constant learning rate, on the trained rows alone (RV).
+    # Optimisation: AdamW changes only the trained rows, with a constant learning rate (RV).
     steps: int = OPEN  # optimiser steps; default 3000, miniature 400
     batch_size: int = OPEN  # samples per group; a group shares the words of the control loss; default 2, miniature 8
     accumulation: int = OPEN  # groups per step; the step averages their losses; default 4, miniature 1
-    # Maximum number of samples per pass through the networks, counted over all runs. It decides how much memory a step
-    # needs, and changes results only by rounding. 0: as many as fit into memory. Default 0, miniature 40.
+    # Maximum number of samples per pass through the networks, counted over all runs. This number decides how much
+    # memory a step needs, and changes results only by rounding. 0: as many samples as fit into memory. Default 0,
+    # miniature 40.
     samples_at_once: int = OPEN
     resolution: int = OPEN  # height and width of the pictures, px; default 512, miniature 64
     height: int = 0  # px, for pictures that are not square; 0: the resolution
     width: int = 0  # px, for pictures that are not square; 0: the resolution
-    resize: str = "squash"  # how exemplars get the size: "squash" (RV), "crop" (the middle) or "pad" (with white)
+    resize: str = "squash"  # how exemplars are resized: "squash" (RV), "crop" (keeps the middle) or "pad" (adds white)
     learning_rate: float = OPEN  # default 2e-3 (RV: 2.5e-4 times its batch of 8), miniature 3e-3
     weight_decay: float = 0.01  # AdamW's weight decay
     adam_b1: float = 0.9  # AdamW's decay rate for the mean of the gradients
@@ -76,11 +84,14 @@ class Settings:
     # The loss (Inv-ReVersion Eq. 10): denoise_weight * L_denoise + control_weight * L_control.
     denoise_weight: float = 1.0  # lambda_denoise, the weight of the denoising loss
     control_weight: float = 0.01  # lambda_control, the weight of the control loss
-    verb_weight: float = 0.5  # lambda_verb; prepositions get the rest. Guess: 0.8 behavioural, 0.2 spatial relations
+    # lambda_verb, the weight of verbs; the weight of prepositions is 1 - lambda_verb. Our guess is 0.8 for behavioural
+    # relations and 0.2 for spatial relations.
+    verb_weight: float = 0.5
     temperature: float = 0.07  # gamma, the temperature of the control loss
     positives_per_sample: int = 4  # number of prepositions, and of verbs, drawn for each sample
-    # "prompts": the other words of the exemplars' prompts (RV's code). "vocabulary": any whole word of the tokenizer
-    # (the paper's text). "tokens": any token, also word pieces and punctuation (named "vocabulary" before 0.5).
+    # The negatives of the control loss. "prompts": the other words of the exemplars' prompts (RV's code). "vocabulary":
+    # any whole word of the tokenizer (the paper's text). "tokens": any token, also word pieces and punctuation (named
+    # "vocabulary" before 0.5).
     negatives: str = "prompts"
     vocabulary_negatives_per_sample: int = 16  # negatives drawn for each sample, unless negatives="prompts" (guess)
     prepositions: str = OPEN  # word list: a text file, or the name of a packaged list; the default suits the model
@@ -88,34 +99,36 @@ class Settings:
     stop_words: str = "stop_words"  # word list, whose words are never negatives: a text file, or a packaged list's name
 
     # How exemplars are shown to the model.
-    exemplar_draws: str = "independent"  # drawn with replacement; or "epochs": shuffled lists of 100 copies each (RV)
+    exemplar_draws: str = "independent"  # with replacement; or "epochs": from shuffled lists of 100 copies of each (RV)
     # "replace": inverse prompts "E_B <R-inv> <R> E_A" replace a share of the direct prompts. "add": every sample is
-    # denoised with both of its prompts, which doubles the networks' work. docs/sources.md compares these two values.
+    # denoised with its direct and its inverse prompt, which doubles the networks' work. docs/sources.md compares
+    # "replace" and "add".
     inverse_prompts: str = "replace"
     inverse_share: float = 0.5  # share of samples with a replaced prompt (guess); 0: no inverse prompts, also for "add"
     importance: float = 0.5  # alpha of importance sampling: larger timesteps are likelier (RV); 0: all equally likely
     # Standard deviation of the suppressor's Gaussian low-pass filter, px; 0: no filter. Default: 2 at a resolution of
     # 512 px (guess), and in proportion at other resolutions.
     suppressor_sigma_px: float = OPEN
-    suppressor_target: str = "pixels"  # what is filtered; or "noisy_latents", the other reading of Eq. 8
+    suppressor_target: str = "pixels"  # what the suppressor filters; or "noisy_latents", the other reading of Eq. 8
 
     # Progress, checkpoints and previews. None of these settings changes what is learned.
     steps_per_dispatch: int = 50  # training steps per call of the compiled program; metrics are read after each call
     checkpoint_every_steps: int = OPEN  # default 500, miniature 100
     preview_every_steps: int = OPEN  # 0 disables previews; default 500, miniature 200
-    # Drawn at step 0 and then every preview_every_steps, always from the same noise. Default: the prompts that the
-    # model's folder sets, else our prompts for the relation, else the exemplars' prompts.
+    # The prompts of the previews, which are drawn at step 0 and then every preview_every_steps steps, always from the
+    # same noise. Default: the prompts that the model's folder sets, else our prompts for the relation, else the
+    # exemplars' prompts.
     preview_prompts: tuple = OPEN
-    preview_seed: int = 0  # of the previews' noise
-    judged_prompts: int = OPEN  # unseen prompts that the judge checks, for drawn exemplars; default 0, miniature 64
+    preview_seed: int = 0  # seed of the previews' noise
+    judged_prompts: int = OPEN  # unseen prompts for the judge's check, with drawn exemplars; default 0, miniature 64
 
     # Where metrics and previews go besides the run's folder: "tensorboard", "wandb", or "tensorboard,wandb".
     log_to: str = ""
 
     # Sampling, for previews and as the defaults of `sample`.
-    sampler: str = "auto"  # "auto": the model's own; or the name of one in diffusion/samplers.py, such as "ddim"
+    sampler: str = "auto"  # "auto": the model's own sampler; or a name from diffusion/samplers.py, such as "ddim"
     sample_steps: int = OPEN  # denoising steps per image; default 50, miniature 20
-    guidance_scale: float = OPEN  # of classifier-free guidance; 1: no guidance; default 7.5, miniature 3
+    guidance_scale: float = OPEN  # scale of classifier-free guidance; 1: no guidance; default 7.5, miniature 3
     negative_prompt: str = ""  # what the pictures should not show
     sample_batch: int = OPEN  # images drawn together; default 4, miniature 16
 
@@ -130,7 +143,8 @@ class Settings:
         return tuple(name.strip() for name in self.log_to.split(",") if name.strip())
 
 
-# Values of open settings for Stable Diffusion 1.5. A model's folder may replace them, see weights/own_settings.py.
+# Values of open settings for Stable Diffusion 1.5. A model's folder may replace these values, see
+# weights/own_settings.py.
 FOR_SD15: Mapping[str, Any] = {
     "steps": 3000,
     "batch_size": 2,
@@ -156,7 +170,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "textual_inversion": {"control_weight": 0.0, "importance": 0.0, **_EARLIER},
 }
 
-# Settings that may differ between the runs of one program. The runs share all other settings.
+# Settings that may differ between runs that are trained together. The runs share all other settings.
 OF_RUN = (
     *("relation", "exemplars", "num_exemplars", "hatched", "preview_prompts", "method", "initialiser", "seed"),
     *("learning_rate", "weight_decay", "denoise_weight", "control_weight", "verb_weight", "temperature"),
@@ -172,7 +186,7 @@ FREE = (
 
 
 def get_config() -> ConfigDict:
-    """Returns the defaults as a ConfigDict, for config files and flags. Open settings are None in it."""
+    """Returns the defaults as a ConfigDict, for config files and flags. Open settings have the value None."""
     fields = dataclasses.fields(Settings)
     return ConfigDict({f.name: placeholder(f.type) if f.default is None else f.default for f in fields})
 
@@ -191,11 +205,11 @@ def from_dict(values: Mapping[str, Any]) -> Settings:
 
 
 def settle(config: ConfigDict | Settings, own: Mapping[str, Any] | None = None) -> Settings:
-    """Fills in the open settings: from `own`, the model's values, or else from the values for Stable Diffusion 1.5.
+    """Fills in the open settings from `own`, the model's values, or else from the values for Stable Diffusion 1.5.
 
-    Then switches off what `method` lacks. The entries of `runs` do not change; use `each_run` to settle them.
-    `preview_prompts` stays open if the model has none. Raises ValueError, with a message of one line, if a value makes
-    no sense.
+    The function then switches off what `method` lacks. The entries of `runs` do not change; use `each_run` to settle
+    them. `preview_prompts` stays open if the model has no preview prompts. Raises ValueError, with a message of one
+    line, if a value makes no sense.
     """
     c = config if isinstance(config, Settings) else _frozen(config)
     defaults = {**FOR_SD15, **(own or {})}
@@ -224,7 +238,7 @@ def _frozen(config: ConfigDict) -> Settings:
 
 def renamed(values: dict[str, Any]) -> dict[str, Any]:
     """Renames the settings of version 0.3 to their present names. Changes `values` in place and returns it."""
-    # In version 0.3, one group of samples from each of so many runs went through the networks together.
+    # In version 0.3, one group of samples from each of `runs_at_once` runs went through the networks together.
     runs = values.pop("runs_at_once", None)
     if runs and not values.get("samples_at_once"):
         values["samples_at_once"] = runs * (values.get("batch_size") or FOR_SD15["batch_size"])
@@ -238,7 +252,7 @@ def no_setting(name: str) -> str:
 
 
 def each_run(config: Settings) -> dict[str, Settings]:
-    """Returns the settled settings of each run, by the run's name. Settings without `runs` are one run, named "".
+    """Returns the settled settings of each run, by the run's name. If `runs` is empty, there is one run, named "".
 
     A run's name is made from the settings in its entry of `runs`, such as "hug-seed1". Raises ValueError, with a
     message of one line, if an entry of `runs` is not valid or two runs would have the same name.
@@ -256,7 +270,7 @@ def each_run(config: Settings) -> dict[str, Settings]:
             settled.append(settle(_with_own(config, own)))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
-    # Name the runs by a few settings if that tells them apart, else by more settings.
+    # Name the runs by a few settings if these settings tell the runs apart, else by more settings.
     named: list[str] = []
     for keys in (
         ("relation", "method", "seed"),

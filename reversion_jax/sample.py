@@ -40,7 +40,7 @@ if __name__ == "__main__":
         "interpolate": whole("interpolate", None, "Draw a clip of this many frames between two prompts or seeds.", 2),
         "to_seed": whole("to_seed", None, "Seed of the clip's last frame; default: --seed.", 0),
     }
-    _SETTINGS = {  # default: from the training run's config, else what suits the model
+    _SETTINGS = {  # default of each flag: the training run's setting, or else a value that suits the model
         "sampler": text("sampler", None, "auto, ddim, pndm, euler[_ancestral], dpmpp_2m[_karras]; default: the run's."),
         "sample_steps": whole("steps", None, "Denoising steps; default: the run's, or 50 (miniature: 20).", 1),
         "guidance_scale": flags.DEFINE_float("guidance_scale", None, "1: off; default the run's or 7.5 (miniature 3)."),

@@ -23,7 +23,7 @@ from reversion_jax.data.relations import RELATIONS
 from reversion_jax.inversion.prompts import Template
 from reversion_jax.runtime import files
 
-PROMPT_FILES = ("scenarios.json", "benchmark_scenarios.py")  # ReVersion's authors publish the second
+PROMPT_FILES = ("scenarios.json", "benchmark_scenarios.py")  # ReVersion's authors publish the second file
 
 Place = Path | zipfile.Path  # a folder on disk, or a folder inside a .zip file
 _AnyPlace = TypeVar("_AnyPlace", bound=Place)
@@ -33,7 +33,7 @@ class Record(NamedTuple):
     """One exemplar: a picture, and its templates from text.json."""
 
     relation: str
-    name: str  # of the picture's file, such as "0.jpg"
+    name: str  # name of the picture's file, such as "0.jpg"
     image: np.ndarray  # uint8 [H, W, 3]
     templates: tuple[Template, ...]
 
@@ -41,9 +41,9 @@ class Record(NamedTuple):
 def relation_folders(path: str | os.PathLike) -> dict[str, Place]:
     """Returns the folder of each relation in a benchmark, by the relation's name.
 
-    `path` is the benchmark's folder or .zip file, or a folder that contains either. The ten relations of the ReVersion
-    Benchmark come first, in the order of `RELATIONS`; other relations follow, sorted by name. Raises FileNotFoundError
-    if `path` does not exist, and ValueError if it contains no relation.
+    `path` is the benchmark's folder or .zip file, or a folder that contains such a folder or file. The ten relations of
+    the ReVersion Benchmark come first, in the order of `RELATIONS`; other relations follow, sorted by name. Raises
+    FileNotFoundError if `path` does not exist, and ValueError if it contains no relation.
     """
     root = Path(path)
     if not root.exists():
@@ -61,8 +61,8 @@ def relation_folders(path: str | os.PathLike) -> dict[str, Place]:
 def read_records(path: str | os.PathLike) -> Iterator[Record]:
     """Yields every exemplar of a benchmark, one relation after another, in the order of text.json.
 
-    Pictures keep their size. Their EXIF orientation is applied, and transparent pixels are blended with white. Raises
-    the errors of `relation_folders` and of `exemplars.read_folder`.
+    Pictures keep their size. The EXIF orientation of a picture is applied, and transparent pixels are blended with
+    white. Raises the same errors as `relation_folders` and `exemplars.read_folder`.
     """
     for relation, folder in relation_folders(path).items():
         yield from read_relation(folder, relation)
@@ -83,13 +83,14 @@ def find_prompts(path: str | os.PathLike) -> Path | None:
 def read_prompts(path: str | os.PathLike | None = None) -> dict[str, tuple[str, ...]]:
     """Reads the prompts of each relation as templates, such as "cat {} stone".
 
-    `path` is a JSON file {relation: value}, or benchmark_scenarios.py from ReVersion's authors, whose dict is read
-    without running the file. A value is a list of templates, or {"subjects": ["cat", …], "objects": ["stone", …]}. The
-    second form gives one template for each pair: the first subject with every object, then the second, and so on.
+    `path` is a JSON file {relation: value}, or benchmark_scenarios.py from ReVersion's authors; the dict in
+    benchmark_scenarios.py is read without running the file. A value is a list of templates, or {"subjects": ["cat", …],
+    "objects": ["stone", …]}. Subjects and objects give one template for each pair: the first subject with every object,
+    then the second subject with every object, and so on.
 
-    Without `path`, reads the package's own prompts: 10 subjects × 10 objects for each relation. These are not the
-    authors' prompts. Raises FileNotFoundError if the file does not exist, and ValueError if its content is not as
-    described.
+    Without `path`, reads the package's own prompts: 10 subjects × 10 objects for each relation. The package's prompts
+    are not those of ReVersion's authors. Raises FileNotFoundError if the file does not exist, and ValueError if its
+    content is not as described.
     """
     file = Path(path) if path is not None else resources.files(__package__) / "prompts.json"
     if not file.is_file():
@@ -105,7 +106,7 @@ def read_prompts(path: str | os.PathLike | None = None) -> dict[str, tuple[str, 
 
 
 def _templates(value: object, where: str) -> tuple[str, ...]:
-    """Returns the templates that a prompt file gives for one relation; errors begin with `where`."""
+    """Returns the templates that a prompt file gives for one relation; error messages begin with `where`."""
     if isinstance(value, dict) and set(value) == {"subjects", "objects"}:
         subjects, objects = (_strings(value[key], f"{where}, {key}") for key in ("subjects", "objects"))
         return tuple(f"{subject} {{}} {other}" for subject in subjects for other in objects)
@@ -117,7 +118,7 @@ def _templates(value: object, where: str) -> tuple[str, ...]:
 
 
 def _strings(value: object, where: str) -> tuple[str, ...]:
-    """Checks that a value is a list of different strings, and returns it as a tuple; errors begin with `where`."""
+    """Checks that a value is a list of different strings, and returns it as a tuple; messages begin with `where`."""
     if not isinstance(value, list) or not value or not all(isinstance(item, str) and item.strip() for item in value):
         raise ValueError(f"{where}: must be a list of one or more strings, not {str(value)[:60]!r}")
     if len(set(value)) < len(value):

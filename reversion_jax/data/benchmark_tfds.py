@@ -23,7 +23,8 @@ from reversion_jax.data import benchmark
 class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
     """Builds a dataset with one split per relation; a split has the relation's exemplars in the order of text.json.
 
-    The prompts of each relation are in `info.metadata["prompts"]`. `info.metadata["prompts_from"]` names their source.
+    The prompts of each relation are in `info.metadata["prompts"]`. `info.metadata["prompts_from"]` names the source of
+    the prompts.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -65,8 +66,8 @@ class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, relation: str, folder: benchmark.Place) -> Iterator[tuple[int, dict]]:
         for index, record in enumerate(benchmark.read_relation(folder, relation)):
-            # TFDS needs TensorFlow to encode arrays, so it gets encoded pictures. PNG is lossless. JPEG is not, and its
-            # decoders differ.
+            # TFDS needs TensorFlow to encode arrays, so this module encodes the pictures. It writes PNG, which is
+            # lossless. JPEG is lossy, and JPEG decoders differ.
             png = io.BytesIO()
             Image.fromarray(record.image).save(png, "PNG")
             texts = [text if isinstance(text, str) else json.dumps(text) for text in record.templates]

@@ -28,9 +28,9 @@ from reversion_jax.runtime import files
 from reversion_jax.runtime.errors import warn
 
 CAPTIONS = "text.json"
-# A user expects files with these suffixes to be used, even those that `read_picture` cannot read.
+# A user expects files with these suffixes to be used as exemplars, even if `read_picture` cannot read the format.
 _SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_FORMATS = ("BMP", "JPEG", "PNG", "WEBP", "HEIF")  # not all of Pillow's: for some, Pillow starts other programs
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP", "HEIF")  # to read some other formats, Pillow would start other programs
 _UNREADABLE = (  # what Pillow and zipfile raise for an unreadable picture
     *(OSError, SyntaxError, ValueError, zipfile.BadZipFile),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
@@ -51,12 +51,12 @@ def read_folder(
 ) -> Exemplars:
     """Reads an exemplar folder and resizes its pictures to `size` pixels: one number for both sides, or (H, W).
 
-    Resizing is bicubic. Pictures are never flipped, and by default not cropped, because either can break a relation;
-    `resized` explains `resize`. The EXIF orientation is applied, and transparent pixels are blended with white. HEIC
-    pictures need the package pillow-heif. With `invertible`, every template must have an inverse.
+    Resizing is bicubic. Pictures are never flipped, and by default not cropped, because flipping or cropping can break
+    a relation; `resized` explains `resize`. The EXIF orientation is applied, and transparent pixels are blended with
+    white. HEIC pictures need the package pillow-heif. With `invertible`, every template must have an inverse.
 
     Raises FileNotFoundError for a missing folder, text.json or picture, and ValueError for a file that cannot be read
-    or parsed. Each error is one line and names the file. Warns of pictures that text.json does not name, and of
+    or parsed. Each error message is one line and names the file. Warns of pictures that text.json does not name, and of
     pictures whose aspect ratio differs from the aspect ratio of `size` by more than a factor of 2.
     """
     folder = epath.Path(path)
@@ -91,7 +91,7 @@ def read_resized(file: Path | epath.Path, size: tuple[int, int], resize: str) ->
 
 
 def _parsed(folder: epath.Path, name: str, index: int, template: object, invertible: bool) -> RelationPrompt:
-    """Parses template number `index` of the picture `name`; errors begin with that place in text.json."""
+    """Parses template number `index` of the picture `name`; error messages begin with the place in text.json."""
     try:
         if not isinstance(template, str | dict):
             raise ValueError(f"template {template!r} must be a string or a JSON object")
@@ -162,9 +162,9 @@ def read_captions(folder: Path | epath.Path | zipfile.Path) -> dict[str, list[Te
 def _as_on_disk(folder: Path | epath.Path | zipfile.Path, name: str, present: Sequence[str]) -> str:
     """Returns the name of the file to which a name in text.json refers; `present` lists the names in the folder.
 
-    An exact match is preferred. Next comes a file whose name differs only in the Unicode form of its accents, and last
-    a file whose name also differs in upper case, as cameras write .JPG. Raises FileNotFoundError unless there is
-    exactly one such file, and ValueError if it is not a regular file.
+    An exact match is preferred. The second choice is a file whose name differs only in the Unicode form of its accents.
+    The third choice is a file whose name also differs in upper or lower case, because cameras write .JPG. Raises
+    FileNotFoundError unless exactly one file matches, and ValueError if that file is not a regular file.
     """
     if name in present:
         real = name
@@ -185,7 +185,7 @@ def _as_on_disk(folder: Path | epath.Path | zipfile.Path, name: str, present: Se
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
     """Builds the dict of a JSON object. Raises ValueError if a key is repeated."""
-    # By default, json keeps only the last of two equal keys, and the templates of the first would be lost.
+    # By default, json keeps only the last of two equal keys, and the templates of the first key would be lost.
     names = [name for name, _ in pairs]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"the key {repeated[0]!r} is repeated: write it once")

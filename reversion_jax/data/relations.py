@@ -15,5 +15,5 @@ WORDS = {
     "ride_on": "riding on",
 }
 RELATIONS = tuple(WORDS)
-PLAIN = {"beside": "beside", "above": "above"}  # of the miniature only
+PLAIN = {"beside": "beside", "above": "above"}  # relations that only the miniature model draws
 SYMMETRIC = ("shake_hands", "hug", "back2back", "beside")  # "B <relation> A" means the same as "A <relation> B"

@@ -20,10 +20,10 @@ class OwnSampler(NamedTuple):
     """The sampler that a model's files ask for. The defaults are those of Stable Diffusion 1.5."""
 
     name: str = "pndm"  # a name in `samplers.SAMPLERS`
-    # From the file, or else the default of the diffusers class that the file names. Only this sampler uses it: with any
-    # other sampler, `Schedule.from_json` sets the spacing.
+    # The spacing that the file gives, or else the default spacing of the diffusers class that the file names. Only this
+    # sampler uses this spacing; for any other sampler, `Schedule.from_json` sets the spacing.
     timestep_spacing: str = "leading"
-    nearest_to: str = ""  # if `name` is only the nearest sampler here: the diffusers class that the file names
+    nearest_to: str = ""  # the diffusers class that the file names, if `name` is only similar to it
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "OwnSampler":
@@ -38,7 +38,7 @@ class OwnSampler(NamedTuple):
         return cls("dpmpp_2m_karras" if name == "dpmpp_2m" and values.get("use_karras_sigmas") else name, spacing)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the values of scheduler_config.json that name this sampler; they override `Schedule.to_json`."""
+        """Returns the values of scheduler_config.json for this sampler; these values override `Schedule.to_json`."""
         of_kind = {"pndm": {"skip_prk_steps": True}, "dpmpp_2m_karras": {"use_karras_sigmas": True}}
         return {"_class_name": _SCHEDULERS[self.name.removesuffix("_karras")], **of_kind.get(self.name, {})}
 

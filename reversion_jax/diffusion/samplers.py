@@ -8,9 +8,9 @@
               from fold_in(key, i), so an image does not depend on the batch that it is drawn in.
     start     where to begin; image to image begins with a picture and makes fewer steps
 
-Samplers do not depend on models or prompts. Each one reproduces the diffusers scheduler of the same name up to
-rounding, including its peculiarities. `a` is the cumulative alpha. Sigma is the ratio of noise to signal,
-sqrt((1 - a) / a), which is the noise level of the variance-exploding form x = clean + sigma noise (Karras et al., 2022,
+Samplers do not depend on models or prompts. Each sampler reproduces the diffusers scheduler of the same name up to
+rounding, including its peculiarities. `a` is the cumulative alpha. Sigma is the ratio of noise to signal, sqrt((1 - a)
+/ a), which is the noise level of the variance-exploding form x = clean + sigma noise (Karras et al., 2022,
 arXiv:2206.00364).
 """
 
@@ -27,7 +27,7 @@ from reversion_jax.diffusion.start import FROM_NOISE, Start
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 Sampler = Callable[[Denoiser, jax.Array, Schedule, int, Keys | None, Start], jax.Array]
-_Level = tuple[jax.Array, ...]  # the input of one step: its timestep [], then values of its noise level, [] each
+_Level = tuple[jax.Array, ...]  # the input of one step: its timestep, then values of its noise level; all are scalars
 _Carry = TypeVar("_Carry")  # what one step passes to the next
 
 
@@ -41,7 +41,7 @@ def check(name: str) -> None:
 
 
 def get(name: str) -> Sampler:
-    """Returns the sampler of that name. Raises ValueError, which lists all names, if there is none."""
+    """Returns the sampler with this name. Raises ValueError, which lists all names, if no sampler has it."""
     if name not in SAMPLERS:
         raise ValueError(f"sampler {name!r} is unknown: use one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
@@ -67,11 +67,11 @@ def pndm(
 ) -> jax.Array:
     """Samples by PLMS, the linear multistep part of PNDM (Liu et al., 2022, arXiv:2202.09778, eqs. 9, 12).
 
-    PLMS calls the model steps + 1 times, because the first step is made twice. The second time uses the mean of the
-    model's outputs at the two ends of the step. As in diffusers, the outputs of several levels are combined without
-    conversion, even velocities, although a velocity depends on its noise level.
+    PLMS calls the model steps + 1 times, because the first step is made twice. The repeated step uses the mean of the
+    model's outputs at the start and at the end of the step. As in diffusers, the model's outputs at several noise
+    levels are combined without conversion, even if they are velocities, which depend on the noise level.
     """
-    calls = start.kept(np.repeat(np.arange(steps), 1 + (np.arange(steps) == 1)))  # 0, 1, 1, 2, 3, ...
+    calls = start.kept(np.repeat(np.arange(steps), 1 + (np.arange(steps) == 1)))  # each call's step: 0, 1, 1, 2, 3, ...
     timesteps, alphas, next_alphas = (array[calls] for array in schedule.levels(steps))
     again = np.arange(len(calls)) == 1  # the call that repeats the first step, from the first level to the second
     alphas[again] = schedule.alphas_cumprod[timesteps[again] + schedule.num_train_timesteps // steps]
@@ -110,10 +110,10 @@ def euler(
 def euler_ancestral(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """Samples by Euler steps to a sigma below the next level, and fresh noise that raises sigma to the next level.
+    """Samples by Euler steps to a sigma below the next level; after each step, fresh noise raises sigma to that level.
 
-    These are the steps of DDPM (Song et al., 2020, arXiv:2010.02502, eq. 16 with eta = 1), in the form that k-diffusion
-    gives them for sigmas.
+    These steps are those of DDPM (Song et al., 2020, arXiv:2010.02502, eq. 16 with eta = 1), written in terms of sigma
+    as in k-diffusion.
     """
 
     def step(x: jax.Array, level: tuple[jax.Array, _Level]) -> tuple[jax.Array, None]:
@@ -144,7 +144,7 @@ def dpmpp_2m(
 def dpmpp_2m_karras(
     denoiser: Denoiser, noise: jax.Array, schedule: Schedule, steps: int, keys: Keys | None, start: Start = FROM_NOISE
 ) -> jax.Array:
-    """Samples by DPM-Solver++(2M) on the levels of Karras et al. (2022, eq. 5); ignores timestep_spacing."""
+    """Samples by DPM-Solver++(2M) at the noise levels of Karras et al. (2022, eq. 5); ignores timestep_spacing."""
     sigmas = schedule.karras_sigmas(steps)
     timesteps = np.round(schedule.timesteps_of(sigmas)).astype(np.int32)
     return _dpmpp_2m(denoiser, noise, schedule, (timesteps, sigmas), start)
@@ -188,7 +188,7 @@ def _evaluate(denoiser: Denoiser, x: jax.Array, timestep: jax.Array) -> jax.Arra
 def _clean_and_noise(
     output: jax.Array, x: jax.Array, signal: jax.Array, spread: jax.Array, schedule: Schedule
 ) -> tuple[jax.Array, jax.Array]:
-    """Splits x = signal clean + spread noise by the model's output, and returns clean and noise, [N, H, W, C] each.
+    """Splits x = signal clean + spread noise with the model's output, and returns clean and noise, [N, H, W, C] each.
 
     output, x: [N, H, W, C]. signal, spread: scalars with signal² + spread² = 1.
     """
@@ -200,7 +200,7 @@ def _clean_and_noise(
 def _ddim_step(
     x: jax.Array, output: jax.Array, alpha: jax.Array, next_alpha: jax.Array, schedule: Schedule, clip: bool
 ) -> jax.Array:
-    """Returns the latents [N, H, W, C] at the next level, from x and the model's output, [N, H, W, C]; alphas []."""
+    """Returns the latents at the next level, from x and the model's output, all [N, H, W, C]; alphas are scalars."""
     clean, noise = _clean_and_noise(output, x, jnp.sqrt(alpha), jnp.sqrt(1 - alpha), schedule)
     if clip:
         clean = jnp.clip(clean, -1, 1)
@@ -208,7 +208,7 @@ def _ddim_step(
 
 
 def _variance_preserving(sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the scales of signal and noise in variance-preserving latents at a sigma, [] -> two []."""
+    """Returns the scales of signal and noise, two scalars, in variance-preserving latents at a scalar sigma."""
     signal = 1 / jnp.sqrt(sigma**2 + 1)
     return signal, sigma * signal
 
@@ -221,7 +221,7 @@ def _slope(denoiser: Denoiser, x: jax.Array, timestep: jax.Array, sigma: jax.Arr
 
 
 def _sigma_levels(timesteps: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns timesteps, sigmas and next sigmas, [steps] each. The last step arrives at sigma 0."""
+    """Returns the timesteps, and the sigmas before and after each step, [steps] each. The last sigma is 0."""
     sigmas = np.append(sigmas, 0).astype(np.float32)
     return timesteps, sigmas[:-1], sigmas[1:]
 
@@ -233,7 +233,8 @@ def _variance_exploding(
     timesteps = schedule.timesteps(steps)
     levels = start.kept(_sigma_levels(timesteps.astype(np.float32), schedule.sigmas_at(timesteps)))
     first = levels[1][0]
-    # "leading" begins below the highest noise level. There, diffusers gives the noise the variance of noisy latents.
+    # With the spacing "leading", sampling begins below the highest noise level. At this level, diffusers scales the
+    # noise to the variance of noisy latents.
     scale = np.sqrt(first**2 + 1) if schedule.timestep_spacing == "leading" else first
     return scale * noise if start.clean is None else start.latents(noise, 1, first), levels
 

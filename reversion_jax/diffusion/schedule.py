@@ -34,10 +34,10 @@ class Schedule:
     num_train_timesteps: int = 1000  # T
     beta_start: float = 0.00085  # beta at timestep 0
     beta_end: float = 0.012  # beta at timestep T - 1
-    beta_schedule: str = "scaled_linear"  # sqrt(beta) is linear in the timestep; or "linear": beta is
-    prediction_type: str = "epsilon"  # the model predicts the noise; or "v_prediction": the velocity
-    set_alpha_to_one: bool = False  # cumulative alpha after the last step: 1, or (False) as at timestep 0
-    steps_offset: int = 1  # added to the timesteps of "leading"
+    beta_schedule: str = "scaled_linear"  # sqrt(beta) is linear in the timestep; with "linear", beta is linear
+    prediction_type: str = "epsilon"  # the model predicts the noise; with "v_prediction", the velocity
+    set_alpha_to_one: bool = False  # cumulative alpha after the last step: True: 1; False: as at timestep 0
+    steps_offset: int = 1  # added to the timesteps of the spacing "leading"
     clip_sample: bool = False  # True: DDIM clips clean latents to [-1, 1]
     timestep_spacing: str = "leading"  # or "trailing" or "linspace", see `timesteps`
 
@@ -47,10 +47,10 @@ class Schedule:
         for key, supported in _SUPPORTED.items():
             if key in values and values[key] not in supported:
                 raise ValueError(f"scheduler: {key}={values[key]!r} is not supported: use one of {supported}")
-        # These are the defaults of diffusers' schedulers for absent keys, with two exceptions that keep the defaults of
-        # this class. clip_sample: DDIM's default, True, would ruin latents. timestep_spacing: the default differs
-        # between schedulers ("linspace" for Euler), but here the user chooses the sampler, not the file. "leading" is
-        # the spacing of ReVersion's pipeline (PNDM).
+        # Keys that the file lacks get the defaults of diffusers' schedulers. Two settings keep the defaults of this
+        # class instead. For `clip_sample`, DDIM's default in diffusers, True, would ruin latents. For
+        # `timestep_spacing`, the default in diffusers differs between schedulers ("linspace" for Euler), but here the
+        # user chooses the sampler, not the file. ReVersion's pipeline (PNDM) has the spacing "leading".
         absent = {
             "beta_start": 0.0001,
             "beta_end": 0.02,
@@ -71,13 +71,14 @@ class Schedule:
 
     @functools.cached_property
     def alphas_cumprod(self) -> np.ndarray:
-        """The cumulative alphas a_t, float32 [T]: products of 1 - beta, and the share of signal in the variance."""
+        """The cumulative alphas a_t, float32 [T]: products of 1 - beta, and the signal's share of the variance."""
         steps = self.num_train_timesteps
         if self.beta_schedule == "scaled_linear":
             betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, steps, dtype=np.float64) ** 2
         else:
             betas = np.linspace(self.beta_start, self.beta_end, steps, dtype=np.float64)
-        # Computed in double precision. The difference from diffusers' single precision is at most 1e-6.
+        # The alphas are computed in double precision. Their difference from diffusers' single precision is at most
+        # 1e-6.
         alphas = np.cumprod(1 - betas).astype(np.float32)
         alphas.setflags(write=False)
         return alphas
@@ -90,8 +91,8 @@ class Schedule:
     def training_target(self, latents: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
         """Returns what the model should predict from the noisy latents of `add_noise`, with the shape of latents.
 
-        It is the noise if prediction_type is "epsilon". Otherwise it is the velocity,
-        sqrt(a_t) noise - sqrt(1 - a_t) latents (Salimans & Ho, 2022, arXiv:2202.00512, section 4).
+        The target is the noise if prediction_type is "epsilon". Otherwise, the target is the velocity, sqrt(a_t) noise
+        - sqrt(1 - a_t) latents (Salimans & Ho, 2022, arXiv:2202.00512, section 4).
         """
         if self.prediction_type == "epsilon":
             return noise
@@ -106,9 +107,9 @@ class Schedule:
     def timesteps(self, steps: int, spare: int = 0) -> np.ndarray:
         """Returns the timesteps of a sampler, from noisy to clean, float64 [steps], spaced by timestep_spacing.
 
-        The spacings are those of Lin et al. (2023, arXiv:2305.08891, Table 2). "linspace" gives fractions. The function
-        places steps + spare timesteps, and leaves out the last `spare` timesteps, at the clean end. Raises ValueError
-        if the schedule has fewer than steps + spare timesteps.
+        The spacings are those of Lin et al. (2023, arXiv:2305.08891, Table 2). "linspace" gives timesteps with
+        fractions. The function places steps + spare timesteps, and leaves out the last `spare` timesteps, at the clean
+        end. Raises ValueError if the schedule has fewer than steps + spare timesteps.
         """
         total, count = self.num_train_timesteps, steps + spare
         if not 1 <= steps <= total - spare:
@@ -123,7 +124,8 @@ class Schedule:
             raise ValueError(
                 f"steps={steps}, steps_offset={self.steps_offset}: begins after timestep {total - 1}: use fewer steps"
             )
-        # With "trailing", rounding in np.arange can add a timestep of -1, at which diffusers would call the model.
+        # With "trailing", rounding in np.arange can add a timestep of -1. The slice removes this timestep; diffusers
+        # would call the model at it.
         return timesteps[:steps]
 
     def levels(self, steps: int) -> Levels:
@@ -145,7 +147,7 @@ class Schedule:
         return np.sqrt((1 - alphas) / alphas)
 
     def sigmas_at(self, timesteps: np.ndarray) -> np.ndarray:
-        """Returns the sigmas at timesteps, interpolated linearly for fractions of timesteps."""
+        """Returns the sigmas at timesteps, interpolated linearly between whole timesteps."""
         return np.interp(timesteps, np.arange(self.num_train_timesteps), self.sigmas)
 
     def timesteps_of(self, sigmas: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where a sampler begins: with pure noise, or with the noisy latents of a picture (image to image)."""
+"""The start of a sampler: pure noise, or the noisy latents of a picture (image to image)."""
 
 from typing import Any, NamedTuple, TypeVar
 
@@ -8,10 +8,10 @@ _Levels = TypeVar("_Levels")
 
 
 class Start(NamedTuple):
-    """Where a sampler begins. By default it begins with pure noise, at the first noise level.
+    """The start of a sampler. By default, the sampler begins with pure noise, at the first noise level.
 
-    For image to image the sampler begins with a picture and the noise of a later level. This is SDEdit (Meng et al.,
-    2021, arXiv:2108.01073), in the form of diffusers' img2img pipeline.
+    For image to image, the sampler begins at a later noise level, with a picture and the noise of that level. This
+    method is SDEdit (Meng et al., 2021, arXiv:2108.01073), in the form of diffusers' img2img pipeline.
     """
 
     clean: jax.Array | None = None  # latents [N, H, W, C] of the picture; None: pure noise
@@ -22,7 +22,7 @@ class Start(NamedTuple):
         return jax.tree.map(lambda array: array[self.skipped :], levels)
 
     def latents(self, noise: jax.Array, signal: Any, spread: Any) -> jax.Array:
-        """Returns the latents [N, H, W, C] to begin with: signal clean + spread noise, or without a picture the noise.
+        """Returns the first latents [N, H, W, C]: signal clean + spread noise, or only noise if there is no picture.
 
         noise: unit Gaussian [N, H, W, C]. signal, spread: scalars.
         """
