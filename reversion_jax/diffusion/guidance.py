@@ -21,7 +21,8 @@ def guided_denoiser(
 ) -> Denoiser:
     """Returns a denoiser for the samplers: the model with classifier-free guidance.
 
-    The denoiser calls the model once with a batch of 2 N, which holds every sample with both contexts.
+    The denoiser calls the model once with a batch of 2 N samples: every sample with the unconditional and with the
+    conditional context.
 
     predict: the model, (latents [N, H, W, C], timesteps [N], context [N, L, D]) -> output [N, H, W, C].
     unconditional: the text encoder's states [N, L, D] of the negative (or empty) prompts.

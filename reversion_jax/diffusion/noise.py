@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Between(NamedTuple):
-    """A point between two prompts or two seeds, for pictures that are interpolated.
+    """A point between two prompts or two seeds, for which an interpolated picture is drawn.
 
     A `Between` can also hold N such points; each field is then an array [N].
     """

@@ -12,7 +12,7 @@ from reversion_jax.inversion import timesteps
 from reversion_jax.inversion.arrays import SHARED, Data
 
 _COPIES = 100  # copies of each exemplar in ReVersion's data set, which its loader shuffles
-_EPOCHS = 2**31  # folded into a run's key to draw its epochs; larger than any step, which is folded in for samples
+_EPOCHS = 2**31  # folded into a run's key to draw epochs; larger than any step number, which is folded in for samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +21,10 @@ class StepConfig:
 
     batch_size: int  # G, the samples of a group; the control loss pools the words of a group
     accumulation: int  # groups in a step, so a step has N = batch_size * accumulation samples
-    positives_per_sample: int  # prepositions, and the same number of verbs, that are drawn for each sample
+    positives_per_sample: int  # number of prepositions, and of verbs, that are drawn for each sample
     rows_per_token: int  # S; the first S of a run's P rows belong to <R>, the other rows to <R-inv>
-    vocabulary_negatives: int = 0  # negatives that are drawn for each sample; 0: the prompts' other words are negatives
-    adds_inverse: bool = False  # True: inverse prompts are added to direct prompts; False: they replace some
+    vocabulary_negatives: int = 0  # number of negatives drawn for a sample; 0: the prompt's other words are negatives
+    adds_inverse: bool = False  # True: a sample has a direct and an inverse prompt; False: a sample has one of them
     in_epochs: bool = False  # True: exemplars are drawn by `exemplars_in_epochs`; False: independently
     blur_noisy_latents: bool = False  # True: the suppressor blurs noisy latents by `latent_sigma`
     remat: bool = False  # True: the UNet's backward pass computes activations again, which saves memory
@@ -35,7 +35,7 @@ class StepConfig:
 
 
 class Hyperparameters(NamedTuple):
-    """Settings that can differ between runs: arrays [R], int for seeds, else float32. See config.py for each."""
+    """Settings that can differ between runs: arrays [R], int for seeds, else float32. config.py explains them."""
 
     seed: jax.Array
     learning_rate: jax.Array
@@ -52,13 +52,13 @@ class Hyperparameters(NamedTuple):
 class Sample(NamedTuple):
     """The random draws for one sample of one run. k is the largest number of tokens in a word."""
 
-    latents: jax.Array  # [H, W, C] of the exemplar, drawn from the VAE's posterior
+    latents: jax.Array  # [H, W, C] latents of the exemplar, drawn from the VAE's posterior
     noise: jax.Array  # [H, W, C] unit Gaussian
     timestep: jax.Array  # [] int32
     ids: jax.Array  # [L] token ids of the prompt
     prepositions: jax.Array  # [positives_per_sample * k] token ids, padded with -1
     verbs: jax.Array  # [positives_per_sample * k] token ids, padded with -1
-    negatives: jax.Array  # [M] token ids, padded with -1
+    negatives: jax.Array  # [M] token ids of M negatives, padded with -1
     inverse_ids: jax.Array | None = None  # [L] token ids of the inverse prompt, if inverse prompts are added
 
 
@@ -82,7 +82,7 @@ def exemplars_in_epochs(
         values = jax.vmap(lambda place: jax.random.bits(jax.random.fold_in(key, place)))(places)
         return jnp.argsort(jnp.where(places < size, values, jnp.uint32(2**32 - 1)))
 
-    number = step * samples + jnp.arange(samples)  # of each sample, counted from the beginning of the run
+    number = step * samples + jnp.arange(samples)  # each sample's number, counted from the beginning of the run
     first = number[0] // size  # the epoch of the step's first sample
     orders = jax.vmap(order)(first + jnp.arange(samples // _COPIES + 2))  # all epochs that the step can reach
     return orders[number // size - first, number % size] % num_exemplars
@@ -139,8 +139,8 @@ def draw_batch(
 ) -> Sample:
     """Draws the samples [R, N, ...] of a step.
 
-    Each sample depends only on its run's seed and data, the step, and its index. With `in_epochs`, its exemplar also
-    depends on the number of samples in a step.
+    Each sample depends only on its run's seed and data, the step, and its index. With `in_epochs`, a sample's exemplar
+    also depends on the number of samples in a step.
     """
     index = jnp.arange(config.batch_size * config.accumulation)
 

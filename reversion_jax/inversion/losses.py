@@ -1,6 +1,7 @@
 """The two losses of Inv-ReVersion (Eq. 10): the denoising loss, and the control loss that steers the rows of <R>.
 
-Computed in float32. The denoising loss has one value per sample, the control loss one per run and group.
+Both losses are computed in float32. The denoising loss has one value per sample. The control loss has one value per run
+and group of samples.
 """
 
 import jax
@@ -13,7 +14,7 @@ _LOG_ZERO = -1e30
 def denoising(prediction: jax.Array, noise: jax.Array) -> jax.Array:
     """Returns ‖ε − ε_θ‖² of each sample, the mean over H, W and C (Inv-ReVersion Eq. 1, 2, 8).
 
-    prediction, noise: [..., N, H, W, C]. Returns float32 [..., N].
+    prediction, noise: arrays [..., N, H, W, C]. Returns float32 [..., N].
     """
     error = prediction.astype(jnp.float32) - noise.astype(jnp.float32)
     return jnp.mean(jnp.square(error), axis=(-3, -2, -1))
@@ -31,10 +32,10 @@ def steering(
 
     −log( Σ_k exp(cos(R, P_k)/γ) / (Σ_k exp(cos(R, P_k)/γ) + Σ_m exp(cos(R, N_m)/γ)) )
 
-    row [..., D], positives [..., K, D], negatives [..., M, D], temperature γ [...] or a scalar. The bool masks
-    [..., K] and [..., M] are False for words to leave out. Leading axes must have equal rank and broadcast.
-    Returns [...]. The loss is 0 without negatives. Without positives it is defined as 0. Only the row receives a
-    gradient.
+    The shapes are: row [..., D], positives [..., K, D], negatives [..., M, D], temperature γ [...] or a scalar. The
+    bool masks [..., K] and [..., M] are False for words to leave out. The leading axes of all arrays must have equal
+    rank and broadcast. Returns [...]. The loss is 0 if there are no negatives. It is defined as 0 if there are no
+    positives. Only the row receives a gradient.
     """
     temperature = jnp.asarray(temperature, jnp.float32)
     toward = _log_sum_exp(_cosines(row, positives), positive_mask, temperature)
@@ -77,8 +78,8 @@ def control(
 
 
 def _cosines(row: jax.Array, words: jax.Array) -> jax.Array:
-    """Returns the cosines of a row [..., D] with each of words [..., K, D], [..., K]. Words receive no gradient."""
-    # A sum of products, because a TPU would compute a matrix product in bfloat16.
+    """Returns the cosines [..., K] of a row [..., D] with words [..., K, D]. The words receive no gradient."""
+    # This is a sum of products, because a TPU would compute a matrix product in bfloat16.
     return jnp.sum(_unit(row)[..., None, :] * jax.lax.stop_gradient(_unit(words)), axis=-1)
 
 

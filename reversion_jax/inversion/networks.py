@@ -1,4 +1,4 @@
-"""Calls of the text encoder and the UNet for prompts that contain trainable rows. Training and drawing use them."""
+"""Calls the text encoder and the UNet for prompts that contain trainable rows, in training and in drawing."""
 
 from typing import Any
 

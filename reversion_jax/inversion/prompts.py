@@ -2,9 +2,9 @@
 
 A template is a string in which `{}` marks the relation. The parser has to find the two entities in the string: the
 subject before `{}` (E_A in the paper) and the object after it (E_B). A template can also have the explicit form, which
-names them: {"text": "a photo of {subject} {} {object}, at night", "subject": "cat", "object": "stone"}.
+names the entities: {"text": "a photo of {subject} {} {object}, at night", "subject": "cat", "object": "stone"}.
 
-The prompts of the first template are:
+The prompts of the template in the first sentence are:
 
     direct    a photo of cat <R> stone, on the beach
     inverse   a photo of stone <R-inv> <R> cat, on the beach      (Inv-ReVersion §3.2)
@@ -90,7 +90,7 @@ class RelationPrompt:
         return self.fill(words)
 
     def swapped(self) -> "RelationPrompt":
-        """Returns the prompt with its entities swapped. Raises ValueError(`fault`) if they are unknown."""
+        """Returns the prompt with its entities swapped. Raises ValueError(`fault`) if the entities are unknown."""
         if self.fault:
             raise ValueError(self.fault)
         return dataclasses.replace(self, subject=self.object, object=self.subject)
@@ -98,8 +98,8 @@ class RelationPrompt:
     def inverse(self) -> str:
         """Returns the inverse prompt "E_B <R-inv> <R> E_A" (Inv-ReVersion §3.2).
 
-        The entities are swapped; the prefix and the ending stay. Raises ValueError(`fault`) if the entities are
-        unknown.
+        The entities are swapped; the text before and after them stays in place. Raises ValueError(`fault`) if the
+        entities are unknown.
         """
         return self.swapped().fill(f"{INVERSE} {RELATION}")
 
@@ -164,7 +164,7 @@ def _fault(entity: str) -> str:
     if mark := _MARK.search(entity):
         return f'may end at "{mark.group()}"'
     for position, word in enumerate(content):
-        # "swimming pool" and "painted wall" are entities. "stone glowing" and "standing" alone are not.
+        # "swimming pool" and "painted wall" are entities, but "stone glowing" and the single word "standing" are not.
         attributive = position == 0 and len(content) > 1
         if _opens_clause(word) or (not attributive and _is_verb(word)):
             return f'may end at "{word}"'

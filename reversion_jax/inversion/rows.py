@@ -17,15 +17,15 @@ def splice(embeddings: jax.Array, ids: jax.Array, rows: jax.Array, vocab_size: i
     """
     spliced = jax.lax.stop_gradient(embeddings)
     offset = (ids - vocab_size)[..., None]
-    # One select per row instead of a gather. The gradient of a gather is a scatter, which adds in no fixed order on a
-    # GPU. The gradient of the selects is a sum, which is deterministic.
+    # Each row is inserted by a select and not by a gather. The gradient of a gather is a scatter, which adds in no
+    # fixed order on a GPU. The gradient of the selects is a sum, which is deterministic.
     for p in range(rows.shape[1]):
         spliced = jnp.where(offset == p, rows[:, None, None, p].astype(spliced.dtype), spliced)
     return jnp.where(offset >= rows.shape[1], jnp.nan, spliced)
 
 
 def init(table: jax.Array, initialisers: Sequence[Sequence[int]], rows_per_token: int = 1) -> jax.Array:
-    """Returns initial rows float32 [P, D], which are rows of words in the frozen table [V, D].
+    """Returns the initial rows, float32 [P, D], which are copies of words' rows in the frozen table [V, D].
 
     initialisers: the token ids of one word for each placeholder. Each placeholder has S = rows_per_token rows, so
     P = placeholders × S. A word of S tokens initialises the S rows with one token each; a word of one token initialises
@@ -58,14 +58,14 @@ def median_norm(table: jax.Array) -> jax.Array:
 
 
 class Diagnosis(NamedTuple):
-    """Properties of learned rows [P, D] that need no drawn picture. `diagnose` explains them."""
+    """Properties of learned rows [P, D] that are computed without drawing a picture. `diagnose` explains them."""
 
     norms: jax.Array  # [P] norm of each row
     median_norm: jax.Array  # [] median norm of the tokens in the table
     to_start: jax.Array  # [P] cosine of each row with its initial value
     between: jax.Array  # [P, P] cosines between the rows, such as <R> and <R-inv>
     nearest_ids: jax.Array  # [P, k] ids of the tokens with the largest cosines, largest first
-    nearest: jax.Array  # [P, k] cosines of these tokens
+    nearest: jax.Array  # [P, k] cosines of the tokens in `nearest_ids`
 
 
 def diagnose(rows: jax.Array, first: jax.Array, table: jax.Array, k: int = 5) -> Diagnosis:
@@ -75,10 +75,10 @@ def diagnose(rows: jax.Array, first: jax.Array, table: jax.Array, k: int = 5) ->
     - A cosine of 1 with the initial value means that nothing was learned.
     - A norm many times the median means that the row dominates the prompt's other words, or that the learning rate was
       too high.
-    - A cosine of 1 between <R> and <R-inv> means that the two have learned the same.
+    - A cosine of 1 between <R> and <R-inv> means that the two words have learned the same.
 
-    The absence of these signs does not show that a row draws the relation: only pictures can. Rows of textual inversion
-    can work and yet be far from every word, and the nearest words of a row that works need not make sense.
+    The absence of these signs does not show that a row draws the relation; only pictures can show that. Rows of textual
+    inversion can work and yet be far from every word, and the nearest words of a row that works need not make sense.
     """
     ids, cosines = nearest(rows, table, k)
     ours = unit(rows)

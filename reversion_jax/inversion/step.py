@@ -36,7 +36,7 @@ class Metrics(NamedTuple):
 
 
 def _optimiser(config: StepConfig, weight_decay: jax.Array) -> optax.GradientTransformation:
-    """Returns AdamW without the learning rate, for rows [R, P, D]; weight_decay is [R, 1, 1], or [] for all runs."""
+    """Returns AdamW without the learning rate, for rows [R, P, D]; weight_decay: [R, 1, 1], or one scalar."""
     adam = optax.scale_by_adam(config.adam_b1, config.adam_b2, config.adam_eps)
     return optax.chain(adam, optax.add_decayed_weights(weight_decay))
 
@@ -60,7 +60,8 @@ def _predict(
 ) -> jax.Array:
     """Returns the UNet's output [K, H, W, C] for K samples.
 
-    trainable: rows [K, P, D] of each sample. ids: [K, L]. noisy: latents [K, H, W, C]. timesteps: [K].
+    trainable: the rows of each sample, [K, P, D]. ids: token ids [K, L]. noisy: noisy latents [K, H, W, C]. timesteps:
+    the timestep of each sample, [K].
     """
     states = networks.encode_text(params, model, ids, trainable)
     return networks.predict(params, model, noisy, timesteps, states, remat)
@@ -73,21 +74,21 @@ class _Inputs(NamedTuple):
     ids: jax.Array  # [K, L] token ids of the prompts
     noisy: jax.Array  # [K, H, W, C] noisy latents
     timestep: jax.Array  # [K]
-    target: jax.Array  # [K, H, W, C] what the UNet should predict
+    target: jax.Array  # [K, H, W, C] the values that the UNet should predict
 
 
 def _one_prompt_each(batch: Sample, mesh: Mesh | None) -> Sample:
-    """Turns samples [R, N, ...] with two prompts into [R, 2N, ...] with one, the direct prompts first.
+    """Turns samples [R, N, ...] with two prompts into samples [R, 2N, ...] with one prompt, the direct prompts first.
 
     Returns `batch` unchanged if its samples have one prompt already. Otherwise the two prompts of a sample get the
-    sample's latents, noise and timestep, and the same weight in the mean loss, because Eq. 2 is an expectation over
-    prompts, and the text expansion (§3.2) adds one inverse prompt to every direct prompt.
+    sample's latents, noise and timestep, and the same weight in the mean loss. The weights are the same because Eq. 2
+    is an expectation over prompts, and the text expansion (§3.2) adds one inverse prompt to every direct prompt.
     """
     if batch.inverse_ids is None:
         return batch
     inverse = batch._replace(ids=batch.inverse_ids)
     both = jax.tree.map(lambda direct, other: jnp.concatenate([direct, other], axis=1), batch, inverse)
-    return both if mesh is None else whole(both, mesh)  # replicated, so that devices do not exchange samples
+    return both if mesh is None else whole(both, mesh)  # each device has all samples, so devices do not exchange any
 
 
 def _inputs(rows: jax.Array, batch: Sample, hyper: Hyperparameters, schedule: Schedule, config: StepConfig) -> _Inputs:
@@ -113,8 +114,8 @@ def _denoising(
     if mesh is not None:
         predict = over_samples(predict, mesh)
 
-    # The loss is a mean over many numbers, so its gradient with respect to each is small, and would underflow in
-    # float16. Therefore the loss is scaled up, and the gradient down again.
+    # The loss is a mean over many numbers, so its gradient with respect to each number is small, and would underflow in
+    # float16. Therefore the loss is scaled up, and the gradient is scaled down again.
     scale = float(np.prod(inputs.target.shape[1:])) / 16 if compute_dtype(params) == jnp.float16 else 1.0
 
     def loss(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -128,7 +129,8 @@ def _denoising(
 def _in_pieces(function: Callable[[_Inputs], Any], inputs: _Inputs, size: int) -> Any:
     """Applies `function` to `size` samples at a time and joins the results; a size of 0 means all samples at once.
 
-    The first samples fill up the last piece; their second results are dropped.
+    If fewer than `size` samples are left at the end, the first samples are computed again to fill up; their second
+    results are dropped.
     """
     samples = len(inputs.ids)
     if not 0 < size < samples:
@@ -141,13 +143,13 @@ def _in_pieces(function: Callable[[_Inputs], Any], inputs: _Inputs, size: int) -
 def _control(
     rows: jax.Array, batch: Sample, table: jax.Array, hyper: Hyperparameters, config: StepConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the control loss (Eq. 4-7) summed over runs, and of each run, [R]: the mean over its groups of samples.
+    """Returns the control loss (Eq. 4-7): its sum over runs, and its value for each run, [R].
 
-    table: the frozen token embeddings [V, D].
+    The value for a run is the mean over the run's groups of samples. table: the frozen token embeddings [V, D].
     """
 
     def words(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the embeddings of token ids, pooled over groups, [R, N, k] -> [R, N / G, G * k, D], and a mask."""
+        """Returns the embeddings of token ids, pooled by group, [R, N, k] -> [R, N / G, G * k, D], and their mask."""
         pooled = ids.reshape(len(ids), config.accumulation, -1)
         return jnp.take(table, jnp.maximum(pooled, 0), axis=0), pooled >= 0
 
@@ -234,7 +236,8 @@ def train_steps(
     """Makes `num_steps` <= capacity steps in one call of the compiled program.
 
     Returns the new state, and metrics [capacity, R] of which the first num_steps are set. num_steps is traced, so one
-    program serves every number of steps. A run therefore gets the same results wherever it is stopped and resumed.
+    compiled program serves every number of steps. A run therefore gets the same results even if it is stopped and
+    resumed.
     """
 
     def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:

@@ -10,9 +10,9 @@ _WRAPS = 64  # the kernel reaches at most this number of periods to either side,
 def gaussian_blur(images: jax.Array, sigma: jax.Array | float) -> jax.Array:
     """Blurs images [N, H, W, C] along H and W with a Gaussian of sigma pixels. Sigma 0 returns the images exactly.
 
-    Equals scipy.ndimage.gaussian_filter(mode="mirror", truncate=4) to 1e-5 for images in [-1, 1] of any size. Sigma is
-    a scalar and may be traced. Sigma is limited to 32 image lengths, where the blur equals the mean to that accuracy.
-    Computes in float32 and returns the images' dtype.
+    For images in [-1, 1] of any size, the result equals scipy.ndimage.gaussian_filter(mode="mirror", truncate=4) to
+    1e-5. Sigma is a scalar and may be traced. Sigma is limited to 32 image lengths, where the blur equals the image's
+    mean to 1e-5. Computes in float32 and returns the images' dtype.
     """
     sigma = jnp.asarray(sigma, jnp.float32)
     blurred = images.astype(jnp.float32)
@@ -22,9 +22,9 @@ def gaussian_blur(images: jax.Array, sigma: jax.Array | float) -> jax.Array:
 
 
 def _blur_axis(images: jax.Array, sigma: jax.Array, axis: int) -> jax.Array:
-    """Blurs images float32 [N, H, W, C] along one axis with a Gaussian of sigma [] pixels."""
+    """Blurs images float32 [N, H, W, C] along one axis with a Gaussian of `sigma` pixels, a scalar."""
     # A line followed by its mirror image, without repeated edges, is one period of the mirror extension. The filter,
-    # borders included, is the circular convolution of this period with the kernel, wrapped to the same period.
+    # borders included, is the circular convolution of this period with the kernel, which is wrapped to the same period.
     size = images.shape[axis]
     mirrored = jnp.flip(jax.lax.slice_in_dim(images, 1, max(size - 1, 1), axis=axis), axis)
     period = jnp.concatenate([images, mirrored], axis)

@@ -8,7 +8,8 @@ import numpy as np
 def probabilities(num_timesteps: int, alpha: jax.Array | float) -> jax.Array:
     """Returns the probabilities f(t) ∝ 1 − α cos(πt/T) of the timesteps t = 0 … T−1.
 
-    alpha [...] in [−1, 1]; 0 gives the uniform distribution. Returns [..., T], which sums to 1 over the last axis.
+    alpha: numbers [...] in [−1, 1]; 0 gives the uniform distribution. Returns probabilities [..., T], which sum to 1
+    over the last axis.
     """
     alpha = jnp.asarray(alpha, jnp.float32)[..., None]
     cosines = np.cos(np.pi * np.arange(num_timesteps) / num_timesteps)
@@ -24,7 +25,8 @@ def sample(key: jax.Array, shape: tuple[int, ...], num_timesteps: int, alpha: ja
     """
     alpha = jnp.asarray(alpha, jnp.float32)
     alpha = alpha.reshape(alpha.shape + (1,) * (len(shape) - alpha.ndim + 1))
-    # Σ_{s<=t} cos(π s / T) in closed form (Dirichlet kernel). The last timestep gets the remaining probability.
+    # These are the sums Σ_{s<=t} cos(π s / T) in closed form (Dirichlet kernel). The last timestep gets the remaining
+    # probability.
     steps = np.arange(num_timesteps - 1)
     cosine_sums = 0.5 + np.sin(np.pi * (steps + 0.5) / num_timesteps) / (2 * np.sin(np.pi / (2 * num_timesteps)))
     cdf = (_row(steps + 1, alpha) - alpha * _row(cosine_sums, alpha)) / (num_timesteps - alpha)

@@ -35,7 +35,7 @@ def packaged(name: str) -> tuple[str, ...]:
 
 
 def _parse(text: str, origin: str) -> tuple[str, ...]:
-    """Returns the words of a list in lower case. Errors name `origin` and the line."""
+    """Returns the words of a list in lower case. Error messages name `origin` and the number of the line."""
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         word = line.partition("#")[0].strip().lower()

@@ -1,4 +1,7 @@
-"""CLIP's text encoder. Stable Diffusion 1.x uses the normalised states of its last layer; CLIP pools them to one."""
+"""CLIP's text encoder.
+
+Stable Diffusion 1.x uses the normalised states of the last layer. CLIP itself pools the states to one state per text.
+"""
 
 import dataclasses
 import functools
@@ -33,16 +36,16 @@ class CLIPTextConfig:
     max_position_embeddings: int = 77
     layer_norm_eps: float = 1e-5
     hidden_act: str = "quick_gelu"
-    eos_token_id: int = 2  # the token where `end_of_text` pools; 2 means the highest id in the text
-    # The next fields are written for other tools and not used here: this encoder has no projection, and the tokenizer's
-    # folder has its own ids.
+    eos_token_id: int = 2  # the token that `end_of_text` looks for; 2 means the highest id in the text
+    # The next three fields are written for other tools, and not used here: this encoder has no projection, and the
+    # tokenizer's folder has its own ids.
     projection_dim: int = 768
     bos_token_id: int = 0
     pad_token_id: int = 1
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "CLIPTextConfig":
-        """Reads transformers' text_encoder/config.json. Raises ValueError if it is not Stable Diffusion 1.x's."""
+        """Reads transformers' text_encoder/config.json. Raises ValueError if it is not for Stable Diffusion 1.x."""
         return json_config.read(cls, values, _FIXED, strict=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -76,8 +79,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def end_of_text(ids: jax.Array, eos_token_id: int) -> jax.Array:
     """Returns the position of the first end token, whose state represents the whole text, ids [N, L] -> [N].
 
-    If eos_token_id is 2, the position of the highest id is returned instead. Configs from before transformers 4.31 have
-    that value, although 2 was never CLIP's end token; the end token has the highest id.
+    If eos_token_id is 2, the position of the highest id is returned instead. Configs from before transformers 4.31 say
+    2, although 2 was never CLIP's end token; the end token has the highest id.
     """
     return jnp.argmax(ids if eos_token_id == 2 else ids == eos_token_id, axis=-1)
 
@@ -85,7 +88,7 @@ def end_of_text(ids: jax.Array, eos_token_id: int) -> jax.Array:
 class CLIPTextEncoder(nn.Module):
     """CLIP's text encoder, ids [N, L] -> states [N, L, D].
 
-    `embed` and `encode` are separate, so that trainable rows can replace embeddings in between.
+    `embed` and `encode` are separate, so that trainable rows can replace embeddings between the two calls.
     """
 
     config: CLIPTextConfig
@@ -138,8 +141,8 @@ class _Embeddings(nn.Module):
 
     def tokens(self, ids: jax.Array) -> jax.Array:
         """Looks up token embeddings, ids [N, L] -> [N, L, D]."""
-        # mode="clip", because the default mode gives NaN for ids >= V. Where jnp.where replaces a NaN, the gradient is
-        # still NaN.
+        # The mode is "clip", because the default mode gives NaN for ids >= V. If jnp.where replaced the NaN later, the
+        # gradient would still be NaN.
         return jnp.take(self.token_embedding.embedding, ids, axis=0, mode="clip")
 
     def add_positions(self, embeddings: jax.Array) -> jax.Array:
@@ -161,7 +164,7 @@ class Encoder(nn.Module):
 
 
 class _Layers(nn.Module):
-    """The layers, one after the other, [N, L, D] -> [N, L, D]."""
+    """The transformer layers of `Encoder`, one after the other, [N, L, D] -> [N, L, D]."""
 
     config: Any
     dtype: Dtype

@@ -1,4 +1,4 @@
-"""CLIP's image encoder, and CLIP, which maps pictures and texts to vectors of one space (arXiv:2103.00020)."""
+"""CLIP's image encoder, and the CLIP model that maps pictures and texts to vectors of one space (arXiv:2103.00020)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,8 @@ from reversion_jax.models import json_config
 from reversion_jax.models.clip import ACTIVATIONS, CLIPTextConfig, Encoder, TextModel, end_of_text
 from reversion_jax.models.layers import Dense, LayerNorm
 
-# The defaults of transformers for keys that a CLIP's config.json lacks. CLIPTextConfig has Stable Diffusion's defaults.
+# The defaults of transformers for keys that the config.json of a CLIP model lacks. CLIPTextConfig has Stable
+# Diffusion's defaults.
 _TEXT_DEFAULTS = {
     "hidden_size": 512,
     "intermediate_size": 2048,
@@ -40,7 +41,7 @@ class CLIPVisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """The configurations of both encoders, and the width of the space that they share.
+    """The configurations of CLIP's two encoders, and the width of the space that the encoders share.
 
     Raises ValueError for an unknown activation, and for image sizes that cannot be cut into patches.
     """
@@ -93,7 +94,7 @@ class CLIP(nn.Module):
         self.vision_model = _VisionModel(c.vision)
         self.text_projection = Dense(c.projection_dim, use_bias=False)
         self.visual_projection = Dense(c.projection_dim, use_bias=False)
-        # In CLIP's training, cosines were multiplied by exp(logit_scale). Scores do not use it.
+        # In CLIP's training, cosines were multiplied by exp(logit_scale). Scores do not use this factor.
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6592), ())
 
     def text_features(self, ids: jax.Array) -> jax.Array:
@@ -146,9 +147,9 @@ class _PatchEmbeddings(nn.Module):
 
 
 def _tower(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Returns the values of one encoder from a CLIP's config.json.
+    """Returns the values of one encoder from the config.json of a CLIP model.
 
-    Old files also have an entry "…_config_dict". As in transformers, only that entry then counts.
+    Old files also have an entry "…_config_dict". If a file has it, only this entry counts, as in transformers.
     """
     given = values.get(f"{name}_dict")
     return given if given is not None else values.get(name) or {}

@@ -1,8 +1,9 @@
 """3x3 convolutions in two forms that are faster on a CPU than XLA's form. Other devices use XLA's form.
 
 Stable Diffusion's kernels are large, and XLA's CPU backend spends most of the time on rearranging them. The two forms
-avoid that. We measured steps that compute the gradient of the rows. A step of the miniature takes 0.7 times as long as
-with XLA's form. A step of SD 1.5 at 256 px takes 0.6 times as long as with XLA's form, and half of the memory.
+avoid rearranging the kernels. We measured training steps, which compute the gradient of the trainable rows. A step of
+the miniature model takes 0.7 times as long as with XLA's form. A step of SD 1.5 at 256 px takes 0.6 times as long as
+with XLA's form, and needs half of the memory.
 """
 
 import functools
@@ -25,9 +26,9 @@ def convolve(
 ) -> jax.Array:
     """Convolves x [N, H, W, C] with a kernel [3, 3, C, C'] and returns [N, H, W, C'], for strides 1 and padding 1.
 
-    It replaces the `conv_general_dilated` of `nn.Conv`, and gives the same result up to rounding. Other strides and
-    paddings use XLA's form. Dilation and groups are not supported. Gradients of any order work; forward mode
-    (jax.jvp) does not.
+    This function replaces the `conv_general_dilated` of `nn.Conv`, and gives the same result up to rounding. Other
+    strides and paddings use XLA's form. Dilation and groups are not supported. Gradients of any order work; forward
+    mode (jax.jvp) does not.
     """
     if tuple(strides) != (1, 1) or list(padding) != [(1, 1), (1, 1)]:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
@@ -51,7 +52,7 @@ def _as_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _with_turned_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes the convolution with a backward pass that flips the kernel once before a loop, not in each step."""
+    """Computes the convolution. Inside a loop, its backward pass flips the kernel only once, before the loop."""
     return _convolve(x, kernel)
 
 

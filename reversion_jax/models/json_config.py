@@ -11,8 +11,8 @@ def read(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any], *, stri
     """Builds the config dataclass `cls` from the values of a config.json.
 
     fixed: values that every Stable Diffusion 1.x model has and that this code relies on. A key of `fixed` may be absent
-    from `values`, but must not have another value. strict: refuse keys that are neither fields of `cls` nor in `fixed`,
-    unless their value is null or false. Raises ValueError, which names the key.
+    from `values`, but must not have another value. strict: whether to raise an error for keys that are neither fields
+    of `cls` nor in `fixed`, unless their value is null or false. Raises ValueError, which names the key.
     """
     defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cls)}
     given = {}

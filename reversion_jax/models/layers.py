@@ -1,4 +1,4 @@
-"""Layers that text encoder, UNet and VAE share. Parameters have the names that Hugging Face's Flax files use."""
+"""Layers that the text encoder, UNet and VAE share. Parameters have the names that Hugging Face's Flax files use."""
 
 import functools
 import math
@@ -36,7 +36,7 @@ def timestep_embedding(timesteps: jax.Array, width: int) -> jax.Array:
 class ResnetBlock(nn.Module):
     """Residual block of two normalised 3x3 convolutions: x [N, H, W, C] -> [N, H, W, channels].
 
-    If there is a time embedding, time [N, F], it is added between the two convolutions.
+    If a time embedding `time` [N, F] is given, it is added between the two convolutions.
     """
 
     channels: int
@@ -74,7 +74,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Doubles height and width by repeating pixels, and applies a 3x3 convolution: [N, H, W, C] -> [N, 2H, 2W, C].
 
-    If `size` (height, width) is given, it crops to that size before the convolution.
+    If `size` (height, width) is given, the enlarged array is cropped to this size before the convolution.
     """
 
     dtype: Dtype = jnp.float32

@@ -1,4 +1,7 @@
-"""Group normalisation, alone or with the SiLU that follows it. Forward and backward read the input twice each."""
+"""Group normalisation, alone or with the SiLU that follows it.
+
+The forward pass reads the input twice, and so does the backward pass.
+"""
 
 import functools
 
@@ -9,10 +12,10 @@ from flax.typing import Dtype
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over positions and groups of channels, [N, H, W, C] -> same; computed in float32.
+    """Group normalisation over positions and groups of channels, [N, H, W, C] -> [N, H, W, C]; computed in float32.
 
     nn.GroupNorm of Flax computes the same, but takes 2.4 times as long on a CPU, because it splits the channel axis
-    before it reduces. This module sums over positions first, and then groups the few numbers that are left.
+    before it sums. This module sums over positions first, and then groups the few numbers that are left.
     """
 
     num_groups: int
@@ -37,7 +40,7 @@ def _normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps
     return _forward(x, scale, bias, groups, epsilon, silu)[0]
 
 
-_Saved = tuple[jax.Array, ...]  # x, scale, bias, mean and factor
+_Saved = tuple[jax.Array, ...]  # x, scale and bias, and the mean and factor from `_statistics`
 
 
 def _forward(
@@ -73,7 +76,8 @@ def _statistics(x: jax.Array, groups: int, epsilon: float) -> tuple[jax.Array, j
     """Returns the mean and the inverse standard deviation of each channel's group, float32 [N, 1, 1, C], in one pass.
 
     E[x^2] - E[x]^2 would lose digits if the mean is large. So the value at the first position of each channel is
-    subtracted first. The variance of a group is the mean of its channels' variances plus the variance of their means.
+    subtracted first. The variance of a group is the mean of its channels' variances plus the variance of its channels'
+    means.
     """
     x = x.astype(jnp.float32)
     start = x[:, :1, :1]

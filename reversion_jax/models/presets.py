@@ -1,4 +1,4 @@
-"""The configuration of a whole model, and its value for Stable Diffusion 1.5."""
+"""The configuration of a whole model, and the configuration of Stable Diffusion 1.5."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from reversion_jax.models.vae import VAEConfig
 class ModelConfig:
     """The configurations of the three networks of a latent diffusion model.
 
-    Raises ValueError if the sizes of the networks do not fit.
+    Raises ValueError if the sizes of the networks do not fit together.
     """
 
     text: CLIPTextConfig

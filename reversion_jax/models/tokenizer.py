@@ -37,8 +37,9 @@ class Tokenizer:
         """Reads a tokenizer folder, which has vocab.json and merges.txt, or tokenizer.json alone (transformers 5).
 
         vocab_size, length: the numbers of rows in the text encoder's token and position tables. If the tokenizer's
-        model_max_length is smaller than `length`, it is used instead. Raises ValueError if the folder has no readable
-        tokenizer, if the tokenizer has more tokens than the table has rows, or if a placeholder has no name or no row.
+        model_max_length is smaller than `length`, model_max_length is used instead. Raises ValueError if the folder has
+        no readable tokenizer, if the tokenizer has more tokens than the table has rows, or if a placeholder has no name
+        or no row.
         """
         if not has_tokenizer(Path(folder)):
             raise ValueError(f"no tokenizer in {folder}: put vocab.json and merges.txt there, or tokenizer.json")
@@ -47,7 +48,7 @@ class Tokenizer:
 
             try:
                 backend = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-            except Exception as error:  # the tokenizers library raises plain Exception; JSON and files raise others
+            except Exception as error:  # the tokenizers library raises plain Exception; reading raises other types
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(f"cannot read the tokenizer in {folder}: {reason}") from error
         if len(backend) > vocab_size:
@@ -64,7 +65,7 @@ class Tokenizer:
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
         """Returns the ids of one text or several, int32 [N, L]: start token, words, end token, padding.
 
-        Words that do not fit into L ids are cut off. Raises ValueError as `check_text`.
+        Words that do not fit into L ids are cut off. Raises the same ValueError as `check_text`.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         out = np.full((len(texts), self.length), self.backend.pad_token_id, np.int32)
@@ -86,7 +87,7 @@ class Tokenizer:
 
     @functools.cached_property
     def whole_words(self) -> np.ndarray:
-        """The ids int32 of the tokens that end a word and have only letters a-z, at least three of them.
+        """The ids, int32, of the tokens that end a word and have only letters a-z, at least three of them.
 
         Most of these tokens are whole words. Some tokens are endings, such as "ophobia", which CLIP's vocabulary does
         not distinguish from words.
@@ -138,8 +139,8 @@ class Tokenizer:
         The text is split before the backend reads it, because the backend would turn placeholders into lower case and
         split them.
         """
-        # The longest name comes first, in case one name begins with another. The word boundaries keep a placeholder
-        # "hug" from matching inside "hugging".
+        # The longest name comes first, in case one name begins with another name. The word boundaries keep a
+        # placeholder "hug" from matching inside "hugging".
         names = sorted(self.rows_per_token, key=len, reverse=True)
         wholes = [re.sub(r"^(?=\w)|(?<=\w)$", r"\\b", re.escape(name)) for name in names]
         start = 0
@@ -148,13 +149,16 @@ class Tokenizer:
             start += len(piece)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each text, without start, end and padding tokens. Raises ValueError as `check_text`."""
+        """Returns the ids of each text, without start, end and padding tokens.
+
+        Raises the same ValueError as `check_text`.
+        """
         for text in texts:
             check_text(text)
         pieces = [[piece for _, piece in self._pieces(text)] for text in texts]
         plain = sorted({piece for text in pieces for piece in text if piece not in self.rows_per_token})
-        # One call for all pieces, because the overhead of a call equals the work for a hundred prompts. verbose=False
-        # suppresses a warning about long texts.
+        # All pieces are encoded in one call, because the overhead of a call equals the work for a hundred prompts.
+        # verbose=False suppresses a warning about long texts.
         encoded = self.backend(plain, add_special_tokens=False, verbose=False)["input_ids"] if plain else []
         known = dict(zip(plain, encoded, strict=True))
         known |= {token: self.placeholder_ids(token) for token in self.rows_per_token}

@@ -26,7 +26,7 @@ class Transformer2D(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         n, h, w, c = x.shape
-        # The PyTorch classes of diffusers use 1e-6. The legacy Flax classes used 1e-5.
+        # The PyTorch classes of diffusers use an epsilon of 1e-6. The legacy Flax classes used an epsilon of 1e-5.
         norm = GroupNorm(num_groups=self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")
         hidden = Conv1x1(c, dtype=self.dtype, name="proj_in")(norm(x)).reshape(n, h * w, c)
         hidden = _TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(hidden, context)
@@ -68,7 +68,7 @@ class _Attention(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    """The MLP, [N, HW, C] -> [N, HW, C]."""
+    """The MLP of a transformer block, [N, HW, C] -> [N, HW, C]."""
 
     dtype: Dtype
 
@@ -91,7 +91,7 @@ class _GEGLU(nn.Module):
 
 
 class _Halves(nn.Module):
-    """The two halves of the output of one linear layer, [N, HW, C] -> [N, HW, width] twice.
+    """The two halves of the output of one linear layer, [N, HW, C] -> two arrays [N, HW, width].
 
     The halves are computed as two matrix products. With one product, the backward pass would have to concatenate the
     gradients of the two halves, which are large.

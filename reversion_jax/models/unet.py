@@ -40,7 +40,8 @@ _FIXED = {
     "transformer_layers_per_block": 1,
     "use_linear_projection": False,
 }
-# These settings do not change the result here: this code always computes as they ask, or they concern other models.
+# These settings do not change the result here. Some settings ask for what this code always does; other settings concern
+# other models.
 _IGNORED = ("upcast_attention", "addition_embed_type_num_heads", "split_head_dim", "use_memory_efficient_attention")
 
 
@@ -66,7 +67,7 @@ class UNetConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "UNetConfig":
-        """Reads diffusers' unet/config.json. Raises ValueError if it is not Stable Diffusion 1.x's."""
+        """Reads diffusers' unet/config.json. Raises ValueError if it is not for Stable Diffusion 1.x."""
         values = {k: v for k, v in values.items() if k not in _IGNORED}
         return json_config.read(cls, values, _FIXED, strict=True)
 
@@ -173,7 +174,8 @@ class _MidBlock(nn.Module):
 class _UpBlock(nn.Module):
     """One level of the UNet's second half: x [N, H, W, C], skips [N, H, W, C'], time [N, F], context [N, L, D].
 
-    Returns [N, *size, channels], upsampled, or [N, H, W, channels] if `size` is None, as at the last level.
+    Returns an array [N, *size, channels], which is upsampled, or [N, H, W, channels] if `size` is None, as at the last
+    level.
     """
 
     config: UNetConfig
@@ -199,7 +201,7 @@ class _UpBlock(nn.Module):
 class _TimeEmbedding(nn.Module):
     """Two linear layers over the sinusoidal embedding of the timesteps, [N, C] -> [N, width].
 
-    The output is the `time` [N, F] of the blocks.
+    The UNet's blocks get the output as `time` [N, F].
     """
 
     width: int

@@ -15,7 +15,7 @@ from reversion_jax.models.attention import attention
 from reversion_jax.models.layers import Conv1x1, Conv3x3, Dense, Downsample, ResnetBlock, Upsample
 from reversion_jax.models.normalisation import GroupNorm
 
-_EPSILON = 1e-6  # of every normalisation in the VAE
+_EPSILON = 1e-6  # epsilon of every normalisation in the VAE
 _FIXED = {
     "_class_name": "AutoencoderKL",
     "act_fn": "silu",
@@ -25,7 +25,7 @@ _FIXED = {
     "use_post_quant_conv": True,
     "use_quant_conv": True,
 }
-# Tells other tools not to compute in float16. Here, the caller chooses the dtype.
+# This setting tells other tools not to compute in float16. Here, the caller chooses the dtype.
 _IGNORED = ("force_upcast",)
 
 
@@ -53,7 +53,7 @@ class VAEConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "VAEConfig":
-        """Reads diffusers' vae/config.json. Raises ValueError if it is not Stable Diffusion 1.x's."""
+        """Reads diffusers' vae/config.json. Raises ValueError if it is not for Stable Diffusion 1.x."""
         values = {k: v for k, v in values.items() if k not in _IGNORED}
         return json_config.read(cls, values, _FIXED, strict=True)
 
@@ -88,12 +88,12 @@ class VAE(nn.Module):
         return self.decoder(x).astype(jnp.float32)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns the reconstructions of images from the posterior's mean. Only `init` uses it."""
+        """Returns the VAE's reconstructions of images, from the mean of the posterior."""
         return self.decode(self.encode(images)[0])
 
 
 class _Encoder(nn.Module):
-    """Images [N, H, W, 3] -> the input of `quant_conv`, [N, H/8, W/8, 2 C]."""
+    """The VAE's encoder: images [N, H, W, 3] -> the input of `quant_conv`, [N, H/8, W/8, 2 C]."""
 
     config: VAEConfig
     dtype: Dtype
@@ -113,7 +113,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """The output of `post_quant_conv`, [N, H/8, W/8, C] -> images [N, H, W, 3]."""
+    """The VAE's decoder: the output of `post_quant_conv`, [N, H/8, W/8, C] -> images [N, H, W, 3]."""
 
     config: VAEConfig
     dtype: Dtype
@@ -139,14 +139,14 @@ class _Block(nn.Module):
     dtype: Dtype
     channels: int
     layers: int
-    resample: str  # "down" halves height and width, "up" doubles them, "" leaves them
+    resample: str  # "down" halves height and width, "up" doubles them, "" keeps them as they are
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.layers):
             x = _resnet(self.config, self.dtype, self.channels, f"resnets_{i}")(x)
         if self.resample == "down":
-            # Unlike in the UNet, only the right and the bottom are padded.
+            # Unlike in the UNet, only the right edge and the bottom edge are padded.
             x = Downsample((0, 1), self.dtype, name="downsamplers_0")(x)
         elif self.resample == "up":
             x = Upsample(self.dtype, name="upsamplers_0")(x)
