@@ -2,8 +2,8 @@
 
     python -m reversion_jax.evaluate --config configs/benchmark.py --quick
 
-With --quick, the command draws fewer prompts and leaves out the ablations (see docs/benchmark.md). First put the
-benchmark's exemplars into exemplars/, one folder for each relation, or give another folder with
+With --quick, the command draws pictures for fewer prompts and leaves out the ablations (see docs/benchmark.md). First
+put the benchmark's exemplars into exemplars/, one folder for each relation, or give another folder with
 --config.evaluation.benchmark=FOLDER. The folder may contain any relations, not only the benchmark's ten. A CLIP model
 scores the pictures.
 
@@ -39,8 +39,8 @@ def get_config(setting: str = "") -> ConfigDict:
     c.evaluation = ConfigDict()
     c.evaluation.benchmark = "exemplars"  # a folder that contains an exemplar folder for each relation
     c.evaluation.relations = ()  # the relations to compare; (): all that the benchmark has
-    # Settings that differ between relations. Their values equal those in the configs of single relations, such as
-    # hug.py.
+    # Settings that differ between relations. The values of these settings equal those in the configs of single
+    # relations, such as hug.py.
     c.evaluation.own = tuple((name, {"verb_weight": 0.2 if name in SPATIAL else 0.8}) for name in WORDS)
     # Groups of relations that get separate tables, such as (("spatial", ("on", "inside")),). (): one table of all
     # relations.

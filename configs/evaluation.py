@@ -43,9 +43,9 @@ ABLATIONS = (
     ("prepositions only", {"verb_weight": 0.0}),
     ("without suppressor", {"suppressor_sigma_px": 0.0}),
 )
-# For each relation, the word of the miniature model's captions that draws the relation most often. These words were
-# found by drawing 40 entity pairs, none of which is in the prompts of the evaluation, with each of 46 words (commit
-# 404d7ea, evaluation/cells.py, best_words).
+# For each relation, the word of the captions with which the miniature model draws the relation most often. These words
+# were found by drawing 40 entity pairs, none of which is in the prompts of the evaluation, with each of 46 words
+# (commit 404d7ea, evaluation/cells.py, best_words).
 BEST_WORDS = {
     "on": "atop",
     "inside": "within",
@@ -73,8 +73,8 @@ PRECISIONS = tuple((name, {"precision": name}) for name in ("float32", "bfloat16
 # With guidance below 1 and few steps, the two entities fuse in a third of the pictures that ReVersion draws of the
 # tuning relations.
 FUSING = {"guidance_scale": 0.7, "sample_steps": 8}
-# The candidates that "tuning" compares, as changes to the miniature model's default settings. CHOSEN is the result of
-# that comparison.
+# The candidates that "tuning" compares, as changes to the miniature model's default settings. CHOSEN holds the
+# candidate that was chosen.
 CHOICES = (
     ("suppressor 0.5 px", {"suppressor_sigma_px": 0.5}),
     ("suppressor 1 px", {"suppressor_sigma_px": 1.0}),
@@ -129,8 +129,8 @@ def get_config(setting: str = "hard") -> ConfigDict:
     )
     # The setting "tuning" compares its candidates in the place of the ablations.
     c.evaluation.ablations = {"hard": ABLATIONS, "fusing": ABLATIONS, "tuning": CHOICES}.get(setting, ())
-    # A DreamBooth model is trained for each cell and deleted afterwards, so it needs only one checkpoint. Its number of
-    # steps and its learning rate are the best of three pairs that were tried.
+    # A DreamBooth model is trained for each cell and deleted afterwards, so it needs only one checkpoint. The number of
+    # steps and the learning rate of DreamBooth are the best of three pairs that were tried.
     recipe = dreambooth.Recipe(batch_size=8, steps=200, learning_rate=1e-4, checkpoints=1)
     c.evaluation.dreambooth = dataclasses.asdict(recipe)
     c.evaluation.seeds = (0, 1, 2)

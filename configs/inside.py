@@ -3,9 +3,9 @@
     python -m reversion_jax.train --config configs/inside.py
 
 First put 4-10 pictures, and a text.json that describes them, into exemplars/inside (see README.md), or give another
-folder with --config.exemplars=FOLDER. If you have no GPU or TPU, train the miniature model, which comes with the
-package, instead of Stable Diffusion. The package draws the exemplars for the miniature model, and training takes about
-a minute on two CPU cores:
+folder with --config.exemplars=FOLDER. If you have no GPU or TPU, learn the relation on the miniature model, which comes
+with the package, instead of Stable Diffusion. The package draws the exemplars for the miniature model, and training
+takes about a minute on two CPU cores:
 
     python -m reversion_jax.train --config configs/inside.py --config.model=miniature --workdir runs/small
 """

@@ -99,7 +99,7 @@ class Settings:
     stop_words: str = "stop_words"  # word list, whose words are never negatives: a text file, or a packaged list's name
 
     # How exemplars are shown to the model.
-    exemplar_draws: str = "independent"  # with replacement; or "epochs": from shuffled lists of 100 copies of each (RV)
+    exemplar_draws: str = "independent"  # with replacement; "epochs": shuffled lists, 100 copies of each exemplar (RV)
     # "replace": inverse prompts "E_B <R-inv> <R> E_A" replace a share of the direct prompts. "add": every sample is
     # denoised with its direct and its inverse prompt, which doubles the networks' work. docs/sources.md compares
     # "replace" and "add".

@@ -66,7 +66,7 @@ class ReversionBenchmark(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, relation: str, folder: benchmark.Place) -> Iterator[tuple[int, dict]]:
         for index, record in enumerate(benchmark.read_relation(folder, relation)):
-            # TFDS needs TensorFlow to encode arrays, so this module encodes the pictures. It writes PNG, which is
+            # TFDS needs TensorFlow to encode arrays, so this module encodes the pictures. The module uses PNG, which is
             # lossless. JPEG is lossy, and JPEG decoders differ.
             png = io.BytesIO()
             Image.fromarray(record.image).save(png, "PNG")

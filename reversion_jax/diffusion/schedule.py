@@ -36,7 +36,7 @@ class Schedule:
     beta_end: float = 0.012  # beta at timestep T - 1
     beta_schedule: str = "scaled_linear"  # sqrt(beta) is linear in the timestep; with "linear", beta is linear
     prediction_type: str = "epsilon"  # the model predicts the noise; with "v_prediction", the velocity
-    set_alpha_to_one: bool = False  # cumulative alpha after the last step: True: 1; False: as at timestep 0
+    set_alpha_to_one: bool = False  # cumulative alpha after the last step: 1 (True), or as at timestep 0 (False)
     steps_offset: int = 1  # added to the timesteps of the spacing "leading"
     clip_sample: bool = False  # True: DDIM clips clean latents to [-1, 1]
     timestep_spacing: str = "leading"  # or "trailing" or "linspace", see `timesteps`
@@ -77,8 +77,8 @@ class Schedule:
             betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, steps, dtype=np.float64) ** 2
         else:
             betas = np.linspace(self.beta_start, self.beta_end, steps, dtype=np.float64)
-        # The alphas are computed in double precision. Their difference from diffusers' single precision is at most
-        # 1e-6.
+        # The alphas are computed in double precision. They differ from diffusers' alphas, in single precision, by at
+        # most 1e-6.
         alphas = np.cumprod(1 - betas).astype(np.float32)
         alphas.setflags(write=False)
         return alphas
@@ -91,8 +91,8 @@ class Schedule:
     def training_target(self, latents: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
         """Returns what the model should predict from the noisy latents of `add_noise`, with the shape of latents.
 
-        The target is the noise if prediction_type is "epsilon". Otherwise, the target is the velocity, sqrt(a_t) noise
-        - sqrt(1 - a_t) latents (Salimans & Ho, 2022, arXiv:2202.00512, section 4).
+        The target is the noise if prediction_type is "epsilon". Otherwise, the target is the velocity,
+        sqrt(a_t) noise - sqrt(1 - a_t) latents (Salimans & Ho, 2022, arXiv:2202.00512, section 4).
         """
         if self.prediction_type == "epsilon":
             return noise
