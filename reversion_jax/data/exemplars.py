@@ -199,7 +199,7 @@ def read_picture(file: Path | epath.Path | zipfile.Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            # Pillow only warns of a small file that unpacks to gigabytes. Here, such a file is an error.
+            # Pillow only warns of a small file that unpacks to gigabytes; here, such a file is an error.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             _register_heif(file.name)
             with file.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:

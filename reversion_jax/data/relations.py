@@ -1,7 +1,7 @@
 """Names of relations: ten of the ReVersion Benchmark, and two simple relations that the miniature model also draws."""
 
-# Each relation of the ReVersion Benchmark, in the order of ReVersion's paper, with natural words that describe it. The
-# words are our choice.
+# Each relation of the ReVersion Benchmark, in the order of ReVersion's paper, with natural words that describe the
+# relation. We chose the natural words.
 WORDS = {
     "painted_on": "painted on",
     "carved_by": "carved out of",

@@ -76,8 +76,8 @@ def pndm(
     again = np.arange(len(calls)) == 1  # the call that repeats the first step, from the first level to the second
     alphas[again] = schedule.alphas_cumprod[timesteps[again] + schedule.num_train_timesteps // steps]
     next_alphas[again] = schedule.alphas_cumprod[timesteps[again]]
-    # One row per call: Adams-Bashforth weights of rising order, newest output first. The second row repeats the first
-    # step by the trapezoidal rule.
+    # One row per call: Adams-Bashforth weights of rising order, newest output first. The second row of weights repeats
+    # the first step by the trapezoidal rule.
     weights = np.array([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [3 / 2, -1 / 2, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0]])
     last = np.array([[55, -59, 37, -9]]) / 24
     first = start.latents(noise, np.sqrt(alphas[0]), np.sqrt(1 - alphas[0]))

@@ -77,8 +77,8 @@ class Schedule:
             betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, steps, dtype=np.float64) ** 2
         else:
             betas = np.linspace(self.beta_start, self.beta_end, steps, dtype=np.float64)
-        # The alphas are computed in double precision. They differ from diffusers' alphas, in single precision, by at
-        # most 1e-6.
+        # The alphas are computed in double precision. diffusers computes its alphas in single precision; the difference
+        # is at most 1e-6.
         alphas = np.cumprod(1 - betas).astype(np.float32)
         alphas.setflags(write=False)
         return alphas
@@ -157,8 +157,8 @@ class Schedule:
     def karras_sigmas(self, steps: int) -> np.ndarray:
         """Returns sigmas [steps] from the schedule's largest to its smallest, evenly spaced in sigma^(1/7).
 
-        This is Karras et al. (2022, arXiv:2206.00364, eq. 5) with rho = 7. Raises ValueError if the schedule has fewer
-        than `steps` timesteps.
+        The formula is that of Karras et al. (2022, arXiv:2206.00364, eq. 5) with rho = 7. Raises ValueError if the
+        schedule has fewer than `steps` timesteps.
         """
         if not 1 <= steps <= self.num_train_timesteps:
             raise ValueError(f"steps={steps}: must be between 1 and the schedule's {self.num_train_timesteps}")

@@ -35,7 +35,7 @@ class StepConfig:
 
 
 class Hyperparameters(NamedTuple):
-    """Settings that can differ between runs: arrays [R], int for seeds, else float32. config.py explains them."""
+    """Settings that can differ between runs: arrays [R], int for seeds, else float32 (see config.py)."""
 
     seed: jax.Array
     learning_rate: jax.Array

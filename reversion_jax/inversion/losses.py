@@ -34,7 +34,7 @@ def steering(
 
     The shapes are: row [..., D], positives [..., K, D], negatives [..., M, D], temperature γ [...] or a scalar. The
     bool masks [..., K] and [..., M] are False for words to leave out. The leading axes of all arrays must have equal
-    rank and broadcast. Returns [...]. The loss is 0 if there are no negatives. It is defined as 0 if there are no
+    rank and broadcast. Returns [...]. The loss is 0 if there are no negatives. The loss is defined as 0 if there are no
     positives. Only the row receives a gradient.
     """
     temperature = jnp.asarray(temperature, jnp.float32)

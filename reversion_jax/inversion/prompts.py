@@ -64,7 +64,7 @@ class RelationPrompt:
     """A parsed template. `text` has the fields {subject}, {} and {object}, each once.
 
     If the parser cannot find the entities with certainty, `text` has only {}, and `fault` says why and how to mend the
-    template. Such a prompt has no inverse.
+    template. A prompt with a `fault` has no inverse.
     """
 
     text: str

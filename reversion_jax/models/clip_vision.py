@@ -149,7 +149,8 @@ class _PatchEmbeddings(nn.Module):
 def _tower(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Returns the values of one encoder from the config.json of a CLIP model.
 
-    Old files also have an entry "…_config_dict". If a file has it, only this entry counts, as in transformers.
+    Old files also have an entry "…_config_dict". In a file with "…_config_dict", only that entry counts, as in
+    transformers.
     """
     given = values.get(f"{name}_dict")
     return given if given is not None else values.get(name) or {}

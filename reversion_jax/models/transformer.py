@@ -93,8 +93,8 @@ class _GEGLU(nn.Module):
 class _Halves(nn.Module):
     """The two halves of the output of one linear layer, [N, HW, C] -> two arrays [N, HW, width].
 
-    The halves are computed as two matrix products. With one product, the backward pass would have to concatenate the
-    gradients of the two halves, which are large.
+    The halves are computed as two matrix products. With one matrix product, the backward pass would have to concatenate
+    the gradients of the two halves, which are large.
     """
 
     width: int
