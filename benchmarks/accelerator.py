@@ -2,12 +2,14 @@
 
     python benchmarks/accelerator.py --out benchmarks/accelerator
 
-It measures our training step in each precision and with several numbers of samples at once; the time of the step's
-kernels by kind; the start of the user's command, with nothing cached and with compiled programs cached; and pictures.
-If PyTorch sees the same GPU, it also measures a well-written loop in PyTorch and pictures by diffusers.
+The script measures our training step in each precision and with several numbers of samples per pass through the
+networks. It measures the time of the step's kernels by kind, and the time to draw pictures. It also runs the command
+`train`, first with an empty compilation cache and then with compiled programs in the cache. If PyTorch can use the same
+GPU, the script also measures a well-written training loop in PyTorch and drawing by diffusers.
 
-After each measurement it writes accelerator.md and accelerator.json into --out. It starts no measurement after
---minutes and lists those that it left out. --tiny uses small sizes, for tests.
+After each measurement the script writes accelerator.md and accelerator.json into the folder --out. It starts no further
+measurement after --minutes minutes, and lists the measurements that it left out. With --tiny it uses a small model and
+small pictures, for tests.
 """
 
 import argparse
@@ -32,12 +34,12 @@ PRECISIONS = ("bfloat16", "float16", "tensorfloat32", "float32")
 
 
 class Sizes(NamedTuple):
-    """The sizes of a benchmark."""
+    """The sizes of the model and the pictures, and the numbers of samples and steps, that a benchmark uses."""
 
     tiny: bool
     resolution: int
     samples: int  # per training step
-    steps: int  # timed, after the first step
+    steps: int  # training steps that are timed, after the first step
     pictures: int
     sample_steps: int
 
@@ -46,7 +48,7 @@ FULL, TINY = Sizes(False, 512, 8, 20, 8, 50), Sizes(True, 16, 8, 2, 2, 2)
 
 
 def write_model(folder: Path, sizes: Sizes) -> None:
-    """Writes a diffusers folder with random weights and the miniature's tokenizer, which knows all words used here."""
+    """Writes the miniature model if tiny, else SD 1.5 with random weights. The tokenizer knows all words used here."""
     from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
     if sizes.tiny:
@@ -74,9 +76,10 @@ def settings(place: Path, sizes: Sizes, **own: Any) -> dict[str, Any]:
 
 
 def our_step(place: Path, sizes: Sizes, precision: str, at_once: int) -> dict[str, float]:
-    """Measures loading (s), the first step (s), a step (ms) and the peak memory (GiB) of one precision and split.
+    """Measures our training step in one precision with `at_once` samples per pass through the networks.
 
-    For the default precision and all samples at once, it also measures kernels (ms per step).
+    Returns the time of loading (s), of the first step (s) and of a later step (ms), and the peak memory (GiB). For the
+    default precision and all samples in one pass, it also returns the time of each kind of kernel (ms per step).
     """
     import jax
 
@@ -109,7 +112,7 @@ def our_step(place: Path, sizes: Sizes, precision: str, at_once: int) -> dict[st
 
 
 def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, float]:
-    """Measures the seconds from the start of the user's command to its first step and to its end, with two previews."""
+    """Runs the command `train` with two previews. Returns the seconds to its first step and to its end."""
     own = settings(place, sizes, steps=sizes.steps, checkpoint_every_steps=sizes.steps, steps_per_dispatch=1)
     overrides = [f"--config.{key}={value}" for key, value in own.items()]
     workdir = place / name
@@ -117,7 +120,7 @@ def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, floa
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
     metrics, first, log = workdir / "metrics.jsonl", 0.0, place / f"{name}.log"
-    with log.open("wb") as out:  # not a pipe: the command would stop when the pipe is full
+    with log.open("wb") as out:  # a file, because with a pipe the command would stop when the pipe is full
         command += ["--workdir", str(workdir)]
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
         while process.poll() is None:
@@ -130,7 +133,7 @@ def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, floa
 
 
 def our_pictures(place: Path, sizes: Sizes) -> dict[str, float]:
-    """Measures the seconds to draw guided pictures together with ddim. The first time includes compiling."""
+    """Measures the seconds to draw a batch of guided pictures with the sampler `ddim`. `first_s` includes compiling."""
     from reversion_jax.drawing import generate
     from reversion_jax.weights.load import load_model
 
@@ -147,7 +150,7 @@ def our_pictures(place: Path, sizes: Sizes) -> dict[str, float]:
 
 
 def _peak_gib() -> float:
-    """Returns the peak of this process's device memory, or nan if the device does not report it."""
+    """Returns the peak of this process's device memory (GiB), or nan if the device does not report it."""
     import jax
 
     told = jax.devices()[0].memory_stats() or {}
@@ -155,7 +158,7 @@ def _peak_gib() -> float:
 
 
 def about() -> dict[str, Any]:
-    """Returns the device, JAX's version, the default precision, and whether PyTorch sees a GPU."""
+    """Returns the device, JAX's version, the default precision, and whether PyTorch can use a GPU."""
     import jax
 
     from reversion_jax.runtime import precision
@@ -172,7 +175,7 @@ def about() -> dict[str, Any]:
 
 
 def measures(place: Path, sizes: Sizes, told: dict[str, Any]) -> dict[str, tuple[Callable, tuple]]:
-    """Returns {name: (function, further arguments)} of all measurements, the most important measurements first."""
+    """Returns all measurements as {name: (function, further arguments)}, the most important measurement first."""
     cache = str(place / "cache")
     best = told["auto"]
     found: dict[str, tuple[Callable, tuple]] = {
@@ -223,7 +226,7 @@ def main() -> None:
             else:
                 try:
                     results[name] = alone(measure, place, sizes, *arguments)
-                except Exception as error:  # go on with the other measurements
+                except Exception as error:  # a failed measurement does not stop the other measurements
                     results[name] = f"failed: {str(error).strip().splitlines()[-1][:200]}"
             (options.out / "accelerator.json").write_text(json.dumps({"about": told, "results": results}, indent=1))
             (options.out / "accelerator.md").write_text(table(told, results))

@@ -1,4 +1,4 @@
-"""Shared by the comparisons with PyTorch: SD 1.5 with random weights, separate processes, memory, loops on CUDA."""
+"""Helpers of the comparisons with PyTorch: random weights for SD 1.5, separate processes, memory, loops on CUDA."""
 
 import contextlib
 import importlib.util
@@ -31,18 +31,21 @@ def torch_models(path: Path):
 
 
 def status_gib(counter: str) -> float:
-    """Returns this process's memory (VmRSS) or its peak (VmHWM). The peak of getrusage would include the parent's."""
+    """Returns this process's memory (VmRSS) or peak memory (VmHWM) in GiB, as Linux counts it.
+
+    `getrusage` is not used, because its peak would include the memory of the parent process.
+    """
     return int(re.search(rf"{counter}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
 
 
 def alone(function: Callable, *arguments) -> Any:
-    """Calls a function in a new process, so that it shares no memory and no compiled programs."""
+    """Calls a function in a new process, so that measurements share no memory and no compiled programs."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 
 
 def write_weights(path: Path) -> None:
-    """Writes SD 1.5 as a diffusers folder without a tokenizer. The random weights keep the scale of activations."""
+    """Writes a diffusers folder of SD 1.5 without a tokenizer. Its random weights keep the scale of activations."""
     from flax.traverse_util import unflatten_dict
 
     from reversion_jax.diffusion.schedule import Schedule
@@ -67,7 +70,7 @@ def write_weights(path: Path) -> None:
 
 @contextlib.contextmanager
 def weights(given: str | None) -> Iterator[Path]:
-    """Yields the given folder, or else a temporary folder with random weights."""
+    """Yields the folder `given`, or a temporary folder with random weights if `given` is None."""
     if given:
         yield Path(given)
         return
@@ -83,7 +86,7 @@ def require_pytorch() -> None:
 
 
 def cuda_step(place: Path, sizes: Any) -> dict[str, float]:
-    """Measures a well-written step in PyTorch: row alone, encoded pictures, bfloat16, channels last."""
+    """Measures a PyTorch step that trains one row only, with pictures encoded before, in bfloat16, channels last."""
     import torch
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
@@ -116,7 +119,7 @@ def cuda_step(place: Path, sizes: Any) -> dict[str, float]:
 
 
 def cuda_pictures(place: Path, sizes: Any) -> dict[str, float]:
-    """Measures the same pictures by diffusers' pipeline, in bfloat16, channels last."""
+    """Measures drawing the pictures of the benchmark by diffusers' pipeline, in bfloat16, channels last."""
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 

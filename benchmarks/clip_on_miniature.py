@@ -1,12 +1,12 @@
-"""Measures how well scores by a CLIP agree with the judge, on pictures of the miniature.
+"""Measures how well CLIP scores agree with the judge (a classifier), on pictures of the miniature model.
 
     python benchmarks/clip_on_miniature.py --evaluation runs/evaluation --out runs/clip
 
-No published CLIP was trained on pictures like the miniature's. So this script trains a small CLIP on the miniature's
-captioned scenes, with CLIP's contrastive loss (arXiv 2103.00020). Then it measures which mistakes each score notices:
-on drawn scenes that are spoilt in a known way, and on an evaluation's pictures, compared with the judge. The script
-takes a quarter of an hour on two CPU cores, nearly all of it for training, which can be resumed. The script writes
-table.md.
+No published CLIP was trained on pictures like those of the miniature model. So this script trains a small CLIP on
+captioned scenes like those that the miniature model was trained on, with CLIP's contrastive loss (arXiv 2103.00020).
+Then the script measures which mistakes each score notices, first on drawn scenes that are spoilt in a known way.
+Second, the script compares each score with the judge's verdicts on the pictures of an evaluation. The script takes a
+quarter of an hour on two CPU cores, nearly all of it for training, which can be resumed. The script writes table.md.
 """
 
 from collections import defaultdict
@@ -58,14 +58,14 @@ _SPOILT = flags.DEFINE_integer("spoilt", 50, "Number of scenes to spoil, for eac
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Returns a caption with words for the relation, which this CLIP must learn. A quarter names only one entity."""
+    """Returns a caption with words for the relation, or, in a quarter of the cases, with one entity only."""
     if rng.random() < 0.25:
         return f"a photo of {rng.choice([str(scene.subject), str(scene.object)])}"
     return scenes.describe(scene, str(rng.choice(scenes.CAPTIONS[scene.relation][0])), rng)
 
 
 def train(tokenizer: Tokenizer, workdir: Path) -> clip_features.Clip:
-    """Trains a CLIP on scenes of the miniature, without the held-out pairs of entities."""
+    """Trains a CLIP on drawn scenes, without the pairs of entities that are held out for tests."""
     recipe = {"steps": _STEPS.value, "batch": _BATCH.value}
     check_recipe(workdir, recipe)
     model, optimiser = CLIP(CONFIG), optax.adamw(one_cycle(recipe["steps"], 1e-3), b2=0.98, weight_decay=0.1)
@@ -82,7 +82,7 @@ def train(tokenizer: Tokenizer, workdir: Path) -> clip_features.Clip:
         relations = rng.choice(scenes.RELATIONS, size=recipe["batch"])
         shown = [scenes.random_scene(rng, str(relation), hatched_share=0.25) for relation in relations]
         pixels = np.stack([PREPROCESSING(Image.fromarray(scenes.draw(scene, rng))) for scene in shown])
-        noise = rng.normal(scale=0.1, size=pixels.shape).astype(np.float32)  # like the noise of generated pictures
+        noise = rng.normal(scale=0.1, size=pixels.shape).astype(np.float32)  # imitates the noise of generated pictures
         return tokenizer([caption(scene, rng) for scene in shown]), pixels + noise
 
     params = model.init(jax.random.key(0), *(x[:1] for x in batch_fn(0)))["params"]
@@ -93,7 +93,7 @@ def train(tokenizer: Tokenizer, workdir: Path) -> clip_features.Clip:
 
 
 def score(clip: clip_features.Clip, images: np.ndarray, asked: list[Scene]) -> dict[str, np.ndarray]:
-    """Returns every score [N] of pictures uint8 [N, 64, 64, 3], by name."""
+    """Returns every score [N] of the pictures, uint8 [N, 64, 64, 3], by the score's name."""
 
     def texts_for(scene: Scene) -> list[str]:
         others = [words for relation, words in scenes.PHRASES.items() if relation != scene.relation]
@@ -110,7 +110,7 @@ def _other(rng: np.random.Generator, names: list[str], than: set[str]) -> str:
 
 
 def _another(scene: Scene, part: str, rng: np.random.Generator) -> Scene:
-    """Returns the scene with another colour or shape of its object."""
+    """Returns the scene with a different colour or shape (`part`) of its object."""
     names = {"colour": list(COLOURS), "shape": list(SHAPES)}[part]
     given = {getattr(scene.subject, part), getattr(scene.object, part)}
     return replace(scene, object=scene.object._replace(**{part: _other(rng, names, given)}))
@@ -131,9 +131,9 @@ SPOILINGS: dict[str, Draw] = {
 
 
 def seen_of_drawn(clip: clip_features.Clip) -> dict[str, list[float]]:
-    """Returns how often each of SCORES is lower for a spoilt scene than for the correct one, by the way to spoil it.
+    """Returns the share of scenes for which each of SCORES is lower after spoiling, for each entry of SPOILINGS.
 
-    The scenes have unseen pairs. Only directed relations are turned round.
+    The scenes have pairs of entities that are held out of all training. "turned round" leaves out symmetric relations.
     """
     found = {}
     for number, (name, spoil) in enumerate(SPOILINGS.items()):
@@ -150,7 +150,7 @@ def seen_of_drawn(clip: clip_features.Clip) -> dict[str, list[float]]:
 def area(values: np.ndarray, right: np.ndarray, prompts: np.ndarray) -> float:
     """Returns how often a right picture scores higher than a wrong picture of the same prompt; 0.5 is chance.
 
-    The mean is over all such pairs of a prompt, and then over prompts.
+    The result is the mean over all pairs of a right and a wrong picture of a prompt, and then over prompts.
     """
     found = []
     for prompt in np.unique(prompts):
@@ -161,9 +161,9 @@ def area(values: np.ndarray, right: np.ndarray, prompts: np.ndarray) -> float:
 
 
 def beside_judge(clip: clip_features.Clip, evaluation: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Compares scores with the judge's verdicts on an evaluation's pictures.
+    """Compares scores with the judge's verdicts on the pictures of an evaluation.
 
-    Returns the `area` of each score by verdict, and the means of verdicts and scores by method.
+    Returns the `area` of each score for each verdict, and the means of verdicts and scores for each method.
     """
     listed = sets.read_pictures(evaluation)
     as_asked = [scores.asked_for(picture.prompt, scenes.PHRASES[picture.relation]) for picture in listed]

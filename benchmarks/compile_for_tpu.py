@@ -4,8 +4,8 @@
     tpu/bin/python benchmarks/compile_for_tpu.py --model miniature --resolution 64 --topology v5e:16x16
     tpu/bin/python benchmarks/compile_for_tpu.py --resolution 512 --topology v5e:2x4
 
-The script runs nothing. It shows that the step compiles and fits into memory, but not how long a step takes. The token
-table and the VAE are always float32. SD 1.5 takes minutes and 8 GiB.
+The script does not run the step. It shows that the step compiles and fits into memory, but not how long a step takes.
+The token table and the VAE are always float32. For SD 1.5 the script takes minutes and 8 GiB of memory.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
     options = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")  # for computations other than the compiled step
-    # A TPU machine would provide these values.
+    jax.config.update("jax_platforms", "cpu")  # JAX computes on the CPU; only the step is compiled for TPUs
+    # On a machine with TPUs, the system would set these variables.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
     chips = topologies.get_topology_desc(topology_name=options.topology, platform="tpu").devices
     mesh = Mesh(np.array(chips).reshape(-1, options.weight_shards), ("data", "weights"))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Patterns of kernels' names. The first kind that matches counts.
+# Regular expressions for the names of kernels. A kernel belongs to the first kind whose expression matches.
 KINDS = {
     "attention": r"fmha|flash|sdpa|attention",
     "convolutions": r"conv|cudnn|implicit",
@@ -18,7 +18,7 @@ KINDS = {
 
 
 def kernels(run: Callable[[], Any], steps: int) -> dict[str, float]:
-    """Returns the kernels' time in ms per step by kind, from JAX's profiler. Empty if it reports no kernels."""
+    """Returns {kind: time of its kernels in ms per step} from JAX's profiler; {} if it reports no kernels."""
     import jax
 
     with tempfile.TemporaryDirectory() as folder:
@@ -28,7 +28,7 @@ def kernels(run: Callable[[], Any], steps: int) -> dict[str, float]:
         events = json.loads(gzip.decompress(trace.read_bytes()))
     events = events["traceEvents"] if isinstance(events, dict) else events
     devices = {e["pid"] for e in events if e.get("name") == "process_name" and "/device:" in str(e.get("args"))}
-    # In a trace, a GPU's streams are threads. Threads that summarise modules and steps hold no kernels.
+    # In a trace, each stream of a GPU is a thread. Threads that summarise modules and steps have no kernels.
     sums = r"XLA (Modules|Ops)|Steps|Framework|Source|TensorFlow"
     threads = {
         (e["pid"], e["tid"])

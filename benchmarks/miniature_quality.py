@@ -1,10 +1,10 @@
-"""Measures how well the miniature draws prompts in its captions' words, with pairs of entities unseen in its training.
+"""Measures how well the miniature model draws prompts with the words of its captions and pairs of entities new to it.
 
     python benchmarks/miniature_quality.py --out runs/quality
 
-It draws 500 prompts over the seven named relations, in the words of the captions, and 70 of them again with the word
-"hatched". `reversion_jax.evaluate` measures how well relations are *learned*. This script takes about a minute and
-writes table.md and the pictures.
+The script draws 500 prompts for the seven named relations, and draws 70 of the prompts again with the word "hatched"
+added. `reversion_jax.evaluate` measures how well relations are *learned*. This script takes about a minute and writes
+table.md and the pictures.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""Measures the miniature's speed on this machine: seconds per guided picture in batches, and per 400 training steps.
+"""Measures how long this machine takes to draw a guided picture and to train 400 steps with the miniature model.
 
     python benchmarks/miniature_speed.py
 
-The times for compiling are printed separately. Aims on two CPU cores: 0.08 s per picture, 20 s for 400 steps with batch
-size 8.
+The script prints the times for compiling separately. On two CPU cores we aim at 0.08 s per picture and at 20 s for 400
+steps with batch size 8.
 """
 
 import time

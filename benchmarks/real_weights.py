@@ -1,12 +1,12 @@
-"""Checks on real weights that this package computes the same as PyTorch, and writes one page of results.
+"""Checks, with the real weights of a model, that this package computes the same as PyTorch, and writes a report.
 
     python benchmarks/real_weights.py --model FOLDER_OR_HUB_ID --clip FOLDER_OR_HUB_ID --exemplars exemplars/hug \
         --words learned_embeds.bin --out runs/real_weights
 
-We have no real weights where we work, so please send us the page OUT/results.md and the pictures in OUT. The script
+We have no real weights where we work, so please send us the report OUT/results.md and the pictures in OUT. The script
 needs the extra `interop`. The script takes minutes on a GPU and hours on a CPU. Smaller values of --pixels,
---sample_steps and --train_steps make it faster. Without --clip, --exemplars or --words it leaves out the check that
-needs them.
+--sample_steps and --train_steps make it faster. If --clip, --exemplars or --words is not given, the script leaves out
+the check that needs it.
 """
 
 import argparse
@@ -44,14 +44,14 @@ def theirs(pipe: Any, prompts: Sequence[str], noise: np.ndarray, options: argpar
 
 
 def ours(model: Any, prompts: Sequence[str], options: argparse.Namespace, words: Any = None) -> np.ndarray:
-    """Returns our pictures of the same prompts from the same noise, uint8 [N, H, W, 3]."""
+    """Returns our pictures of the prompts, uint8 [N, H, W, 3], drawn from the noise that `theirs` gets."""
     how = {"num_steps": options.sample_steps, "guidance_scale": GUIDANCE, "resolution": options.pixels}
     seeds = SEEDS[: len(prompts)]
     return generate.to_uint8(rj.draw(model, prompts, words, seeds=seeds, sampler="ddim", progress="ours", **how))
 
 
 def compare_pictures(name: str, pipe: Any, model: Any, prompts: Sequence[str], options: Any, words: Any = None) -> dict:
-    """Writes the two pictures side by side into OUT/<name>.png. Returns their differences, in levels from 0 to 255."""
+    """Writes our pictures and diffusers' into OUT/<name>.png. Returns their differences, in levels of 0 to 255."""
     size = (options.pixels, options.pixels)
     noise = np.asarray(generate.initial_noise(SEEDS[: len(prompts)], model.sd.config, size))
     of_both = [ours(model, prompts, options, words), theirs(pipe, prompts, noise, options)]
@@ -61,7 +61,7 @@ def compare_pictures(name: str, pipe: Any, model: Any, prompts: Sequence[str], o
 
 
 def compare_gradients(pipe: Any, model: Any, options: argparse.Namespace) -> dict:
-    """Compares the gradient of the denoising loss with respect to a row that replaces a word of the prompt."""
+    """Compares our gradient of the denoising loss with PyTorch's, with respect to a row that replaces a word."""
     side, width = options.pixels // model.sd.config.vae.downscale, model.sd.config.text.hidden_size
     rng = np.random.default_rng(0)
     latents, noise = rng.normal(size=(2, 1, side, side, 4)).astype(np.float32)
@@ -97,14 +97,14 @@ def compare_gradients(pipe: Any, model: Any, options: argparse.Namespace) -> dic
 
 
 def compare_words(pipe: Any, model: Any, options: argparse.Namespace) -> dict:
-    """Compares pictures that are drawn with a learned word, such as painted_on by ReVersion's authors."""
+    """Compares our pictures and diffusers' with a learned word, such as the word painted_on of ReVersion's authors."""
     words = {"<R>": next(iter(rj.read_words(options.words).values()))}
     pipe.load_textual_inversion({"<R>": torch.from_numpy(np.asarray(words["<R>"])[0])}, token="<R>")
     return compare_pictures("words", pipe, model, ["cat <R> stone", "flower <R> T-shirt"], options, words)
 
 
 def compare_clip(options: argparse.Namespace) -> dict:
-    """Compares the features of pictures and texts by transformers' CLIPModel and by our CLIP."""
+    """Compares the features of pictures and texts that transformers' CLIPModel and our CLIP compute."""
     clip = clip_features.load(options.clip)
     network = transformers.CLIPModel.from_pretrained(options.clip).eval()
     shown = [Image.open(file).convert("RGB") for file in sorted(options.out.glob("*.png"))]
@@ -122,7 +122,7 @@ def compare_clip(options: argparse.Namespace) -> dict:
 
 
 def train(options: argparse.Namespace) -> dict:
-    """Trains a short run on real exemplars in OUT/run. Returns its number of steps and its last metrics."""
+    """Trains a short run on real exemplars, in the folder OUT/run. Returns its number of steps and its last metrics."""
     config = rj.get_config()
     config.update({"model": options.model, "exemplars": options.exemplars, "steps": options.train_steps})
     config.update({"resolution": options.pixels, "relation": Path(options.exemplars).name})
@@ -134,7 +134,7 @@ def train(options: argparse.Namespace) -> dict:
 
 
 def _value(text: str) -> Any:
-    """Returns the value of a setting: a Python literal such as a number, or else the text itself."""
+    """Returns the value of a setting: the number or other Python literal that the text is, or else the text itself."""
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):

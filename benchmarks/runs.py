@@ -1,10 +1,11 @@
-"""Measures several runs of the miniature in one program, and one after another, in seconds including compiling.
+"""Measures the seconds to train several runs of the miniature model together, and one after another.
 
     python benchmarks/runs.py
 
-The runs are Inv-ReVersion on `hug` with several seeds, 400 steps with batch size 8. In each round, each way gets a new
-process, which compiles anew; the fastest round counts. One after another, the runs train in a single process that
-compiles once. As separate commands, each run would also load and compile, unless its compiled program is kept.
+The runs are Inv-ReVersion on `hug` with several seeds, 400 steps with batch size 8. The ways of training take turns,
+--rounds times, each time in a new process that compiles anew. The times include compiling, and the fastest time of each
+way counts. When the runs train one after another, they share a process, which compiles once. If each run were a
+separate command, each command would also load the model, and compile unless the compiled program is in the cache.
 """
 
 import argparse
@@ -29,7 +30,8 @@ def train(c, steps: int) -> None:
 def measure(runs: int, at_once: int, steps: int) -> list[float]:
     """Returns the seconds of each job, including loading and compiling.
 
-    `at_once` is the number of runs per pass through the networks. 0 means one job after another.
+    `at_once` is the number of runs per pass through the networks. 0 means that each run is a separate job, and the jobs
+    run one after another.
     """
     c = settings.get_config()
     c.model, c.relation, c.verb_weight = settings.MINIATURE, "hug", 0.8

@@ -3,11 +3,11 @@
     python benchmarks/sample.py --resolution 512
 
 The model has full size, float32 and random weights. The picture is drawn by DDIM with guidance 7.5, so each step takes
-two samples through the UNet. Only --timed_steps steps are drawn. The time of a whole picture of --steps steps is
-computed from the time per step, and from the time to encode the prompts and to decode the latents.
+two samples through the UNet. The script runs only --timed_steps steps. From the time per step, and from the time to
+encode the prompts and to decode the latents, it computes the time of a whole picture of --steps steps.
 
-In each round, the two programs run in new processes, one after the other. The fastest round counts. The script needs
-the same as step.py.
+The two programs take turns, --rounds times, each time in a new process. The fastest time of each program counts. The
+script has the same requirements as step.py.
 """
 
 import argparse
@@ -23,10 +23,11 @@ GUIDANCE = 7.5
 
 
 class Cost(NamedTuple):
-    """The cost of drawing.
+    """The time and the memory that drawing a picture takes.
 
-    `ends_seconds` is for encoding prompts and decoding latents. `first_seconds` is from the start of the process to the
-    first picture. `imports_gib` is the part of the peak memory that importing packages needs.
+    `ends_seconds` is the time to encode the prompts and to decode the latents. `first_seconds` is the time from the
+    start of the process to the first picture. `imports_gib` is the part of the peak memory that importing packages
+    needs.
     """
 
     step_seconds: float
@@ -96,7 +97,7 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
 
 
 class _Tokenizer:
-    """Replaces a tokenizer and its files. Returns as many ids as a prompt has; their values do not matter."""
+    """Replaces a tokenizer, which would need files. Returns 77 ids per text; the values of the ids do not matter."""
 
     vocab_size = 49408
 
@@ -105,7 +106,7 @@ class _Tokenizer:
 
 
 def _cost(draw: Callable[[], Any], ends: Callable[[], Any], steps: int, started: float, imports_gib: float) -> Cost:
-    """Measures `draw`, which makes a picture, and `ends`, which does only the work before and after its steps."""
+    """Measures `draw`, which makes a picture, and `ends`, which only encodes the prompts and decodes the latents."""
     if not np.isfinite(draw()).all():
         raise FloatingPointError("the picture is not finite")
     first = time.time() - started

@@ -1,10 +1,10 @@
-"""Measures how well scores without CLIP agree with the judge, on pictures of the miniature.
+"""Measures how well scores without CLIP agree with the judge (a classifier), on pictures of the miniature model.
 
     python benchmarks/scores.py --out runs/scores
 
-The script measures leakage and diversity in the judge's features and in pixels. It also compares statistics of learned
-rows, which need no picture, with the judge's verdicts on pictures at several steps of training. The script writes
-table.md and table.json.
+The script measures leakage and diversity in two ways: from the judge's features and from pixels. It also compares
+statistics of learned rows, which need no picture, with the judge's verdicts on pictures at several steps of training.
+The script writes table.md and table.json.
 """
 
 import json
@@ -33,15 +33,16 @@ SPACES = {"judge's features": judge.features, "pixels": flat}
 
 
 def draw(task: prepare.Job, texts, label: str, learned=None, seed: int = 0) -> np.ndarray:
-    """Returns images float [N, 64, 64, 3] in [-1, 1]. Image i has the seed `seed` + i."""
+    """Returns pictures, float [N, 64, 64, 3] in [-1, 1]. Picture i has the seed `seed` + i."""
     drawn = report.draw(task, texts, task.first_rows[0] if learned is None else learned, label, seed)
     return drawn / np.float32(127.5) - 1
 
 
 def leakage(task: prepare.Job) -> dict[str, float]:
-    """Returns how often a picture of an exemplar's pair is more similar to the exemplars than one of an unseen pair.
+    """Returns how often a picture of an exemplar's entities is more like the exemplars than one of unseen entities.
 
-    0.5 is chance. The prompts have words for the relation, and as many exemplars' pairs as unseen pairs.
+    0.5 is chance. The prompts name the relation in words. Half of the prompts have a pair of entities of an exemplar,
+    and half have a pair that no exemplar has.
     """
     found = {name: [] for name in SPACES}
     for relation in scenes.RELATIONS:
@@ -51,14 +52,14 @@ def leakage(task: prepare.Job) -> dict[str, float]:
         images = draw(task, [*own, *unseen], f"leaked, {relation}", seed=500)
         for name, space in SPACES.items():
             values = np.asarray(scores.exemplar_similarity(space(images), space(taught / np.float32(127.5) - 1)))
-            found[name].append(np.mean(values[:8, None] > values[None, 8:]))  # compares within a relation
+            found[name].append(np.mean(values[:8, None] > values[None, 8:]))  # compares pictures of the same relation
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def diversity(task: prepare.Job) -> dict[str, float]:
     """Returns the rank correlation, over prompts, of diversity with the number of relations that the judge sees.
 
-    Prompts have words for the relation, or "and", which leaves the relation open.
+    The prompts join the entities by words for the relation, or by "and", which leaves the relation open.
     """
     pairs = [s for relation in scenes.RELATIONS for s in scenes.unseen_scenes(relation, _PROMPTS.value, 21)]
     texts = [f"{s.subject} {words} {s.object}" for s in pairs for words in (scenes.PHRASES[s.relation], "and")]
@@ -73,7 +74,7 @@ def diversity(task: prepare.Job) -> dict[str, float]:
 
 
 def looks(task: prepare.Job) -> list[dict]:
-    """Returns statistics of each run's <R>, and the share of its pictures with the right relation, at each of STEPS."""
+    """Returns, for each run and each of STEPS, statistics of <R> and the share of pictures with the right relation."""
     found, state = [], prepare.first_state(task)
     for step in STEPS:
         if count := step - int(state.step):

@@ -3,15 +3,16 @@
     python benchmarks/step.py --resolution 256
 
 The model has full size, float32 and random weights. All loops have ReVersion's losses and one micro-batch per step:
-- "published" is the loop that ReVersion describes, with classes of diffusers and transformers. Each step encodes the
-  exemplars by the VAE, differentiates and updates the whole token table (AdamW), and restores the old rows.
+- "published" is the loop that ReVersion's authors describe, written with classes of diffusers and transformers. Each
+  step encodes the exemplars by the VAE, differentiates and updates the whole token table (AdamW), and restores the old
+  rows.
 - "written well" is PyTorch too, but it encodes the exemplars once, and differentiates and updates only the row.
 - "ours" is reversion_jax, which compiles the step.
-- "ours, again" is the same with the compiled program cached, as `train` caches it.
+- "ours, again" is reversion_jax with the compiled program in the cache, as in a second run of `train`.
 
-In each round, the loops run in new processes, one after another. The fastest round counts. The script needs Linux,
-torch, diffusers and transformers, 12 GiB of memory, and 5 GB of disk for temporary weights (or --weights, a diffusers
-folder).
+The loops take turns, --rounds times, each time in a new process. The fastest time of each loop counts. The script needs
+Linux, torch, diffusers and transformers, 12 GiB of memory, and 5 GB of disk for temporary weights (or --weights, a
+diffusers folder).
 """
 
 import argparse
@@ -25,16 +26,17 @@ import numpy as np
 from beside_pytorch import alone, require_pytorch, status_gib, torch_models, weights
 
 EXEMPLARS = 8
-PREPOSITIONS = 56  # as many as in ReVersion's list
+PREPOSITIONS = 56  # the number of prepositions in ReVersion's list
 POSITIVES = 4  # prepositions per sample
 TEMPERATURE, CONTROL_WEIGHT, IMPORTANCE = 0.07, 0.01, 0.5
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.01
-# The minimum work in TFLOP per sample, by PyTorch's counter: the UNet forward, and backward for activations only.
+# {resolution: minimum work in TFLOP per sample}. Each sum adds the TFLOP of the UNet's forward pass and of its backward
+# pass for activations only, by PyTorch's counter.
 FLOOR = {256: 0.180 + 0.181, 512: 0.803 + 0.866}
 
 
 class Task(NamedTuple):
-    """The data of all loops. The relation has the token id `vocab_size`, the first one after the model's vocabulary."""
+    """The data of all loops. The relation's token id is `vocab_size`, the first id after the model's vocabulary."""
 
     pictures: np.ndarray  # float32 [E, H, W, 3] in [-1, 1]
     ids: np.ndarray  # [E, 77]
@@ -44,7 +46,7 @@ class Task(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The cost of a loop. `loaded_seconds` and `first_step_seconds` count from the start of its process."""
+    """The time and memory of a loop. `loaded_seconds` and `first_step_seconds` count from the start of the process."""
 
     step_seconds: float
     loaded_seconds: float
@@ -145,7 +147,7 @@ def ours(task: Task, path: Path, steps: int, cache: str, started: float) -> Cost
 
 
 def work(task: Task) -> tuple[float, float]:
-    """Returns the TFLOP of our step by XLA's count, as it is compiled, and the TFLOP if attention has no loops."""
+    """Returns the TFLOP of our step by XLA's count: as training compiles it, and with attention without loops."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -176,14 +178,14 @@ def work(task: Task) -> tuple[float, float]:
 
 
 def _our_arguments(task: Task, posterior: tuple[Any, Any], width: int):
-    """Returns data, hyperparameters, config and first state of one run of ReVersion's method."""
+    """Returns the data, hyperparameters, config and first state for our step to train ReVersion's method."""
     import jax.numpy as jnp
 
     from reversion_jax.inversion import step
     from reversion_jax.inversion.arrays import Data
 
     words = jnp.asarray(task.prepositions[:, None], jnp.int32)
-    # The inverse prompts are unused.
+    # ReVersion's method uses no inverse prompts, so the direct prompts take their places.
     each = lambda array: jnp.broadcast_to(array[None, :, None, None], (1, EXEMPLARS, 1, 2, 77))
     data = Data(
         *(jnp.asarray(array)[None] for array in posterior),
@@ -214,7 +216,7 @@ def _our_arguments(task: Task, posterior: tuple[Any, Any], width: int):
 
 
 def _torch_loss(task, text, unet, scheduler, latents, chosen, row, table):
-    """Returns ReVersion's loss: denoising, and steering of `row` towards prepositions and away from prompts' words."""
+    """Returns ReVersion's loss: denoising, and steering `row` towards prepositions and away from the prompts' words."""
     import torch
     import torch.nn.functional as F
 
@@ -236,9 +238,10 @@ def _torch_loss(task, text, unet, scheduler, latents, chosen, row, table):
 
 
 def _cost(run: Callable[[int], float], steps: int, started: float, imports_gib: float) -> Cost:
-    """Runs the first step of a loaded loop, then times `steps` more.
+    """Runs the first step of a loop that has loaded its model, then times `steps` further steps.
 
-    `run` takes a number of steps, runs them and returns the last loss. Raises FloatingPointError if it is not finite.
+    `run` takes a number of steps, runs them and returns the last loss. Raises FloatingPointError if the loss is not
+    finite.
     """
     loaded = time.time() - started
     run(1)

@@ -1,12 +1,13 @@
-"""Measures time, temporary memory and work of SD 1.5's UNet with random weights: forward pass and row gradient.
+"""Measures the time, temporary memory and FLOP of a forward pass and of a row's gradient of SD 1.5's UNet.
 
     python benchmarks/unet_sd15.py --batch_size 2 --resolution 256
 
-"XLA's own" has plain convolutions and stores attention scores. "ours" is what the package runs. "remat" computes
-activations again in the backward pass. All variants run in one process, in turn, three times; the fastest time counts.
-On a CPU, XLA schedules for speed, which needs more temporary memory. The flag
+The variant "XLA's own" has plain convolutions and stores attention scores. The variant "ours" is what the package runs.
+The variant "remat" computes activations again in the backward pass. All variants run in one process, in turn, three
+times; the fastest time counts. On a CPU, XLA schedules for speed, which needs more temporary memory. The flag
 XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false makes it schedule for little memory, as it always does
-on GPUs and TPUs. The script needs 8 GiB. With --compile_only it runs nothing.
+on GPUs and TPUs. The weights are random. The script needs 8 GiB of memory. With --compile_only it compiles the programs
+and does not run them.
 """
 
 import argparse

@@ -4,12 +4,12 @@
     python benchmarks/weak_scaling.py --model miniature --resolution 64
 
 The script compiles a training step of one micro-batch for simulated CPU devices, with the same number of samples per
-device. The script runs nothing, but reads the work and the communication of one device from the compiled program. With
-more than one weight shard, that many devices share the weights. Attention has no loops here, because XLA counts the
-body of a loop only once. SD 1.5 needs 8 GiB.
+device. The script does not run the step: it reads the work and the communication of one device from the compiled
+program. With `--weight_shards n`, each group of n devices shares one copy of the weights. Attention has no loops here,
+because XLA counts the body of a loop only once. For SD 1.5 the script needs 8 GiB of memory.
 
-Then it computes the times on a TPU v5e pod from Google's figures for the chip (cloud.google.com/tpu/docs/v5e). It
-measures no time.
+Then the script computes the times on a TPU v5e pod from Google's figures for the chip (cloud.google.com/tpu/docs/v5e).
+The script measures no time.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from reversion_jax.weights.folder import load_config, parameter_shapes
 from reversion_jax.weights.resolve import MINIATURE_FOLDER
 
 EXEMPLARS, WORDS = 8, 56
-CHIPS = 256  # in a v5e pod, which is a torus of 16 x 16 chips
+CHIPS = 256  # the number of chips in a v5e pod, which is a torus of 16 x 16 chips
 PEAK = 197e12  # FLOP/s in bfloat16
 MEMORY_BANDWIDTH = 819e9  # bytes/s
 LINK_BANDWIDTH = 200e9  # bytes/s that a chip receives from all four neighbours (1600 Gbit/s)
 HOP_SECONDS = 1e-6  # our assumption
-HOPS = 2 * (16 // 2) * 2  # to the opposite chip and back, along both rings
+HOPS = 2 * (16 // 2) * 2  # the way to the opposite chip and back, along both rings of the torus
 
 
 class Account(NamedTuple):
@@ -51,9 +51,9 @@ class Account(NamedTuple):
 def abstract_arguments(
     model: ModelConfig, resolution: int, runs: int, config: step.StepConfig, mesh: Mesh, dtype=jnp.float32
 ):
-    """Returns state, params, data and hyperparameters of a step as shapes on the mesh.
+    """Returns the shapes of a step's state, params, data and hyperparameters, with their places on the mesh.
 
-    Text encoder and UNet are in `dtype`; the token table and the VAE are float32.
+    The text encoder and the UNet are in `dtype`; the token table and the VAE are float32.
     """
     side, length = resolution // model.vae.downscale, model.text.max_position_embeddings
     of = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
@@ -84,7 +84,7 @@ def abstract_arguments(
 
 
 def account(model: ModelConfig, resolution: int, runs: int, batch_size: int, mesh: Mesh) -> Account:
-    """Compiles a step of one micro-batch of `runs` x `batch_size` samples and reads the program's account."""
+    """Compiles a step of one micro-batch of `runs` x `batch_size` samples and reads the cost from the program."""
     remat = mesh.shape["weights"] > 1
     config = step.StepConfig(batch_size, 1, positives_per_sample=4, rows_per_token=1, remat=remat)
     one_step = partial(step.train_step, model=model, schedule=Schedule(), config=config, mesh=mesh)
