@@ -1,4 +1,4 @@
-"""The `browser` fixture: a Chromium for the tests with the marker `browser`. conftest.py imports it."""
+"""The `browser` fixture: a Chromium for the tests with the marker `browser`. conftest.py imports the fixture."""
 
 import shutil
 

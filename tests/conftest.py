@@ -7,19 +7,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-# Set before Hugging Face's libraries are imported: no test may use an internet connection.
+# These variables must be set before Hugging Face's libraries are imported. No test may use an internet connection.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-# Set before JAX is imported: programs compile faster with fewer optimisations, and all processes share a cache.
+# These variables must be set before JAX is imported. Programs compile faster with fewer optimisations, and all
+# processes share a cache of compiled programs.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Compiling takes a third less time. The flags are set only for versions that were tested, because XLA ends a process
-# that sets an unknown flag.
+# With these flags, compiling takes a third less time. The flags are set only for versions of jaxlib that were tested,
+# because XLA ends a process that sets an unknown flag.
 if (0, 7) <= tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
-# On busy cores, several threads of PyTorch would wait for each other.
+# PyTorch gets one thread per process. On busy cores, several threads of PyTorch would wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import jax
@@ -37,7 +38,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
 
 
-# The slowest files run first, so that at the end no worker waits for another one that just started a slow file.
+# The slowest files run first, so that at the end no worker process waits for another worker process that has just
+# started a slow file.
 LONGEST = (
     *("training/test_processes", "runtime/test_parallel", "training/test_loop", "training/test_runs"),
     *("models/test_recorded", "miniature/test_miniature", "evaluation/test_compare", "inversion/test_step"),
@@ -53,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def optimised() -> Iterator[None]:
-    """Compiles programs with all optimisations, for files that draw many pictures."""
+    """Makes JAX compile with all optimisations in a test file that draws many pictures."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
@@ -61,7 +63,7 @@ def optimised() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def sd_tiny() -> Path:
-    """The folder of a tiny Stable Diffusion with recorded outputs. If there is no such folder, the test is skipped."""
+    """The folder of a tiny Stable Diffusion with recorded outputs. If the folder is missing, the test is skipped."""
     folder = SHARED / "fixtures" / "sd_tiny"
     if not folder.is_dir():
         pytest.skip("no shared/fixtures/sd_tiny beside the repository")
@@ -69,7 +71,7 @@ def sd_tiny() -> Path:
 
 
 class Recorded(NamedTuple):
-    """The tiny model of recorded/, with inputs and PyTorch's outputs."""
+    """The tiny model whose inputs and outputs by PyTorch are stored in tests/recorded."""
 
     folder: Path
     model: folder.StableDiffusion
@@ -97,5 +99,5 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_model(small) -> Recorded:
-    """The loaded model `small`, which has no recorded inputs and outputs."""
+    """The model of the fixture `small`, loaded. It has no recorded inputs and outputs."""
     return Recorded(small, folder.load(small), {}, {})

@@ -1,8 +1,9 @@
 """A fake Hugging Face hub on the loopback address.
 
 The fake hub keeps repositories in memory and speaks the hub's HTTP interface. It answers the requests that
-huggingface_hub makes to push a small folder and to fetch it again. Files are part of the commit ("regular"). If `lfs`
-is set, weights go to the large file storage first, by Git LFS' basic transfer.
+huggingface_hub makes to push a small folder and to fetch the folder again. Files are uploaded as part of a commit (the
+hub calls this mode "regular"). If `lfs` is set, weight files are uploaded before the commit to the large file storage,
+by the basic transfer of Git LFS.
 """
 
 import base64
@@ -18,7 +19,7 @@ COMMIT = "0" * 39 + "1"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Holds the repositories by name, and records the requests."""
+    """A server that keeps the repositories by name, and records the requests to it."""
 
     daemon_threads = True
 
@@ -28,10 +29,10 @@ class FakeHub(ThreadingHTTPServer):
         self.private: dict[str, bool] = {}
         self.commits: list[str] = []
         self.asked: list[tuple[str, str]] = []
-        self.refuse = 0  # an HTTP status with which every write is refused; 0 refuses none
+        self.refuse = 0  # the HTTP status with which the hub refuses every write; if 0, it accepts writes
         self.lfs = False
-        self.objects: dict[str, bytes] = {}  # the large file storage: contents by their SHA-256
-        self.lose = False  # the large file storage refuses everything
+        self.objects: dict[str, bytes] = {}  # the contents in the large file storage, by their SHA-256
+        self.lose = False  # if True, the large file storage refuses every upload
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property

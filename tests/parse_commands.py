@@ -1,9 +1,10 @@
 """Parses command lines by the commands' flags, without running them.
 
-Reads JSON from stdin: [[command, [argument, …]], …]. Prints JSON: what is wrong with each command line, or "". Each
-command line is parsed in a separate process, because commands that define the same flags cannot be imported together. A
-config is settled too, so that its values are checked. In place of the arguments, the name of one flag asks whether the
-command has it.
+Reads command lines from stdin as a JSON list [[command, [argument, …]], …]. Prints a JSON list with the fault of each
+command line, or "" for a command line without fault. Each command line is parsed in a separate process, because
+commands that define the same flags cannot be imported together. If a command line has a config, the script also checks
+the values in the config. If the name of a flag is in place of the arguments, the script checks whether the command has
+this flag.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from reversion_jax.weights import own_settings
 
 
 def parse(command: str, arguments: list[str] | str) -> str:
-    """What is wrong with a command line, or "". To be called in a process that ends then."""
+    """Returns what is wrong with a command line, or "". The calling process must end afterwards."""
     found = []
 
     def check(main: Callable, flags_parser: Callable[[list[str]], list[str]]) -> None:
@@ -39,7 +40,7 @@ def parse(command: str, arguments: list[str] | str) -> str:
             config.settle(values, own_settings.read(config.MINIATURE) if values.model == config.MINIATURE else None)
 
     app.run = check
-    sys.argv = [command, *([arguments] if isinstance(arguments, str) else arguments)]  # the config's overrides too
+    sys.argv = [command, *([arguments] if isinstance(arguments, str) else arguments)]  # absl reads overrides from here
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         try:

@@ -1,7 +1,7 @@
-"""The commands that README and the other pages show: collected from their blocks of code and from their sentences.
+"""Collects the commands that README and the other pages show in blocks of code and in sentences.
 
 Every line of a block that is fenced as shell is a command. A block that is indented, or fenced without a language, may
-be anything: its lines count if they begin with a program that is known here.
+contain anything, so only its lines that begin with a program in OURS or FOREIGN are commands.
 """
 
 import itertools
@@ -23,9 +23,9 @@ PAGES = (
 )
 SHELLS = ("sh", "shell", "bash", "console")
 OURS = ("python", "pip", "pytest", "launch")
-# Other tools, whose arguments nothing here can check.
+# Tools that are not part of this project. The tests do not check their arguments.
 FOREIGN = ("cd", "cp", "export", "git", "hf", "ls", "mkdir", "source", "tensorboard", "wandb", "uv", "ruff", "mypy")
-# A run of seconds on the miniature.
+# With these settings, training the miniature model takes seconds.
 FEW = {
     "steps": 2,
     "steps_per_dispatch": 1,
@@ -39,25 +39,25 @@ _OPERATORS = ("&&", "||", ";", "|", "&")
 
 
 class Shown(NamedTuple):
-    """A command on a page."""
+    """A command that a page shows."""
 
     page: str
-    words: tuple[str, ...]  # the program first: "python", wherever it lies
+    words: tuple[str, ...]  # the program comes first, as "python" for any path of Python
 
     @property
     def command(self) -> str:
-        """The name of our command, such as "train"; "" for the list of commands, and for other programs."""
+        """The name of our command, such as "train", or "" for other programs and for `python -m reversion_jax`."""
         module = self.words[2] if self.words[:2] == ("python", "-m") and len(self.words) > 2 else ""
         return module.partition(".")[2] if module.startswith("reversion_jax.") else ""
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What follows `python -m reversion_jax.COMMAND`."""
+        """The words after `python -m reversion_jax.COMMAND`."""
         return self.words[3:]
 
 
 def in_blocks() -> list[Shown]:
-    """The commands of all blocks, in the pages' order. ValueError for a shell block with a program that is unknown."""
+    """Returns the commands of all blocks, page by page. Raises ValueError if a shell block has an unknown program."""
     found = []
     for page in PAGES:
         for language, block in blocks(page.read_text()):
@@ -69,7 +69,7 @@ def in_blocks() -> list[Shown]:
 
 
 def in_sentences() -> list[Shown]:
-    """The commands between backticks, such as `python -m reversion_jax.train --config configs/hug.py`."""
+    """Returns the commands between backticks, such as `python -m reversion_jax.train --config configs/hug.py`."""
     return [
         Shown(_name(page), words)
         for page in PAGES
@@ -80,7 +80,7 @@ def in_sentences() -> list[Shown]:
 
 
 def settings() -> list[tuple[str, str]]:
-    """Settings between backticks, such as `--config.steps=1000 --config.remat=True`: of each its page and the flag."""
+    """Returns (page, flag) of each setting between backticks, such as `--config.steps=1000 --config.remat=True`."""
     found = [(_name(page), span) for page in PAGES for span in spans(page.read_text())]
     return [
         (page, word)
@@ -92,7 +92,7 @@ def settings() -> list[tuple[str, str]]:
 
 
 def flags() -> list[tuple[str, str, str]]:
-    """Flags between backticks after their command, such as `sample --steps 20`: page, command and the flag's name."""
+    """Returns (page, command, flag) of each flag between backticks after its command, such as `sample --steps 20`."""
     return [
         (_name(page), span.split()[0], name)
         for page in PAGES
@@ -103,7 +103,7 @@ def flags() -> list[tuple[str, str, str]]:
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
-    """Yields the blocks of code of a Markdown text: the language ("" if none is named), and the block."""
+    """Yields the language, or "" if none is named, and the text of each block of code in a Markdown text."""
     lines = text.splitlines()
     block: list[str] = []
     fence, was_blank = None, True
@@ -126,20 +126,20 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def spans(text: str) -> list[str]:
-    """What a Markdown text has between single backticks, without its fenced blocks."""
+    """Returns the texts between single backticks in a Markdown text, without its fenced blocks."""
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
     return [" ".join(span.split()).replace("\\|", "|") for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose)]
 
 
 def statements(line: str, page: str) -> list[tuple[str, ...]]:
-    """The commands of a line of shell. ValueError, with the page, for a program that is not known here."""
+    """Returns the commands of a line of shell. Raises ValueError, which names the page, if a program is unknown."""
     lexer = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     found: list[list[str]] = [[]]
     for word in lexer:
         if word in _OPERATORS:
             found.append([])
-        elif found[-1] or not re.match(r"[A-Z_]+=", word):  # without variables that are set for the command
+        elif found[-1] or not re.match(r"[A-Z_]+=", word):  # leaves out variables that are set before a command
             found[-1].append(word)
     commands = []
     for words in filter(None, found):
@@ -148,7 +148,7 @@ def statements(line: str, page: str) -> list[tuple[str, ...]]:
             raise ValueError(
                 f"{page}: {words[0]!r} is none of the programs in tests/pasted.py: add it, or fence the block"
             )
-        if program == "python":  # --flag=value as --flag value, except settings
+        if program == "python":  # splits --flag=value into two words, except for settings
             words = [part for word in words for part in (word.split("=", 1) if re.match(r"--\w+=", word) else [word])]
         commands.append(tuple(words) if program == "launch" else (program, *words[1:]))
     return commands
@@ -159,17 +159,17 @@ def _name(page: Path) -> str:
 
 
 def _program(line: str) -> str:
-    """The program that a line of shell starts: "python" for .venv/bin/python and python3."""
+    """Returns the program that a line of shell starts, which is "python" for .venv/bin/python and python3."""
     words = [word for word in line.removeprefix("$ ").split() if not re.match(r"[A-Z_]+=", word)]
     first = words[0] if words else ""
     return "launch" if first.startswith("launch/") else first.rpartition("/")[2].removesuffix("3")
 
 
 def shortened(shown: Shown, made: set[str], place: Path) -> tuple[str, ...] | None:
-    """A command with few steps, if it can run in the folder `place`; else None.
+    """Returns the command with few steps if the command can run in the folder `place`, and else None.
 
     A command can run if its model is the miniature, and if the files that it reads are in `place`, or in `made`, the
-    workdirs of earlier commands. The workdir of a training command is added to `made`. So nothing runs that needs a
+    workdirs of earlier commands. The workdir of a training command is added to `made`. So no command runs that needs a
     download, an accelerator, a hub or a file of the reader's. The app, which does not end, and comparisons, which take
     minutes, do not run either.
     """
@@ -191,7 +191,7 @@ def shortened(shown: Shown, made: set[str], place: Path) -> tuple[str, ...] | No
     ]
     if not made_before(source) or not all((place / name).exists() for name in reads):
         return None
-    if "--step" in given:  # the run has other checkpoints
+    if "--step" in given:  # the shortened run has other checkpoints than the page says
         at = words.index("--step")
         words = (*words[:at], "--step", "1", *words[at + 2 :])
     if shown.command == "sample" and "--interpolate" not in given:
@@ -201,7 +201,7 @@ def shortened(shown: Shown, made: set[str], place: Path) -> tuple[str, ...] | No
 
 
 def _given(arguments: tuple[str, ...]) -> dict[str, str]:
-    """The flags of a command line and their values; of a repeated flag the last."""
+    """Returns {flag: value} of a command line. If a flag is repeated, the last value counts."""
     found = {}
     for word, following in itertools.pairwise((*arguments, "--")):
         if word.startswith("--"):

@@ -1,4 +1,4 @@
-"""benchmarks/accelerator.py: a whole run at tiny sizes, and how the script evaluates its measurements."""
+"""Runs benchmarks/accelerator.py at tiny sizes, and tests how the script evaluates its measurements."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ def event(name: str, tid: int, micros: float, pid: int = 7) -> dict:
 
 
 def test_kernel_times_are_summed_by_kind_over_the_device_streams(monkeypatch, tmp_path):
-    """The line "XLA Ops" repeats the kernels of the streams, and the host has events too: neither is counted."""
+    """The sums leave out the line "XLA Ops", which repeats the kernels of the streams, and the events of the host."""
     of = lambda kind, **where: {"ph": "M", "name": kind, **where}
     events = [
         of("process_name", pid=7, args={"name": "/device:GPU:0"}),

@@ -85,7 +85,8 @@ def test_score_measures_the_words_of_a_run(workdir):
     assert done.returncode == 0, done.stderr
     seen = json.loads((workdir / "scores.json").read_text())["words"]
     assert list(seen) == ["<R>", "<R-inv>"]
-    # After two steps both words have left their common start, but are still near it, and they differ from each other.
+    # Both words start from "on". After two steps the words differ from each other and from "on", but are still near
+    # "on".
     assert 0.5 < seen["<R>"]["cosine_to_on"] < 0.99999
     assert seen["<R>"]["cosine_to"]["<R-inv>"] == seen["<R-inv>"]["cosine_to"]["<R>"] < 0.99999
     assert next(iter(seen["<R>"]["nearest"])) == "on"

@@ -30,7 +30,7 @@ def test_defaults_are_those_of_the_published_run(name):
     assert (c.importance, c.initialiser, c.sample_steps, c.guidance_scale) == (0.5, "and", 50, 7.5)
     assert (c.inverse_share, c.suppressor_sigma_px) == (0.5, 2.0)
     assert c.verb_weight == (0.2 if name in ("on", "inside", "back2back", "hanging_from") else 0.8)
-    assert c.preview_prompts is None  # then the prompts come from data/prompts.json; see tests/training/test_prepare.py
+    assert c.preview_prompts is None  # so the prompts come from data/prompts.json; see tests/training/test_prepare.py
 
 
 def test_the_config_of_ten_relations_equals_the_ten_configs():
@@ -41,7 +41,7 @@ def test_the_config_of_ten_relations_equals_the_ten_configs():
         assert run == settings.settle(load(name))
 
 
-def test_settings_left_open_are_filled_in_by_the_miniature():
+def test_settings_that_the_user_leaves_open_come_from_the_miniature_model():
     c = load("hug")
     c.model = settings.MINIATURE
     c = settings.settle(c, own_settings.read(c.model))
@@ -71,7 +71,7 @@ def test_a_sample_has_two_prompts_only_if_a_run_adds_inverse_prompts():
 
 
 def test_the_comparison_of_inverse_prompts_has_equal_shares_and_equal_work():
-    """With a share of 0.5, replaced and added inverse prompts have the same expected loss."""
+    """With inverse_share 0.5, the expected loss is the same if inverse prompts replace prompts or are added."""
     c = load("evaluation", "inverse")
     methods = dict(c.evaluation.methods)
     assert (c.inverse_share, methods["replaced"]) == (0.5, {})

@@ -1,4 +1,4 @@
-"""README and the pages in docs/: README is short, links lead somewhere, and quoted messages exist in the code."""
+"""Checks that README is short, that links in README and docs/ lead somewhere, and that quoted messages exist."""
 
 import ast
 import re
@@ -9,23 +9,23 @@ import pytest
 from places import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# A first column that names a symptom and then quotes one or more messages of a command.
+# Matches a table row whose first column names a symptom and then quotes one or more messages of a command.
 QUOTED = re.compile(r"\| [^|`]*: (`[^`]+`[^|]*)")
 
 
 def prose(page: Path) -> str:
-    """A page's text without its fenced blocks, in which # begins a comment."""
+    """Returns a page's text without its fenced blocks. In fenced blocks, # begins a comment, not a heading."""
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MyST make them."""
+    """Returns the anchors that GitHub and MyST make for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def messages() -> list[str]:
-    """All strings of the package and of the notebooks' code, with … for what is filled in."""
+    """Returns all strings in the package and the text of the notebooks. In an f-string, … replaces each value."""
     found = []
     for path in (ROOT / "reversion_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -39,7 +39,7 @@ def messages() -> list[str]:
 
 
 def has_pieces(text: str, quote: str) -> bool:
-    """Whether the text has all pieces of a quote, which … separates, in their order."""
+    """Returns whether the text has all parts of a quote, which … separates, in the order of the quote."""
     end = 0
     for piece in quote.split("…"):
         start = text.find(piece.strip(), end)
@@ -73,7 +73,7 @@ def test_troubleshooting_quotes_messages_of_the_code():
 
 
 def test_the_architecture_page_shows_what_the_code_imports():
-    """Its picture, which docs/draw_architecture.py draws, and its table."""
+    """The page has a picture, which docs/draw_architecture.py draws, and a table."""
     code = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))
     below = code["imports"]()
     assert code["draw"](below) == (ROOT / "docs" / "architecture.svg").read_text()

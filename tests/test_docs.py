@@ -11,7 +11,7 @@ from reversion_jax.evaluation.compare import evaluate
 
 
 def test_every_fault_in_the_docs_has_a_test():
-    """Each row of docs/faults.md names a test or a test file. A test without a file belongs to the file before it."""
+    """Each row of docs/faults.md names a test or a test file. A test without a file is in the file named before it."""
     rows = [
         line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if re.match(r"\| (?!what|---)", line)
     ]
@@ -33,7 +33,7 @@ def test_every_fault_in_the_docs_has_a_test():
     ],
 )
 def test_tables_in_the_docs_follow_from_the_stored_verdicts(setting, page, quoted, tmp_path):
-    """The tables can be made from docs/cells/ without drawing a picture, and a page quotes them."""
+    """The tables are made from the verdicts in docs/cells/, without drawing a picture, and a page quotes them."""
     kept = ROOT / "docs" / "cells" / setting
     shutil.copyfile(kept / "cells.jsonl", tmp_path / "cells.jsonl")
     evaluate(load("evaluation", setting), str(tmp_path), tables_only=True)

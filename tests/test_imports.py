@@ -9,8 +9,8 @@ from places import ROOT
 
 PACKAGE = ROOT / "reversion_jax"
 COMMANDS = ("train", "sample", "export", "inspect", "app", "evaluate", "score", "study", "dreambooth", "__main__")
-# Folders, and files of the package's top folder, from the lowest layer to the highest. A file may import from lower
-# layers and from its own folder only. So folders in the same layer do not import each other.
+# The layers from the lowest to the highest. Each layer has folders, or files of the package's top folder. A file may
+# import from lower layers and from its own folder only. So folders in the same layer do not import each other.
 LAYERS = (
     ("config",),
     ("runtime", "models", "diffusion"),
@@ -24,18 +24,19 @@ LAYERS = (
 )
 NAMES = {name for names in LAYERS for name in names}
 MAX_FOLDERS, MAX_FILE, MAX_COMMAND, MAX_FUNCTION = 11, 250, 60, 60  # the first is a count, the others are in lines
-# Exceptions from the limits, and their reasons. A file is named by its module, a function by its module and name.
+# {name: reason} for each file or function that may exceed the limits. The name of a file is its module, and the name of
+# a function is its module and its own name.
 LONGER = {"config": "every setting has its own line"}
 FOREIGN = {"torch", "diffusers", "tensorflow", "tensorflow_datasets"}
 FOREIGN_IN = {"data.benchmark_tfds": {"tensorflow_datasets"}}  # it defines a data set for tensorflow_datasets
 
-# Without `__init__.py`: it defines the public names and imports them lazily; a separate test checks that file.
+# `__init__.py` is left out, because it imports the public names lazily and a separate test checks it.
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 BESIDE = sorted(path for name in ("recipes", "benchmarks", "configs", "launch") for path in (ROOT / name).rglob("*.py"))
 
 
 def module(path: Path) -> str:
-    """Returns the dotted name of a file: relative to the package or, outside the package, to the repository."""
+    """Returns the dotted name of a file, relative to the package, or to the repository if outside the package."""
     return ".".join(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT).with_suffix("").parts)
 
 
@@ -46,7 +47,7 @@ def tree(path: Path) -> ast.Module:
 
 @cache
 def imported(path: Path) -> frozenset[str]:
-    """Returns all that a file imports, also in functions and for types. `from a import b` gives both a and a.b."""
+    """Returns the names that a file imports anywhere, also inside functions. `from a import b` gives a and a.b."""
     found = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):

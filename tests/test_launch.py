@@ -1,4 +1,4 @@
-"""The launch scripts start a command that `train` accepts. Fake programs replace the tools of the clusters."""
+"""Tests that the launch scripts start a command that `train` accepts. Fake programs replace the clusters' tools."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-# The arguments of each script that come before the config.
+# The arguments that each script takes before the config.
 SCRIPTS = {
     "gke.sh": ["my-cluster", "hug", "v5litepod-256"],
     "gpu_box.sh": [],

@@ -1,4 +1,4 @@
-"""What the installed package contains: all folders and files, the configs, and public names that load lazily."""
+"""Tests what the installed package contains: all folders and files, the configs, and lazy public names."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
-"""Every command that README and the other pages show is parsed, and some are run.
+"""Parses every command that README and the other pages show, and runs some of these commands.
 
-The default suite parses every command, and runs what takes a second. With -m long, all run that need no download, no
-accelerator and no file of the reader's: on the miniature, with few steps.
+The default suite parses every command, and runs the commands that take a second. With -m long, the tests run all
+commands on the miniature model that need no download, no accelerator and no file of the reader's, with few steps.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from places import ROOT, TESTS
 from reversion_jax import config
 from reversion_jax.runs import folder
 
-# What a renamed flag, setting or config, or a value that is no longer known, has to lead to.
+# Command lines with an unknown flag, setting, config or value, and a part of the error message for each.
 WRONG = [
     ("train", ["--config", "configs/hug.py", "--config.learning_rte=1"], "did you mean learning_rate?"),
     ("train", ["--config", "configs/hug.py", "--config.negatives=words"], "use one of prompts, vocabulary, tokens"),
@@ -42,7 +42,7 @@ def test_the_flags_and_settings_of_all_commands_exist():
         if "=" in word and not word.endswith("=…"):
             of_evaluation = word.startswith("--config.evaluation.")
             command, file = ("evaluate", "benchmark") if of_evaluation else ("train", "hug")
-            # Shards save memory only with remat, which a sentence may leave out.
+            # `weight_shards` needs remat, which a sentence may leave out.
             asked.append((page, command, ["--config", f"configs/{file}.py", "--config.remat=True", word]))
         else:
             value = load("benchmark", "dreambooth")
@@ -85,7 +85,7 @@ def test_files_extras_and_markers_of_all_commands_exist():
 
 
 def test_exports_run(tmp_path):
-    """Each `export` in the docs runs offline, on a run's folder alone. So does the list of commands."""
+    """Each `export` in the docs runs offline with only the folder of a run. `python -m reversion_jax` also runs."""
     shown = [of for of in pasted.in_blocks() if of.command == "export" and "--push_to_hub" not in of.arguments]
     lines = dict.fromkeys(of.words for of in shown)
     assert lines
@@ -109,7 +109,7 @@ def _run(words, place) -> str:
 
 @pytest.mark.long
 def test_commands_run_on_the_miniature(tmp_path):
-    """All pages in one folder, README first, as a reader would go on from page to page."""
+    """Runs the commands of all pages in one folder, README first, as a reader would from page to page."""
     run, made = [], set()
     for shown in pasted.in_blocks():
         words = pasted.shortened(shown, made, tmp_path)

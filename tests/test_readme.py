@@ -10,7 +10,7 @@ from reversion_jax.weights import embeddings
 
 
 def test_the_library_example_of_the_readme_runs(tmp_path, monkeypatch):
-    """The example reads a word that the README trained and exported before. Here a random word replaces it."""
+    """The example reads a word that earlier commands of README train and export. Here a random word replaces it."""
     monkeypatch.chdir(tmp_path)
     word = 0.1 * np.random.default_rng(0).normal(size=(1, 128))
     embeddings.write({"<R>": word}, "hanging_from", "embeddings")

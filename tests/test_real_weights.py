@@ -1,4 +1,4 @@
-"""A whole run of benchmarks/real_weights.py on tiny weights. Needs PyTorch."""
+"""Runs benchmarks/real_weights.py on tiny models with random weights. The test needs PyTorch."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""The pages of the documentation site that are made from the code. The build itself checks their links: see .ci/run."""
+"""Tests the pages of the documentation site that are made from the code. The site's build checks links; see .ci/run."""
 
 import dataclasses
 import io
@@ -64,7 +64,7 @@ class Settings:
 '''
 
 
-def test_comments_belong_to_their_settings(generated):
+def test_each_comment_in_settings_is_listed_with_its_setting(generated):
     assert generated.commented(SOURCE.strip()) == [
         ("What is learned, and from what.", {"model": "A folder, or an id.", "vae": "another VAE"}),
         ("", {"runs": "Several runs."}),
@@ -127,10 +127,10 @@ of the bar. ValueError for bad input.
     ]
 
 
-@pytest.mark.filterwarnings("default")  # warnings of Sphinx about its extensions
+@pytest.mark.filterwarnings("default")  # Sphinx warns about its extensions
 @pytest.mark.parametrize("url", ["", "https://host/us/repository"])
 def test_links_lead_out_of_the_pages(url, generated, monkeypatch, tmp_path):
-    """To the repository if its address is known, else to a copy of the file; a folder has no copy."""
+    """Links lead to the repository if its address is known, else to a copy of the file. A folder has no copy."""
     pytest.importorskip("myst_parser")
     import links
     from sphinx.application import Sphinx

@@ -56,7 +56,7 @@ def reads(read, *given):
 
 
 def files_of_strangers(place: Path, model: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
-    """Writes an intact file of every kind that a user may bring. Returns {name: (path, reader)}. Copies `model`."""
+    """Writes an intact file of every kind that users may get, and a copy of `model`. Returns {name: (path, reader)}."""
     rows = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     run = epath.Path(place / "run")
     folder.write_settings(run, config.settle(config.Settings(relation="hug"), {}), {"version": "0"})
@@ -141,7 +141,7 @@ def test_any_captions_are_read_or_refused_in_one_line(tmp_path, values):
     (tmp_path / "text.json").write_text(json.dumps(values))
     found = reads(exemplars.read_captions, tmp_path)
     assert found is None or list(found) == ["0.png"]
-    reads(exemplars.read_folder, tmp_path, 8)  # 0.png is empty, so this is always refused
+    reads(exemplars.read_folder, tmp_path, 8)  # 0.png is empty, so the folder is always refused
 
 
 @quick
@@ -165,7 +165,7 @@ def test_every_reader_reads_or_refuses_arbitrary_bytes(tmp_path, content):
 
 
 def damage(content: bytes, rng: np.random.Generator) -> bytes:
-    """Returns `content` damaged: cut, or with some bytes replaced, in half of the cases by words of JSON."""
+    """Returns `content` with its end cut off, or with some bytes replaced by random bytes or by words of JSON."""
     if rng.random() < 0.1:
         return content[: rng.integers(len(content) + 1)]
     reach = len(content) + 1 if rng.random() < 0.5 else min(len(content), 400) + 1  # headers come first
@@ -182,7 +182,7 @@ def damage(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def damaged_pickle(archive: bytes, rng: np.random.Generator) -> bytes:
-    """Returns a PyTorch file with a damaged pickle. Its checksums are made anew, so that unzipping reports nothing."""
+    """Returns a PyTorch file with a damaged pickle. The zip checksums are correct, so that only the pickle is bad."""
     made = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as whole, zipfile.ZipFile(made, "w") as changed:
         for name in whole.namelist():
@@ -192,7 +192,7 @@ def damaged_pickle(archive: bytes, rng: np.random.Generator) -> bytes:
 
 
 def check_read(name: str, path: Path, read: Callable[[], object], whole: bytes, rng: np.random.Generator) -> bool:
-    """Damages the file, has it read, and restores it. Returns whether the reader accepted the damaged file."""
+    """Damages the file, calls `read`, and restores the file. Returns whether `read` accepted the damaged file."""
     is_pickle = name.endswith(".bin") and rng.random() < 0.5
     path.write_bytes(damaged_pickle(whole, rng) if is_pickle else damage(whole, rng))
     try:
@@ -229,7 +229,7 @@ def test_any_prompt_is_tokenised_and_checked(recorded, text):
 
 @pytest.mark.long
 def test_an_hour_of_damaged_files_neither_hangs_nor_fills_the_memory(tmp_path, recorded):
-    """Reads damaged files for FUZZ_MINUTES minutes (60). Must not run code, hang, fill the memory or leave a file."""
+    """Reads damaged files for FUZZ_MINUTES (60) minutes. No reader may run code, hang, fill memory or leave a file."""
     minutes, rng = float(os.environ.get("FUZZ_MINUTES", "60")), np.random.default_rng()
     readers = files_of_strangers(tmp_path, recorded.folder)
     wholes = {name: path.read_bytes() for name, (path, _) in readers.items()}
@@ -238,7 +238,7 @@ def test_an_hour_of_damaged_files_neither_hangs_nor_fills_the_memory(tmp_path, r
     while time.monotonic() < ends:
         for name, (path, read) in readers.items():
             began = time.monotonic()
-            # A tokenizer's files take a hundred times as long to read as others.
+            # A tokenizer's files take a hundred times as long to read as other files.
             for _ in range(1 if "tokenizer" in name else 100):
                 tried[name] += 1
                 taken[name] += check_read(name, path, read, wholes[name], rng)

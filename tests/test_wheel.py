@@ -1,8 +1,9 @@
-"""The wheel in a separate environment, and the files that say which version it is.
+"""Tests the wheel in a separate environment, and the files that state the version.
 
     pytest -m long tests/test_wheel.py
 
-installs the wheel with the oldest and with the newest versions of all packages, which it downloads, and trains.
+This command installs the wheel and trains, once with the oldest and once with the newest versions of all packages. The
+command downloads these packages.
 """
 
 import os
@@ -28,10 +29,10 @@ def test_changelog_and_citation_name_this_version():
 
 
 def newest_python() -> str:
-    """The newest Python that is here: the newest versions of some packages do not install on an older one."""
+    """Returns the newest Python on this machine, because the newest versions of some packages need a new Python."""
     for name in ("python3.14", "python3.13", "python3.12"):
         found = shutil.which(name)
-        # A version manager may have a command of that name without the Python.
+        # A version manager may provide a command of this name although this Python is not installed.
         if found and subprocess.run([found, "--version"], capture_output=True).returncode == 0:
             return found
     return sys.executable
@@ -51,14 +52,17 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def installed(wheel: Path, place: Path, resolution: str) -> Path:
-    """The Python of a new environment in `place` with the wheel. uv installs: pip cannot take the oldest versions."""
+    """Installs the wheel into a new environment in `place` and returns the environment's Python.
+
+    uv installs the packages, because pip cannot choose the oldest versions.
+    """
     python, tools = place / "env" / "bin" / "python", place / "tools" / "bin" / "python"
     of_python = newest_python() if resolution == "highest" else sys.executable
     subprocess.run([of_python, "-m", "venv", place / "env"], check=True)
     subprocess.run([sys.executable, "-m", "venv", place / "tools"], check=True)
     subprocess.run([tools, "-m", "pip", "install", "-q", "uv"], check=True)
     choose = ["--python", python, "--only-binary", ":all:", "--resolution", resolution, "--system-certs"]
-    needed = PROJECT["dependencies"]  # given by themselves: uv takes the lowest of these alone
+    needed = PROJECT["dependencies"]  # uv takes the lowest versions only of packages that the command names
     subprocess.run([tools, "-m", "uv", "pip", "install", *choose, wheel, *needed], check=True)
     subprocess.run([tools, "-m", "uv", "pip", "list", "--python", python], check=True)
     return python
@@ -67,7 +71,7 @@ def installed(wheel: Path, place: Path, resolution: str) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
 def test_the_wheel_trains_with_the_oldest_and_the_newest_packages(resolution, wheel, tmp_path):
-    """In an environment with nothing else, from a folder without a checkout."""
+    """The environment has no other packages, and the commands run in a folder outside the repository."""
     python, place = installed(wheel, tmp_path, resolution), tmp_path / "elsewhere"
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
     place.mkdir()

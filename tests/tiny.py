@@ -23,9 +23,10 @@ from reversion_jax.weights import names
 from reversion_jax.weights.folder import WEIGHT_FILES, StableDiffusion, parameter_shapes
 
 LENGTH = 12
-# Makes compiling faster, and the compiled programs slower.
+# `quick_jit` compiles faster than `jax.jit`, and its compiled programs are slower.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-# The environment of a new process: this one's, with the settings of conftest.py, and further XLA flags.
+# Returns the environment for a new process: this process's environment, with the settings of conftest.py, and further
+# XLA flags.
 environment = lambda *flags: os.environ | {"XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *flags])}
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = ("cat", "dog", "on", "top", "of", "photo")
@@ -59,7 +60,8 @@ CONFIG = ModelConfig(
 )
 
 
-# Fewer blocks, which compile in half the time. It serves tests of training, which do not compare networks' outputs.
+# A model with fewer blocks, which compiles in half the time. Tests of training use it, because they do not compare the
+# outputs of networks.
 SMALL = dataclasses.replace(
     CONFIG,
     text=dataclasses.replace(CONFIG.text, num_hidden_layers=1),
@@ -75,7 +77,7 @@ SMALL = dataclasses.replace(
 
 
 def noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns uniform noise with zero mean and unit variance, made of raw bits, which no NumPy version changes."""
+    """Returns uniform noise with zero mean and unit variance, made of raw bits, which are the same in every NumPy."""
     bits = np.random.PCG64(seed).random_raw(math.prod(shape))
     return ((bits / 2**64 - 0.5) * math.sqrt(12)).reshape(shape).astype(np.float32)
 
@@ -131,7 +133,7 @@ def write_tokenizer(folder: Path) -> Path:
 
 
 def write_folder(folder: Path, weights: dict[str, dict[str, np.ndarray]], config: ModelConfig = CONFIG) -> Path:
-    """Writes a diffusers folder without our `save`. Its tokenizer fits CONFIG."""
+    """Writes a diffusers folder without using our `save`. The folder's tokenizer fits CONFIG."""
     configs = {"text_encoder": config.text, "unet": config.unet, "vae": config.vae}
     for part, values in configs.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -201,7 +203,7 @@ def mistaken_output(name: str, model: StableDiffusion, x: dict[str, np.ndarray])
 
 
 def output(name: str, model: StableDiffusion, x: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns one of OUTPUTS, computed from `inputs`; NCHW. The tests compare it with PyTorch's."""
+    """Returns one of OUTPUTS, computed from `inputs`; NCHW. The tests compare it with PyTorch's output."""
     calls = _calls(model.config)
     text, unet, vae = (model.params[part] for part in ("text_encoder", "unet", "vae"))
     if name == "text":
@@ -245,7 +247,7 @@ def _calls(config: ModelConfig):
         return ddim(denoiser, latents, Schedule(), 4, None)
 
     def trajectory(latents, states):
-        # Guided sampling with a formula in place of the network.
+        # Samples with guidance and with a formula in place of the network.
         def formula(latents, timesteps, states):
             return (
                 jnp.tanh(latents) + states.mean((1, 2))[:, None, None, None] * (timesteps / 1000)[:, None, None, None]

@@ -31,7 +31,7 @@ CONFIG = CLIPConfig(
     ),
     projection_dim=24,
 )
-# CLIP has two rules for the end of a text and two activations. These variants cover both.
+# CLIP has two rules for the end of a text and two activation functions. Each rule and each function is in one variant.
 VARIANTS = {
     "openai": CONFIG,
     "laion": dataclasses.replace(
@@ -53,7 +53,7 @@ def write_folder(folder: Path, weights: dict[str, np.ndarray], config: CLIPConfi
 
 
 def inputs(seed: int) -> dict[str, np.ndarray]:
-    """Returns the inputs of the comparisons; pixels are NCHW. The two rules find different ends of these texts."""
+    """Returns the inputs of the comparisons; pixels are NCHW. CLIP's two rules for the end differ on these texts."""
     ids = np.random.PCG64(seed).random_raw(3 * tiny.LENGTH).reshape(3, tiny.LENGTH) % 589
     ids[:, [3, 6]], ids[:, [8, 10]] = 590, 599
     return {"ids": ids.astype(np.int32), "pixels": tiny.noise(seed + 1, (3, 3, 32, 32))}

@@ -1,4 +1,4 @@
-"""Fixtures of a training run that takes seconds on the tiny model. conftest.py imports them for all tests."""
+"""Fixtures of a training run that takes seconds on the tiny model. conftest.py imports the fixtures."""
 
 import sys
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from reversion_jax.training import loop
 
 
 def inputs(place: Path, model: Path, count: int = 3) -> dict[str, object]:
-    """Writes exemplars and a word list into `place`. Returns settings of a short run that uses them."""
+    """Writes exemplars and a word list into `place`. Returns settings of a short run that uses these files."""
     shown = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3)).astype(np.uint8)[:count]
     exemplars.write_folder(place / "exemplars", shown, [["cat {} dog", "photo of cat {} dog"]] * count)
     (place / "words.txt").write_text("on\ntop\nof\n")

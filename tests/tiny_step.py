@@ -37,8 +37,8 @@ def hyperparameters(**changes) -> Hyperparameters:
 def loss_of_step(rows, batch, params, hyper, model, schedule, config) -> jax.Array:
     """Returns the loss of one run as Eq. 10 states it, one micro-batch after another.
 
-    The training step computes the gradient of this loss in another way: in pieces, by gradients of single samples.
-    Shapes: rows [1, P, D], batch [1, N, ...].
+    The training step computes the gradient of this loss in another way, from gradients of single samples. `rows` has
+    the shape [1, P, D], and the arrays of `batch` have [1, N, ...].
     """
     total, table, size = 0.0, token_table(params), config.batch_size
     for start in range(0, config.accumulation * size, size):

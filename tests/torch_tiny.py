@@ -24,7 +24,8 @@ def shapes(scratch: Path) -> dict[str, dict[str, list[int]]]:
     for part, model in models.items():
         model.save_pretrained(scratch / part)
         stored = load_file(scratch / part / f"{WEIGHT_FILES[part]}.safetensors")
-        # The files of SD 1.5 have this prefix. transformers 5 reads it, but does not write it for new models.
+        # Names of weights in the files of SD 1.5 have this prefix. transformers 5 reads names with the prefix, but does
+        # not write the prefix for new models.
         prefix = "text_model." if part == "text_encoder" else ""
         found[part] = {prefix + name.removeprefix(prefix): list(x.shape) for name, x in stored.items()}
     return found
@@ -38,7 +39,7 @@ def pipeline(folder: Path) -> StableDiffusionPipeline:
 
 
 def outputs(pipe: StableDiffusionPipeline, x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns all of tiny.OUTPUTS by name, NCHW."""
+    """Returns PyTorch's arrays for all names in tiny.OUTPUTS, by name; images are NCHW."""
     text, unet, vae = pipe.text_encoder, pipe.unet, pipe.vae
     t = {name: torch.from_numpy(array) for name, array in x.items()}
     ids, negative_ids, scale = t["ids"].long(), t["negative_ids"].long(), vae.config.scaling_factor

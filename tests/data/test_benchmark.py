@@ -21,7 +21,7 @@ def _images(count):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A benchmark folder with three relations, of which "under" is new, an empty folder, and the user's own prompts."""
+    """A folder with prompts, an empty folder, and three relations. "under" is not in the published benchmark."""
     root = tmp_path / "reversion_benchmark_v1"
     exemplars.write_folder(root / "under", _images(1), [["cat {} hat"]])
     exemplars.write_folder(root / "inside", _images(2), [["cat {} box", "a photo of cat {} box"], [EXPLICIT]])
@@ -49,7 +49,7 @@ def test_records_come_in_the_order_of_the_benchmark(folder):
     np.testing.assert_array_equal(np.stack([record.image for record in records[:3]]), _images(3))
 
 
-def test_a_benchmark_is_found_in_a_folder_or_archive_one_level_below(folder):
+def test_a_benchmark_is_found_inside_a_folder_or_an_archive(folder):
     records = list(benchmark.read_records(folder))
     assert _same(benchmark.read_records(folder.parent), records)
     archive = Path(shutil.make_archive(folder.parent / "downloaded", "zip", folder.parent, folder.name))
@@ -60,7 +60,7 @@ def test_a_benchmark_is_found_in_a_folder_or_archive_one_level_below(folder):
 
 def test_pictures_are_turned_upright_as_their_exif_data_says(folder):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90°: stored with 14 × 10 px, shown with 10 × 14
+    exif[0x0112] = 6  # stored with 14 × 10 px, and shown turned by 90° with 10 × 14 px
     Image.fromarray(_images(1)[0]).save(folder / "under" / "0.png", exif=exif)
     (record,) = (record for record in benchmark.read_records(folder) if record.relation == "under")
     np.testing.assert_array_equal(record.image, np.rot90(_images(1)[0], -1))
@@ -172,7 +172,7 @@ def test_tfds_gives_the_same_records_as_the_folder(tfds, folder, tmp_path):
     assert builder.info.metadata["prompts_from"] == "scenarios.json"
 
 
-def test_tfds_uses_the_packages_prompts_if_the_user_has_none(tfds, folder, tmp_path):
+def test_tfds_uses_the_packages_prompts_if_the_user_has_no_prompts(tfds, folder, tmp_path):
     (folder / "scenarios.json").unlink()
     builder = _build(tfds, folder.parent, tmp_path / "data")
     assert builder.info.metadata["prompts"] == {name: list(own) for name, own in benchmark.read_prompts().items()}
@@ -193,7 +193,7 @@ def test_tfds_reads_real_exemplars(tfds, tmp_path):
     )
 
 
-def test_the_authors_prompts_are_read_and_no_such_prompt_is_in_the_package():
+def test_prompts_of_reversions_authors_are_read_and_are_not_in_the_package():
     file = SHARED / "benchmark" / "scenarios.json"
     if not file.is_file():
         pytest.skip("no shared/benchmark beside the repository")
@@ -201,4 +201,5 @@ def test_the_authors_prompts_are_read_and_no_such_prompt_is_in_the_package():
     assert tuple(found) == benchmark.RELATIONS
     for relation, templates in found.items():
         assert len({(p.subject, p.object) for p in map(prompts.parse, templates)}) == 100
-        assert not set(templates) & set(own[relation])  # the authors' prompts have another licence
+        # The prompts of ReVersion's authors have another licence than the package.
+        assert not set(templates) & set(own[relation])

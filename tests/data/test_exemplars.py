@@ -177,7 +177,7 @@ def test_a_pipe_in_place_of_a_picture_is_refused(tmp_path):
     ],
     ids=["string", "explicit", "deep"],
 )
-def test_lone_surrogates_and_deeply_nested_lists_are_refused(tmp_path, text, message):
+def test_captions_with_lone_surrogates_or_deeply_nested_lists_are_refused(tmp_path, text, message):
     folder = _folder(tmp_path, {"0.png": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
     (folder / "text.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
@@ -204,7 +204,7 @@ def test_pictures_that_get_distorted_cause_a_warning_and_can_be_cropped_or_padde
     assert exemplars.read_folder(folder, (5, 30)).images.shape == (1, 5, 30, 3)
 
 
-def test_heic_pictures_need_a_package(tmp_path):
+def test_heic_pictures_are_read_only_with_the_package_pillow_heif(tmp_path):
     folder = _folder(tmp_path, {"0.heic": ["cat {} stone"]}, **{"0": _pictures(1)[0]})
     (folder / "0.png").rename(folder / "0.heic")
     (folder / "0.heic").write_bytes(b"\0\0\0\x18ftypheic")
@@ -244,7 +244,7 @@ def test_an_error_about_an_unreadable_picture_names_the_file(tmp_path, monkeypat
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(file)
     refused("8 bits per channel")
     file.write_bytes(whole)
-    for limit in (64 * 64 - 1, 64 * 32 - 1):  # Pillow warns at the first limit and refuses at the second
+    for limit in (64 * 64 - 1, 64 * 32 - 1):  # at the first limit Pillow warns, at the second it refuses the file
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         refused("decompression bomb")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)

@@ -30,7 +30,7 @@ CLASSES = {
         {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
     ),
 }
-# Bound of the relative error. The measured errors are 1e-7 to 2e-6.
+# Upper bound of the relative errors. The measured errors are 1e-7 to 2e-6.
 TOLERANCE = 1e-5
 
 
@@ -44,7 +44,10 @@ def draw(name, denoiser, noise, schedule, steps, seeds, clean=None, skipped=0):
 
 
 def formula(latents, timesteps):
-    """Stands for a network: not linear, and different for every timestep and image. Takes NumPy or JAX arrays."""
+    """Replaces a network by a formula that is not linear and differs for every timestep and image.
+
+    The arguments are NumPy or JAX arrays.
+    """
     levels = timesteps[:, None, None, None] / 1000
     images = np.arange(1.0, 1 + len(latents), dtype=np.float32)[:, None, None, None]
     return (0.8 + 0.1 * images) * latents * (1 + 0.3 * levels) / (1 + 0.1 * latents**2) + 0.2 * images * levels
@@ -52,7 +55,7 @@ def formula(latents, timesteps):
 
 @jax.jit
 def ancestral_noise(seeds):
-    """Returns the noise that steps 0 to 24 add to images with these seeds, [25, N, H, W, C]."""
+    """Returns the noise [25, N, H, W, C] that steps 0 to 24 of ancestral sampling add to images with these seeds."""
     draw = lambda i, key: jax.random.normal(jax.random.fold_in(key, i), SHAPE[1:])
     return jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(jnp.arange(25), keys(seeds))
 
@@ -115,7 +118,8 @@ def test_sampled_latents_with_another_schedule_equal_those_of_diffusers(name, di
     assert tiny.error(draw(name, formula, noise, schedule, 6, np.array(seeds)), wanted) < TOLERANCE
 
 
-# Strength 0.9: PNDM begins at the step that it repeats. 0.35: 3.5 of 10 steps are rounded down. 1: no step is skipped.
+# At strength 0.9, PNDM begins at the step that it repeats. At 0.35, 3.5 of 10 steps are rounded down. At 1, no step is
+# skipped.
 BEGINNINGS = [
     *(("epsilon", "leading", strength) for strength in (0.1, 0.35, 0.9, 1.0)),
     *(("epsilon", "trailing", 0.6), ("epsilon", "linspace", 0.6), ("v_prediction", "leading", 0.6)),
@@ -160,7 +164,7 @@ def test_strengths_out_of_range_are_refused(strength):
 def test_timesteps_and_sigmas_equal_those_of_diffusers(spacing, diffusers):
     schedule = Schedule(timestep_spacing=spacing)
     whole, fractional = scheduler(diffusers, "ddim", schedule), scheduler(diffusers, "euler", schedule)
-    # Without 61: by a rounding error, diffusers makes 62 timesteps of 61 "trailing" steps.
+    # 61 steps are left out: by a rounding error, diffusers makes 62 timesteps for 61 "trailing" steps.
     for steps in (*range(1, 61), 100, 250, 999):
         whole.set_timesteps(steps)
         fractional.set_timesteps(steps)
@@ -199,19 +203,20 @@ def output(latents, clean, timesteps, schedule):
     return noise if schedule.prediction_type == "epsilon" else signal * noise - sigma * signal * clean
 
 
-# Without PNDM for velocities: it mixes velocities of different noise levels, as diffusers does.
+# PNDM with velocity prediction is left out, because PNDM mixes velocities of different noise levels, as in diffusers.
 EXACT = [(name, kind) for name in samplers.SAMPLERS for kind in PREDICTIONS if (name, kind) != ("pndm", PREDICTIONS[1])]
 
 
 @pytest.mark.parametrize(("name", "prediction"), EXACT)
-def test_the_true_output_recovers_the_latents(name, prediction):
+def test_samplers_recover_the_latents_if_the_model_knows_them(name, prediction):
     schedule = Schedule(set_alpha_to_one=True, prediction_type=prediction)
     clean = tiny.noise(0, SHAPE)
     found = draw(name, lambda x, t: output(x, clean, t, schedule), tiny.noise(1, SHAPE), schedule, 7, np.arange(2))
     np.testing.assert_allclose(found, clean, atol=1e-5)
 
 
-# Without Karras: its sigmas fall between timesteps, where this denoiser's noise and velocity differ.
+# The Karras sampler is left out, because its sigmas fall between timesteps. There the noise and the velocity that this
+# denoiser predicts do not agree.
 @pytest.mark.parametrize("name", [name for name, kind in EXACT if kind == "v_prediction" and "karras" not in name])
 def test_noise_and_velocity_predictions_give_the_same_picture(name):
     found = []
@@ -223,8 +228,8 @@ def test_noise_and_velocity_predictions_give_the_same_picture(name):
 
 
 MEAN, STD = 0.5, 1.0
-# Relative errors after 40 steps, which were measured when the samplers equalled diffusers'. Samplers of second order
-# have smaller errors.
+# Relative errors after 40 steps, measured when the results of the samplers equalled the results of diffusers. Samplers
+# of second order have smaller errors than samplers of first order.
 ERRORS = {
     "ddim": 0.0305,
     "pndm": 0.00893,
@@ -245,7 +250,8 @@ def of_gaussian(latents, timesteps):
 def test_the_error_against_the_closed_form_solution_is_as_measured(name):
     schedule = Schedule(timestep_spacing="linspace", set_alpha_to_one=True)
     noise, largest = tiny.noise(0, SHAPE), schedule.sigmas[-1]
-    # The start in coordinates of sigma. Euler scales the noise by sigma; other samplers take noise as noisy latents.
+    # The first latents, scaled as the sum of clean latents and sigma times noise. Euler multiplies the noise by sigma;
+    # the other samplers take the noise as noisy latents.
     start = noise * (largest if name == "euler" else np.sqrt(1 + largest**2))
     wanted = MEAN + (start - MEAN) * STD / np.sqrt(STD**2 + largest**2)
     found = draw(name, of_gaussian, noise, schedule, 40, np.arange(2))
@@ -255,7 +261,7 @@ def test_the_error_against_the_closed_form_solution_is_as_measured(name):
 def test_ancestral_sampling_gives_the_right_distribution():
     noise = tiny.noise(0, (2, 32, 32, 4))
     found = draw("euler_ancestral", of_gaussian, noise, Schedule(timestep_spacing="linspace"), 500, np.arange(2))
-    # 8192 numbers: the standard error of the mean is 0.011, and of the standard deviation 0.008.
+    # For 8192 numbers, the standard error of the mean is 0.011, and that of the standard deviation is 0.008.
     assert found.mean() == pytest.approx(MEAN, abs=0.035)
     assert found.std() == pytest.approx(STD, abs=0.03)
 
@@ -273,7 +279,7 @@ def test_ancestral_noise_of_an_image_does_not_depend_on_its_batch():
 
 
 def test_ancestral_noise_is_interpolated_between_two_keys():
-    """The first and the last picture equal the pictures that the two keys give alone."""
+    """The first and the last picture equal the pictures that the first and the last key give alone."""
     noise = np.repeat(tiny.noise(0, SHAPE)[:1], 3, 0)
     way = Between(keys([3, 3, 3]), keys([4, 4, 4]), jnp.array([0, 0.5, 1], jnp.float32))
     walk = lambda noise, keys: samplers.get("euler_ancestral")(of_gaussian, noise, Schedule(), 3, keys)
@@ -284,7 +290,7 @@ def test_ancestral_noise_is_interpolated_between_two_keys():
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_the_program_does_not_grow_with_the_number_of_steps(name):
+def test_the_compiled_program_does_not_grow_with_the_number_of_steps(name):
     def program(steps):
         call = lambda noise: samplers.get(name)(formula, noise, Schedule(), steps, keys([0, 1]))
         return str(jax.make_jaxpr(call)(jnp.ones(SHAPE)))
@@ -327,10 +333,10 @@ def test_a_models_own_sampler_is_read_from_its_scheduler_file(kind):
     assert own_sampler.OwnSampler.from_json({**Schedule().to_json(), **found.to_json()}).name == found.name
     chosen, schedule = own_sampler.choose("auto", found, Schedule())
     assert (chosen, schedule.timestep_spacing) == OWN[kind]
-    # Pictures record the sampler's own name.
+    # Pictures record the name of the sampler that was used, not "auto". Choosing this name must give the same result.
     assert own_sampler.choose(found.name, found, Schedule()) == (chosen, schedule)
     other = "ddim" if found.name != "ddim" else "euler"
-    assert own_sampler.choose(other, found, Schedule()) == (other, Schedule())  # its spacing is "leading"
+    assert own_sampler.choose(other, found, Schedule()) == (other, Schedule())  # Schedule() has the spacing "leading"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # by diffusers

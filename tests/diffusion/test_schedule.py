@@ -1,4 +1,4 @@
-"""Checks schedule, guidance and sampler against their formulas. test_recorded.py compares them with diffusers."""
+"""Checks the schedule, guidance and DDIM against their formulas. test_recorded.py compares them with diffusers."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def test_alphas_of_sd15_are_the_published_alphas():
     alphas = Schedule().alphas_cumprod
     assert alphas.shape == (1000,)
     assert alphas.dtype == np.float32
-    # The published values at both ends of the scaled linear schedule.
+    # The published values at the first and the last timestep of the scaled linear schedule.
     np.testing.assert_allclose(alphas[[0, 999]], [0.99915, 0.00466], rtol=1e-3)
     assert (np.diff(alphas) < 0).all()
     with pytest.raises(ValueError, match="read-only"):
@@ -44,11 +44,11 @@ def test_an_absent_scheduler_key_has_the_default_of_the_scheduler_class():
     assert (ddim_default.beta_schedule, ddim_default.steps_offset) == ("linear", 0)
 
 
-def test_absent_spacing_is_leading_for_every_scheduler_class():
+def test_an_absent_timestep_spacing_means_leading_for_every_scheduler_class():
     assert Schedule.from_json({"_class_name": "EulerDiscreteScheduler"}).timestep_spacing == "leading"
 
 
-def test_prediction_and_spacing_are_read_and_written():
+def test_prediction_type_and_timestep_spacing_are_read_and_written():
     schedule = Schedule(prediction_type="v_prediction", timestep_spacing="trailing")
     assert Schedule.from_json(schedule.to_json()) == schedule
 
@@ -59,7 +59,7 @@ def test_timesteps_follow_the_spacing():
     assert timesteps["trailing"](4).tolist() == [999, 749, 499, 249]
     assert timesteps["linspace"](3).tolist() == [999, 499.5, 0]
     assert timesteps["leading"](4, spare=1).tolist() == [801, 601, 401, 201]
-    # By floating-point rounding, steps of 1000 / 61 would give a 62nd timestep.
+    # If timesteps were 1000 / 61 apart, floating-point rounding would give a 62nd timestep.
     assert len(timesteps["trailing"](61)) == 61
 
 
@@ -78,7 +78,7 @@ def test_the_velocity_target_gives_back_the_latents():
     assert Schedule().training_target(latents, noise, timesteps) is noise
 
 
-def test_levels_hold_the_alphas_of_this_step_and_the_next():
+def test_each_level_has_the_alphas_of_its_step_and_of_the_next_step():
     levels = Schedule().levels(4)
     alphas = Schedule().alphas_cumprod
     assert levels.timesteps.tolist() == [751, 501, 251, 1]
@@ -88,12 +88,12 @@ def test_levels_hold_the_alphas_of_this_step_and_the_next():
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1000, 1001])
-def test_more_steps_than_the_schedule_has_are_refused(steps):
+def test_numbers_of_steps_that_the_schedule_does_not_have_are_refused(steps):
     with pytest.raises(ValueError, match="steps="):
         Schedule().levels(steps)
 
 
-def test_the_schedule_has_at_most_its_own_number_of_timesteps():
+def test_a_spare_timestep_reduces_the_largest_number_of_steps_by_one():
     schedule = Schedule(timestep_spacing="linspace")
     assert schedule.timesteps(1000).tolist() == [*schedule.timesteps(999, spare=1).tolist(), 0]
     with pytest.raises(ValueError, match=r"between 1 and the schedule's 999$"):
@@ -117,7 +117,7 @@ def test_ddim_clips_only_if_the_schedule_has_clip_sample():
     assert ddim(denoiser, start, Schedule(set_alpha_to_one=True), 2, None).max() > 3
 
 
-def test_guidance_computes_both_predictions_in_one_batch():
+def test_guidance_computes_conditional_and_unconditional_prediction_in_one_batch():
     batches = []
 
     def predict(latents, timesteps, context):
@@ -130,7 +130,7 @@ def test_guidance_computes_both_predictions_in_one_batch():
     assert batches == [4]
 
 
-def test_guidance_of_one_is_the_conditional_prediction():
+def test_guidance_with_scale_one_gives_the_conditional_prediction():
     a, b = tiny.noise(0, (3,)), tiny.noise(1, (3,))
     np.testing.assert_allclose(guidance.combine(a, b, 1.0), b, rtol=1e-5)
     np.testing.assert_allclose(guidance.combine(a, b, 0.0), a)

@@ -1,4 +1,4 @@
-"""The random draws of a training step: exemplars, prompts, noise, timesteps, positives and negatives."""
+"""Tests the random draws of a training step: exemplars, prompts, noise, timesteps, positives and negatives."""
 
 import dataclasses
 import re
@@ -22,7 +22,7 @@ from reversion_jax.training import inputs
 
 @cache
 def compiled(schedule, config):
-    """Returns compiled draw_sample, for many keys, and draw_batch. Tests with equal shapes share a program."""
+    """Returns draw_sample for many keys, and draw_batch, compiled. Tests with equal shapes share a compiled program."""
     of_keys = jax.vmap(partial(draws.draw_sample, schedule=schedule, config=config), in_axes=(0, None, None))
     return tiny.quick_jit(of_keys), tiny.quick_jit(partial(draws.draw_batch, schedule=schedule, config=config))
 
@@ -50,7 +50,7 @@ def test_noise_differs_between_steps_between_samples_and_between_runs(small_mode
 def test_importance_makes_later_timesteps_likelier(small_model, data):
     means = [drawn(data, 3000, small_model.model.schedule, importance=a).timestep.mean() for a in (0.0, 0.9)]
     assert abs(means[0] - 499.5) < 25
-    # The mean of f(t) is T/2 (1 + 4 alpha / pi^2).
+    # With the probabilities f(t), the mean timestep is T/2 (1 + 4 alpha / pi^2).
     assert abs(means[1] - 500 * (1 + 4 * 0.9 / np.pi**2)) < 25
 
 
@@ -60,7 +60,7 @@ def test_a_sample_does_not_depend_on_the_batch_size(small_model, data):
     jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:, :2]), draw(2), draw(5))
 
 
-def test_each_draw_samples_the_posterior_anew(small_model, data):
+def test_each_draw_takes_a_new_sample_from_the_posterior_of_the_vae(small_model, data):
     sample = drawn(data, 400, small_model.model.schedule)
     deviations = []
     for mean, std in zip(data.mean[0], data.std[0], strict=True):
@@ -73,7 +73,7 @@ def test_each_draw_samples_the_posterior_anew(small_model, data):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_inverse_prompts_have_the_given_share(small_model, data, tokenizer, share):
+def test_the_given_share_of_samples_has_inverse_prompts(small_model, data, tokenizer, share):
     sample = drawn(data, 2000, small_model.model.schedule, inverse_share=share)
     inverse = np.isin(sample.ids, tokenizer.placeholder_ids("<R-inv>")).any(axis=-1)
     assert abs(inverse.mean() - share) < 4 * np.sqrt(share * (1 - share) / 2000) + 1e-9
@@ -94,9 +94,9 @@ def test_adding_inverse_prompts_does_not_change_the_other_draws(small_model, dat
 
 
 def test_an_epoch_has_each_exemplar_a_hundred_times(small_model, tokenizer, data):
-    """Epochs end within a step, because steps have seven samples.
+    """Each step has seven samples, so an epoch ends within a step.
 
-    A run of two exemplars trains beside a run of three exemplars.
+    A run of two exemplars trains together with a run of three exemplars.
     """
     config = dataclasses.replace(CONFIG, batch_size=7, in_epochs=True)
 
@@ -106,7 +106,7 @@ def test_an_epoch_has_each_exemplar_a_hundred_times(small_model, tokenizer, data
         return jax.vmap(lambda step: draw(step).latents[..., 0, 0, 0])(jnp.arange(100))
 
     def shown(data, hyper=None) -> np.ndarray:
-        """Returns the exemplar of each sample of 100 steps, [R, 700]. With std 0, latents are an exemplar's mean."""
+        """Returns the exemplar number of each sample of 100 steps, [R, 700], from latents with std 0."""
         found = first_numbers(data._replace(std=jnp.zeros_like(data.std)), hyper or hyperparameters())
         is_it = np.asarray(found)[..., None] == np.asarray(data.mean)[None, :, None, :, 0, 0, 0]
         assert (is_it.sum(axis=-1) == 1).all()
@@ -116,7 +116,7 @@ def test_an_epoch_has_each_exemplar_a_hundred_times(small_model, tokenizer, data
     epochs = alone[:600].reshape(2, 300)
     for epoch in epochs:
         np.testing.assert_array_equal(np.bincount(epoch), [100, 100, 100])
-    # Two independent orders have different exemplars at 2/3 of the places. Within one order, neighbouring places have
+    # Two independent orders of three exemplars differ at 2/3 of the places. Within one order, neighbouring places have
     # different exemplars in 2/3 of the cases.
     for one, other in (epochs, (alone[1:], alone[:-1]), (alone, shown(data, hyperparameters(seed=1))[0])):
         assert 0.55 < (one != other).mean() < 0.78
@@ -139,7 +139,7 @@ def test_padding_is_never_drawn(small_model, tokenizer, data):
     assert {tuple(ids) for ids in np.asarray(sample.ids)} == {tuple(ids) for ids in fewer.ids[0, 0, 0].tolist()}
 
 
-def test_positives_have_no_repeats_and_negatives_are_the_other_words(small_model, tokenizer, data):
+def test_positives_have_no_repeats_and_negatives_are_the_other_words_of_prompts(small_model, tokenizer, data):
     sample = drawn(data, 200, small_model.model.schedule)
     relation_words = {i for word in WORDS["prepositions"] for i in tokenizer.word_ids(word)}
     for words in np.asarray(sample.prepositions):
@@ -161,7 +161,7 @@ def test_vocabulary_negatives_are_drawn_in_the_given_number(small_model, tokeniz
 
 
 class ClipBackend:
-    """CLIP's vocabulary behind the interface of a tokenizer of transformers."""
+    """A tokenizer with CLIP's vocabulary and the interface of transformers' tokenizers."""
 
     all_special_ids = (49406, 49407)
     bos_token_id, eos_token_id, pad_token_id = 49406, 49407, 49407
@@ -178,7 +178,7 @@ class ClipBackend:
 
 
 def test_vocabulary_negatives_are_whole_words_without_positives(small_model, data):
-    """No piece of a word, digit or sign is drawn, and no positive, no token of a positive, and no stop word."""
+    """No negative is a piece of a word, a digit, a sign, a positive word or its token, or a stop word."""
     backend = ClipBackend()
     clip = Tokenizer(backend, 49408, 77, {"<R>": 1, "<R-inv>": 1})
     lists = {name: load(name) for name in ("prepositions", "verbs", "stop_words")}
@@ -195,14 +195,14 @@ def test_vocabulary_negatives_are_whole_words_without_positives(small_model, dat
     taken = {backend.tokens[i] for own in lists.values() for word in own for i in clip.word_ids(word)}
     assert {"on</w>", "hugging</w>", "the</w>", "astri"} <= taken
     assert not found & taken
-    # If the run does not steer towards verbs, they count as negatives. Before version 0.5, any token
-    # could be a negative.
+    # If the run does not steer towards verbs, verbs can be negatives. Before version 0.5, any token could be a
+    # negative.
     hugging = clip.word_ids("hugging")
     assert np.isin(hugging, prepare(negatives="vocabulary", steers_to_verbs=False).vocabulary)
     assert np.isin(clip.word_ids("7"), prepare(negatives="tokens").vocabulary)
 
 
-def test_vocabulary_negatives_need_a_tokenizer_with_other_words(tokenizer, data):
+def test_vocabulary_negatives_are_refused_if_the_tokenizer_has_no_other_words(tokenizer, data):
     shown = Exemplars(np.zeros((1, 16, 16, 3), np.float32), ((parse("cat {} dog"),),), ("0",))
     lists = WORDS | {"stop_words": ("dog",)}
     arguments = (shown, tokenizer, (data.mean[0, :1], data.std[0, :1]))

@@ -28,7 +28,7 @@ CONFIG = dataclasses.replace(tiny_step.CONFIG, accumulation=2)
 MICRO_BATCHES = [slice(start, start + CONFIG.batch_size) for start in range(0, 4, CONFIG.batch_size)]
 # With these templates the negatives are "dog" and the letters of "fox".
 TEMPLATES = ("cat {} dog", "photo of fox {} dog")
-# The rows start from this token, which is neither a positive nor a negative. So the control loss is far above 0.
+# The rows start from this token. The token is neither a positive nor a negative, so the control loss is far above 0.
 INITIALISER = "h"
 # ReVersion's published values.
 RATES = {"learning_rate": 2e-3, "weight_decay": 0.01}
@@ -52,11 +52,11 @@ TOLERANCES = {"losses": 1e-5, "gradients": 1e-4, "rows": 1e-4}
 
 
 class Trained(NamedTuple):
-    """The results of the steps of one run."""
+    """The losses, gradients and rows of one run."""
 
-    losses: np.ndarray  # [STEPS, 2] denoising and control loss, each the mean over a step's micro-batches
+    losses: np.ndarray  # [STEPS, 2] the denoising and the control loss, averaged over a step's micro-batches
     gradients: np.ndarray  # [STEPS, P, D] the gradients that the optimiser gets
-    rows: np.ndarray  # [P, D] after the last step
+    rows: np.ndarray  # [P, D] the rows after the last step
 
 
 def steering(row, positives, negatives, temperature):
@@ -69,7 +69,9 @@ def steering(row, positives, negatives, temperature):
 
 
 def published_losses(text, unet, scheduler, relation, batch, settings):
-    """Returns denoising loss (Eq. 2) and control loss (Eq. 4 to 7) of a micro-batch, whose words are pooled.
+    """Returns the denoising loss (Eq. 2) and the control loss (Eq. 4 to 7) of a micro-batch.
+
+    The control loss takes the words of all samples of the micro-batch together.
 
     `batch` has "latents" and "noise" [N, C, H, W], "timestep" [N] and "ids" [N, L]. If inverse prompts are added, it
     also has "inverse_ids" [N, L]. "verbs", "prepositions" and "negatives" [N, k] are token ids; -1 marks padding.
@@ -92,7 +94,7 @@ def published_losses(text, unet, scheduler, relation, batch, settings):
 
 
 def published_loop(folder, draws, initialiser, placeholders, settings) -> Trained:
-    """Trains the whole token table [V + P, D] by AdamW. Every step restores the old rows.
+    """Trains the whole token table [V + P, D] by AdamW. Every step restores all rows except those of the placeholders.
 
     `draws` has a list of micro-batches for each step; see `published_losses`. `initialiser` is the token from which the
     rows start. `placeholders` are the P new ids V, V + 1, ... after the last id of the table; the first is <R>.
@@ -131,7 +133,7 @@ def numpy_batch(batch) -> dict[str, np.ndarray]:
 
 
 class Case(NamedTuple):
-    """One entry of READINGS: the arguments of both loops, and the results of our loop."""
+    """The arguments of the published loop for one entry of READINGS, and the results of our training step."""
 
     arguments: tuple  # arguments of `published_loop`, without the settings
     settings: dict[str, float]
@@ -141,7 +143,7 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cases(recorded) -> dict[str, Case]:
-    """All entries of READINGS. Two entries share a compiled step.
+    """A case for each entry of READINGS. The two entries without added prompts share a compiled step.
 
     In ReVersion no prompt has <R-inv>, so the row of <R-inv> is not trained.
     """
@@ -178,7 +180,7 @@ def cases(recorded) -> dict[str, Case]:
 
 
 def errors(case: Case, theirs: Trained) -> dict[str, float]:
-    """Returns the largest relative error of any loss, of a row's gradients [STEPS, D], and of a row's move [D]."""
+    """Returns the largest relative errors of losses, of a row's gradients [STEPS, D] and of a row's change [D]."""
     of_rows = lambda found, wanted: max(tiny.error(found[..., p, :], wanted[..., p, :]) for p in range(len(case.first)))
     return {
         "losses": float(np.abs(case.ours.losses / theirs.losses - 1).max()),

@@ -1,4 +1,4 @@
-"""Compares the losses with float64 NumPy, written from the equations and from ReVersion's published behaviour."""
+"""Compares the losses with NumPy code in float64 that follows the equations and ReVersion's published behaviour."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ steering = jax.jit(losses.steering)
 
 
 def _words(seed=0):
-    """Returns verbs, prepositions and negatives of three runs, with masks. Run 2 has all verbs masked out."""
+    """Returns verbs, prepositions and negatives of three runs, with masks. In run 2, all verbs are masked out."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32) * rng.uniform(0.1, 5)
     masks = [rng.random((R, count)) < 0.6 for count in (K, K + 1, M)]
@@ -35,7 +35,7 @@ def _words(seed=0):
 
 
 def _equation(row, positives, negatives, temperature):
-    """Returns L_x (Eq. 5 and 6) of one row in float64. This value is the logarithm, not its negative."""
+    """Returns L_x (Eq. 5 and 6) of one row in float64. L_x is the logarithm; the loss is its negative."""
     row, positives, negatives = (np.asarray(x, np.float64) for x in (row, positives, negatives))
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     toward = np.exp(unit(positives) @ unit(row) / temperature).sum()
@@ -70,7 +70,7 @@ def test_the_denoising_loss_is_the_mean_over_a_samples_elements():
     got = losses.denoising(jnp.asarray(prediction, jnp.float32), jnp.asarray(noise, jnp.float32))
     assert got.shape == (2, 3)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
-    # An output in bfloat16 is squared and summed in float32.
+    # If a network's output is in bfloat16, the loss is still squared and summed in float32.
     rounded = [jnp.asarray(x, jnp.bfloat16) for x in (prediction, noise)]
     expected = np.mean(np.subtract(*(np.asarray(x, np.float64) for x in rounded)) ** 2, axis=(2, 3, 4))
     np.testing.assert_allclose(losses.denoising(*rounded), expected, rtol=1e-6)
@@ -101,7 +101,7 @@ def test_without_verbs_the_control_loss_is_reversions_steering_loss():
     np.testing.assert_allclose(control(**w), expected, rtol=2e-6)
 
 
-def test_the_control_gradient_equals_the_equations_and_only_rows_get_one():
+def test_the_control_gradient_equals_that_of_the_equations_and_only_rows_get_a_gradient():
     w = _words()
     vectors = ("rows", "verbs", "prepositions", "negatives")
 
@@ -149,7 +149,7 @@ def test_without_positives_or_negatives_the_loss_and_its_gradient_are_zero(side,
     assert np.all(gradient == 0)
 
 
-def test_empty_sides_give_no_intermediate_nan():
+def test_absent_positives_or_negatives_give_no_intermediate_nan():
     row, word = np.ones(D, np.float32), np.ones((1, D), np.float32)
     with jax.debug_nans(True), jax.disable_jit():  # a user may set debug_nans to find the cause of a NaN
         for on, off in ([True], [False]), ([False], [True]), ([False], [False]):
@@ -169,7 +169,7 @@ def test_masked_words_have_no_effect_even_if_their_vectors_are_zero_or_huge():
 @pytest.mark.parametrize("gamma", [1e-3, 0.07, 10.0])
 def test_the_steering_loss_is_finite_at_extreme_temperatures(gamma):
     w = _words()
-    w["rows"][0, 0] = -100 * w["prepositions"][0, 0]  # cosine −1: exp(−1000) at γ = 0.001
+    w["rows"][0, 0] = -100 * w["prepositions"][0, 0]  # the cosine is −1, so at γ = 0.001 the exponential is exp(−1000)
     w["preposition_mask"][0, 1:] = False
     value, gradient = _steer(w, gamma)
     assert np.isfinite(value)

@@ -13,7 +13,7 @@ INVERTED = [
     ("a photo of cat {} stone", "a photo of stone <R-inv> <R> cat"),
     ("a photo of cat {} stone, on the beach", "a photo of stone <R-inv> <R> cat, on the beach"),
     ("cat {} stone, on the beach, at night.", "stone <R-inv> <R> cat, on the beach, at night."),
-    # The article after the prefix belongs to the entity and moves with it.
+    # The article after the prefix "a photo of" belongs to the entity and moves with the entity.
     ("a photo of a cat {} a stone", "a photo of a stone <R-inv> <R> a cat"),
     ("The photo of the cat {} an old stone", "The photo of an old stone <R-inv> <R> the cat"),
     ("A cat {} the stone", "the stone <R-inv> <R> A cat"),
@@ -105,7 +105,7 @@ def test_the_inverse_prompt_swaps_only_the_entities(template, expected):
 
 
 @pytest.mark.parametrize(("template", "named"), UNCERTAIN)
-def test_an_uncertain_inversion_is_refused_with_a_remedy(template, named):
+def test_a_template_with_uncertain_inversion_is_refused_and_the_error_shows_a_remedy(template, named):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         inverse(template)
     message = str(caught.value)
@@ -113,7 +113,7 @@ def test_an_uncertain_inversion_is_refused_with_a_remedy(template, named):
     assert template in message
     assert '"subject"' in message  # the message shows the explicit form, which always works
     assert "\n" not in message
-    # The direct prompt is certain.
+    # The direct prompt of the template is certain and is not refused.
     assert direct(template) == template.replace("{}", "<R>")
     assert prompts.parse(template).fault == message
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -22,7 +22,7 @@ def first_rows(small_model, tokenizer) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def run(small_model):
-    """A function that trains (rows, data, hyper). `counts` has the number of steps of each dispatch."""
+    """A function that trains rows. `counts` has the number of steps of each call of the compiled program."""
 
     def run(first_rows, data, hyper, counts=(4,), config=CONFIG):
         state, history = step.init_state(first_rows, config), []
@@ -56,7 +56,7 @@ def test_training_changes_the_rows_and_nothing_else(run, small_model, data, firs
 @pytest.mark.parametrize(
     "readings", [{}, pytest.param({"adds_inverse": True, "in_epochs": True}, marks=pytest.mark.long)]
 )
-def test_the_length_of_dispatches_changes_no_bit(run, data, first_rows, readings):
+def test_the_number_of_steps_per_dispatch_changes_no_bit_of_the_result(run, data, first_rows, readings):
     config = dataclasses.replace(CONFIG, **readings)
     together, metrics = run(first_rows, data, hyperparameters(), (5,), config)
     apart, same = run(first_rows, data, hyperparameters(), (1, 3, 1), config)
@@ -83,7 +83,7 @@ def test_inverse_rows_stay_unchanged_without_inverse_prompts(run, data, first_ro
 
 @pytest.fixture(scope="module")
 def gradients(small_model, data):
-    """A function of (rows, config, hyper) and optionally weights and data: the gradient and the losses of step 0."""
+    """A function that returns the gradient and the losses of step 0 for given rows and other arguments."""
     model, schedule = small_model.model.config, small_model.model.schedule
 
     @cache
@@ -101,7 +101,7 @@ def gradients(small_model, data):
 GROUPS = dataclasses.replace(CONFIG, batch_size=3, accumulation=2)
 
 
-def test_step_is_adamw_on_the_gradient_of_the_loss(run, data, gradients, first_rows):
+def test_a_step_is_adamw_applied_to_the_gradient_of_the_loss(run, data, gradients, first_rows):
     # With the usual epsilon, Adam's first step does not depend on the scale of the gradient. With a large
     # epsilon, the step does depend on that scale.
     config = dataclasses.replace(GROUPS, adam_eps=1.0)
@@ -197,7 +197,7 @@ def test_rematerialisation_does_not_change_the_gradient(gradients):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_weights_give_nearly_the_same_gradient(small_model, gradients, precision):
-    """Rows, losses and the token table stay float32. The networks between them compute in half precision."""
+    """The rows, the losses and the token table stay float32. The networks compute in half precision."""
     params = small_model.model.params
     halved = jax.tree.map(lambda x: x.astype(precision), params)
     embeddings = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from reversion_jax.inversion.suppressor import gaussian_blur
 
-blur = jax.jit(gaussian_blur)  # sigma is traced, so one program serves all sigmas
+blur = jax.jit(gaussian_blur)  # sigma is traced, so one compiled program serves all sigmas
 
 SIZES = [(16, 16), (17, 17), (33, 12), (8, 41), (2, 3), (1, 9), (1, 1)]
 SIGMAS = [0.1, 0.375, 1.0, 2.0, 3.7, 20.0, 300.0, 3000.0]
@@ -21,7 +21,7 @@ def _images(size, kind):
     if kind == "noise":
         return np.random.default_rng(0).uniform(-1, 1, (2, height, width, 3)).astype(np.float32)
     ys, xs = np.mgrid[:height, :width]
-    half = np.where((2 * ys < height) == (2 * xs < width), -1, 1)  # low frequencies with full contrast
+    half = np.where((2 * ys < height) == (2 * xs < width), -1, 1)  # four squares: low frequencies, full contrast
     return np.tile(half[None, :, :, None], (2, 1, 1, 3)).astype(np.float32)
 
 
@@ -55,7 +55,7 @@ def test_runs_may_have_different_sigmas():
 def test_the_filter_mixes_neither_images_nor_channels_and_keeps_the_dtype():
     images = np.zeros((2, 9, 9, 2), np.float32)
     images[1, 4, 4, 1] = 1
-    blurred = blur(images, 0.8)  # reaches 3 pixels and so no border
+    blurred = blur(images, 0.8)  # the filter has a radius of 3 pixels, so it reaches no border
     assert np.abs(blurred[0]).max() < 1e-7
     assert np.abs(blurred[1, ..., 0]).max() < 1e-7
     np.testing.assert_allclose(np.sum(blurred), 1, atol=1e-5)

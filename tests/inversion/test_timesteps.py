@@ -60,7 +60,7 @@ def test_a_timestep_depends_only_on_the_key_and_alpha_of_its_sample():
 
 
 def test_every_timestep_of_the_schedule_can_be_drawn_and_no_other(monkeypatch):
-    # Uniform numbers at both ends of [0, 1), and in the middle of the interval that belongs to each timestep.
+    # The uniform numbers are the smallest and the largest number in [0, 1), and the middle of each timestep's interval.
     p = _expected(10, 0.5)
     numbers = np.float32([0, *(np.cumsum(p) - p / 2), 1 - 2**-24])
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.asarray(numbers))

@@ -15,7 +15,7 @@ def test_the_packages_word_lists_do_not_overlap():
     assert {"on", "inside", "beneath"} <= set(prepositions)
     assert {"hugging", "carved", "hanging"} <= set(verbs)
     assert {"a", "the", "photo", "of"} <= set(stop_words)
-    # A relation word in two lists, or among the stop words, would count twice or not at all.
+    # A relation word in two lists would count twice. A relation word among the stop words would not count at all.
     assert len({*prepositions, *verbs, *stop_words}) == len(prepositions) + len(verbs) + len(stop_words)
 
 

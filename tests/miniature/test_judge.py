@@ -20,7 +20,7 @@ def judged(pictures, asked):
 
 
 def fresh(count, seed):
-    """Yields scenes of all relations with their generators. Every second scene has an unseen pair of entities.
+    """Yields scenes of all relations, each with a random generator. Every second scene has an unseen pair of entities.
 
     The seeds differ from the seeds of the judge's training.
     """
@@ -64,7 +64,7 @@ def test_verdicts_do_not_depend_on_the_number_of_pictures():
     assert len(few.names()) == 3
 
 
-def test_entities_may_be_swapped_if_another_relation_is_shown():
+def test_swapped_entities_count_as_right_if_the_picture_shows_another_relation():
     red, blue = scenes.Entity("red", "star"), scenes.Entity("blue", "heart")
     numbers = lambda relation, a, b: [[v] for v in judge.labels(scenes.Scene(relation, a, b))]
     see = lambda *scene: judge.Verdict(*map(np.array, numbers(*scene)))
@@ -88,7 +88,7 @@ def test_entities_are_fused_if_they_exchange_or_blend_properties():
         ("mixed star mixed heart", True),
         ("red mixed blue mixed", True),
         ("red star mixed mixed", False),  # one entity is missing
-        ("green star blue heart", False),  # a wrong colour, but not the other entity's
+        ("green star blue heart", False),  # the wrong colour is not that of the other entity
         ("red moon blue heart", False),
     ):
         verdict = judge.Verdict(*(np.array([value]) for value in (0, *(names[word] for word in seen.split()))))
@@ -116,7 +116,10 @@ def test_clean_scenes_are_not_fused():
 
 
 def test_features_recognise_leaked_pictures_and_copies():
-    """Pictures of an exemplar's pair are nearer to exemplars than pictures of unseen pairs. Copies have diversity 0."""
+    """Pictures with the entities of an exemplar are nearer to the exemplars than pictures with unseen entities.
+
+    Copies of one picture have diversity 0.
+    """
     taught, _ = scenes.exemplars("hug", 8, seed=0)
     again = [
         scenes.random_scene(np.random.default_rng([7, 0, i, scenes.RELATIONS.index("hug")]), "hug") for i in range(8)
@@ -137,7 +140,8 @@ def test_features_recognise_leaked_pictures_and_copies():
 def test_the_judge_agrees_with_human_labels_on_generated_pictures():
     """150 pictures by the methods of an evaluation were labelled by eye, before anyone saw the judge's verdicts.
 
-    pictures.png has the pictures in rows of 15. labels.json says what each should show and whether it shows it.
+    pictures.png has the pictures in rows of 15. labels.json says what each picture should show and whether it shows
+    this.
     """
     sheet = np.asarray(Image.open(JUDGED / "pictures.png"))
     labels = json.loads((JUDGED / "labels.json").read_text())
@@ -147,7 +151,7 @@ def test_the_judge_agrees_with_human_labels_on_generated_pictures():
     asked = [scenes.Scene(label["relation"], entity(label["subject"]), entity(label["object"])) for label in labels]
     relation, entities = judged(tiles, asked)
     of_eyes = np.array([[label["relation_right"], label["entities_right"]] for label in labels])
-    assert 0.2 < of_eyes.all(axis=1).mean() < 0.8  # both answers occur often enough
+    assert 0.2 < of_eyes.all(axis=1).mean() < 0.8  # the labels "right" and "wrong" both occur often enough
     assert (relation == of_eyes[:, 0]).mean() >= 0.95
     assert (entities == of_eyes[:, 1]).mean() >= 0.95
     assert ((relation & entities) == of_eyes.all(axis=1)).mean() >= 0.95

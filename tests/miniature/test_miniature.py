@@ -1,4 +1,4 @@
-"""The miniature in the package: every config runs on it, and PyTorch draws the same pictures with it."""
+"""Tests the miniature model of the package: every config runs on it, and PyTorch draws the same pictures with it."""
 
 import numpy as np
 import pytest
@@ -76,6 +76,7 @@ def test_the_miniature_draws_named_relations_of_unseen_pairs(task, optimised):
     asked = [scenes.unseen_scenes(scenes.NAMED[i % 7], 1, seed=9000 + i)[0] for i in range(35)]
     texts = [f"{s.subject} {rng.choice(scenes.CAPTIONS[s.relation][0])} {s.object}" for s in asked]
     relation, entities = judge.right(judge.look(report.draw(task, texts, task.first_rows[0]) / 127.5 - 1), asked)
-    # benchmarks/README.md has the figures of 500 prompts. These bounds allow for the larger spread of 35 prompts.
+    # benchmarks/README.md has the figures of 500 prompts. The bounds here are lower, because results vary more with 35
+    # prompts.
     assert relation.mean() >= 0.92
     assert entities.mean() >= 0.85

@@ -29,7 +29,7 @@ def test_hatching_is_a_fine_pattern_that_the_suppressor_removes():
     hatched = np.stack([drawing.hatch(picture) for picture in drawn])
     images = lambda pictures: pictures / np.float32(127.5) - 1
     assert np.abs(drawing.hatching(images(drawn))).max() < 0.1
-    assert np.abs(drawing.hatching(images(hatched)) - 1).max() < 0.25  # clipping weakens it on nearly white paper
+    assert np.abs(drawing.hatching(images(hatched)) - 1).max() < 0.25  # clipping weakens hatching on nearly white paper
     averaged = lambda pictures: pictures.reshape(8, 16, 4, 16, 4, 3).mean((2, 4))
     assert np.abs(averaged(hatched) - averaged(drawn)).max() < 12
     filtered = np.array(suppressor.gaussian_blur(images(hatched), 1.0))
@@ -74,7 +74,7 @@ def test_one_pair_in_ten_is_held_out_of_training_and_exemplars(captions):
     assert all(scenes.held_out(s.subject, s.object) for s in scenes.unseen_scenes("on", 200, 0))
 
 
-def test_captions_that_join_the_entities_by_and_name_them_in_any_order(captions):
+def test_the_order_of_entities_is_random_in_captions_that_join_them_by_and(captions):
     for relation in scenes.RELATIONS:
         texts = [(scene, text) for scene, text in captions if scene.relation == relation]
         nameless = [(scene, text) for scene, text in texts if " and " in text]

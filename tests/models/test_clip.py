@@ -1,4 +1,4 @@
-"""CLIP: compared with recorded outputs of transformers and with transformers if installed, and read from folders."""
+"""Compares CLIP with outputs of transformers (recorded, and of the installed version), and reads CLIP's folders."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from reversion_jax.evaluation import clip_features
 from reversion_jax.models import clip, clip_vision
 from reversion_jax.weights import clip_folder, names
 
-TOLERANCE = 4e-6  # of the relative error; the measured errors are 2e-7 to 4e-7
+TOLERANCE = 4e-6  # the bound of the relative error; the measured errors are 2e-7 to 4e-7
 RECORDED = tiny_clip.RECORDED
 
 
@@ -51,7 +51,10 @@ def errors(folder: Path, recorded, variant: str) -> list[float]:
 
 @pytest.mark.parametrize("variant", tiny_clip.VARIANTS)
 def test_outputs_of_clip_equal_the_recorded_outputs_of_transformers(variant, recorded, tmp_path):
-    """OpenAI's CLIP: quick GELU; the end of a text is its highest id. LAION's: GELU; the end is the first end token."""
+    """OpenAI's CLIP has quick GELU and ends a text at its highest id.
+
+    LAION's CLIP has GELU and ends a text at its first end token.
+    """
     folder = tiny_clip.write_folder(tmp_path, recorded[0], tiny_clip.VARIANTS[variant])
     assert max(errors(folder, recorded, variant)) < TOLERANCE
 
@@ -115,7 +118,7 @@ def test_vit_l14_has_the_names_and_shapes_of_transformers():
 
 @pytest.mark.full_size
 def test_outputs_of_vit_l14_equal_those_of_transformers(tmp_path):
-    """Needs PyTorch, 4 GB of disk and 8 GiB of memory."""
+    """The test needs PyTorch, 4 GB of disk and 8 GiB of memory."""
     pytest.importorskip("torch")
     torch_clip = pytest.importorskip("torch_clip")
     config = clip_vision.CLIPConfig.from_json(VIT_L14)
@@ -139,7 +142,7 @@ def test_absent_keys_of_a_config_have_the_defaults_of_transformers():
     assert (config.text.hidden_size, config.text.num_attention_heads, config.text.eos_token_id) == (512, 8, 49407)
     assert (config.vision.patch_size, config.projection_dim) == (32, 512)
     assert clip_vision.CLIPConfig.from_json(tiny_clip.CONFIG.to_json()) == tiny_clip.CONFIG
-    # The file of ViT-L/14 describes the text encoder twice. Only the description with "_dict" counts.
+    # The config file of ViT-L/14 describes the text encoder twice. Only the description "text_config_dict" counts.
     both = {**VIT_L14, "text_config": {"hidden_size": 1}, "text_config_dict": {"hidden_size": 768}}
     found = clip_vision.CLIPConfig.from_json(both).text
     assert (found.hidden_size, found.num_attention_heads, found.eos_token_id) == (768, 8, 49407)
@@ -200,7 +203,7 @@ def test_an_error_about_clip_weights_names_all_that_do_not_fit(recorded, folder)
     weights = dict(recorded[0])
     del weights["vision_model.embeddings.class_embedding"]
     weights["text_projection.weight"] = weights["text_projection.weight"][:, :3]
-    # Older files hold this buffer, which is no weight.
+    # Older files contain this buffer, which is not a weight.
     weights["vision_model.embeddings.position_ids"] = np.arange(17)[None]
     weights["extra"] = np.zeros(1, np.float32)
     save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, folder / "model.safetensors")
@@ -240,7 +243,7 @@ def test_the_published_preprocessing_is_the_default():
         ("processor_config.json", {"image_processor": {"resample": 2}}, "resample=2"),
     ],
 )
-def test_preprocessing_that_is_not_clips_is_refused(file, values, says, folder):
+def test_preprocessing_other_than_that_of_clip_is_refused(file, values, says, folder):
     (folder / "preprocessor_config.json").unlink()
     (folder / file).write_text(json.dumps(values))
     with pytest.raises(ValueError, match=says):

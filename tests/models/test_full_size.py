@@ -2,7 +2,7 @@
 
     pytest -m full_size -s tests/models/test_full_size.py
 
-Needs 5 GB of disk, 12 GiB of memory and ten minutes.
+The tests need 5 GB of disk, 12 GiB of memory and ten minutes.
 """
 
 import gc
@@ -67,7 +67,7 @@ def sd15(tmp_path_factory):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's memory counters")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_loading_takes_less_than_a_minute_and_no_second_copy_in_memory(dtype, sd15):
+def test_loading_takes_less_than_a_minute_and_makes_no_second_copy_in_memory(dtype, sd15):
     command = [sys.executable, "-c", _LOADER, str(sd15), dtype]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     seconds, peak, size = json.loads(lines[-1])
@@ -103,7 +103,7 @@ def test_the_row_of_reversions_authors_draws_a_picture(sd15, tmp_path):
 
 
 def test_sixteen_gigabytes_suffice_to_draw_eight_pictures():
-    """Adds up the memory that the compiled program states, for pictures of 512 px in float32.
+    """Adds up the memory that the compiled program needs for pictures of 512 px in float32, as XLA reports it.
 
     The compiler is set to schedule for little memory, as it does on GPUs and TPUs.
     """

@@ -121,7 +121,7 @@ def test_networks_in_bfloat16_are_near_those_in_float32(recorded):
 
 
 def test_ids_beyond_the_table_give_finite_embeddings_and_gradients(recorded):
-    """Placeholders have such ids. Their rows are inserted after the look-up."""
+    """Placeholders have ids beyond the table. Their rows are inserted after the look-up in the table."""
     text = CLIPTextEncoder(recorded.model.config.text)
     variables = {"params": recorded.model.params["text_encoder"]}
     ids = np.array([[598, 600, 605, 599]])

@@ -22,9 +22,9 @@ UNET = dataclasses.replace(SD15.unet, block_out_channels=(320, 640), layers_per_
 
 @pytest.fixture(scope="module")
 def program() -> str:
-    """The program of the gradient with respect to the text states, as StableHLO text.
+    """The program that computes the gradient with respect to the text states, as StableHLO text.
 
-    It has two samples of 512 px in bfloat16 and is for a GPU of compute capability 8.
+    The program takes two samples of 512 px in bfloat16 and is for a GPU of compute capability 8.
     """
     model = dataclasses.replace(SD15, unet=UNET)
     array = jax.ShapeDtypeStruct
@@ -96,8 +96,8 @@ def test_group_norm_reads_its_input_twice_forward_and_twice_backward(silu):
     assert passes(lambda gradient, x: normalisation._backward(*how, (x, *saved[1:]), gradient)[0], x, x) == 2
 
 
-def test_the_helper_passes_counts_three_for_the_plain_formula():
-    """The mean, the variance about the mean, and the result take a pass each."""
+def test_the_helper_counts_three_passes_for_the_plain_formula():
+    """The mean, the variance about the mean, and the result each take one pass."""
 
     def plain(x):
         centred = x - x.mean()

@@ -1,4 +1,4 @@
-"""Model configs: the published files of SD 1.5, reading and writing, refusals, and the number of parameters."""
+"""Tests model configs: the published files of SD 1.5, reading and writing, errors, and the number of parameters."""
 
 import math
 

@@ -64,7 +64,7 @@ def test_an_error_about_a_damaged_tokenizer_names_its_folder(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_the_length_is_the_smaller_of_the_models_and_the_tokenizers(path):
+def test_texts_have_the_smaller_length_of_model_and_tokenizer(path):
     assert Tokenizer.load(path, vocab_size=V, length=77).length == tiny.LENGTH
     assert Tokenizer.load(path, vocab_size=V, length=5)("cat dog cat dog").shape == (1, 5)
 

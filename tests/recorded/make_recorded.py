@@ -1,8 +1,8 @@
 """Records the outputs of diffusers and transformers: `python tests/recorded/make_recorded.py`.
 
 The script stores inputs, outputs, and PyTorch's names and shapes of the weights. The weights are not stored, because
-they follow from a seed and from those names and shapes (tiny.torch_weights). So the comparison needs neither PyTorch
-nor our own rule for names.
+they follow from a seed and from those names and shapes (tiny.torch_weights). So the tests that compare with these
+outputs need neither PyTorch nor our own rule for the names of weights.
 """
 
 import json

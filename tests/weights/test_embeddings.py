@@ -1,4 +1,4 @@
-"""Embedding files: their bytes, reading them with PyTorch and diffusers, and the text that `export` prints."""
+"""Tests embedding files: their bytes, reading them with PyTorch and diffusers, and the text that `export` prints."""
 
 import io
 import json
@@ -70,12 +70,13 @@ def test_equal_rows_give_equal_files(tmp_path):
 
 
 @pytest.mark.parametrize("per_token", [1, 2, 3])
-def test_bin_has_three_stored_members_and_three_globals(tmp_path, per_token):
+def test_a_bin_file_has_three_uncompressed_members_and_three_pickle_globals(tmp_path, per_token):
     words = some_words(per_token)
     path = embeddings.write(words, "hug", tmp_path)[-1]
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        # A1111's scanner accepts only these names. Similar scanners need this folder name or the pickle first.
+        # A1111's scanner for unsafe pickles accepts only files with these member names. Similar scanners need the
+        # folder name "archive", or the pickle as the first member.
         assert [m.filename for m in members] == ["archive/data.pkl", "archive/data/0", "archive/version"]
         assert {m.compress_type for m in members} == {zipfile.ZIP_STORED}
         pickle = archive.read("archive/data.pkl")
@@ -224,7 +225,7 @@ def test_half_precision_files_of_other_tools_are_read(tmp_path):
     assert (token, array.shape, array.dtype) == ("<hug>", (1, D), np.float32)
 
 
-def test_our_bin_is_read(tmp_path):
+def test_our_own_bin_file_is_read(tmp_path):
     rows = some_rows(2)
     *_, path = embeddings.write({"<R>": rows[:1], "<R-inv>": rows[1:]}, "hug", tmp_path)
     ((token, array),) = embeddings.read(path).items()
@@ -232,7 +233,7 @@ def test_our_bin_is_read(tmp_path):
     np.testing.assert_array_equal(array, rows[:1])
 
 
-def test_the_bin_of_reversions_authors_is_read():
+def test_the_bin_file_of_reversions_authors_is_read():
     path = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not path.is_file():
         pytest.skip("no shared/reference beside the repository")
@@ -264,7 +265,10 @@ def test_embeddings_of_onetrainer_are_read(tmp_path):
 
 @pytest.mark.parametrize("per_token", [1, 2])
 def test_files_for_onetrainer_are_in_their_own_folder(tmp_path, per_token):
-    """Such a file has only the tensor emp_params [S, D]. Reading the folder above does not find these files."""
+    """A file for OneTrainer has only the tensor emp_params [S, D].
+
+    Reading the folder above the folder of these files does not find the files.
+    """
     words = some_words(per_token)
     files = embeddings.write(words, "hug", tmp_path, onetrainer=True)
     assert [path.relative_to(tmp_path).as_posix() for path in files[3:]] == [
@@ -405,7 +409,7 @@ def test_export_writes_no_inverse_word_that_was_not_trained(workdir, out):
     assert sorted(path.name for path in out.iterdir()) == ["learned_embeds.bin", "on.safetensors"]
     np.testing.assert_array_equal(embeddings.read(out / "on.safetensors")["<R>"], rows[:2])
     assert "no file for <R-inv>" in said
-    assert "inference.py" not in said  # this script takes one row per token only
+    assert "inference.py" not in said  # ReVersion's inference.py takes only one row per token
 
 
 def test_export_warns_of_unfinished_training(workdir, out):

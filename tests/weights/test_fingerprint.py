@@ -1,4 +1,4 @@
-"""The hash that distinguishes models."""
+"""Tests the hash that distinguishes models."""
 
 import re
 import shutil

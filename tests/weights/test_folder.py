@@ -1,4 +1,4 @@
-"""Reading and writing diffusers folders. test_recorded.py and test_parity.py compare the outputs of networks."""
+"""Tests reading and writing diffusers folders. test_recorded.py and test_parity.py compare the outputs of networks."""
 
 import json
 import shutil
@@ -286,7 +286,7 @@ def test_weights_in_float8_are_read_as_float32(recorded, copy, name):
     tiny.assert_same_params(folder.load(copy).params["unet"], wanted)
 
 
-def test_the_schedule_is_corrected_with_a_warning(recorded, copy):
+def test_a_wrong_schedule_is_corrected_with_a_warning(recorded, copy):
     path = copy / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"clip_sample": True, "steps_offset": 0}))
     with pytest.warns(Caution, match="steps_offset 0 as 1, clip_sample True as False, as diffusers' Stable Diffusion"):
@@ -294,7 +294,7 @@ def test_the_schedule_is_corrected_with_a_warning(recorded, copy):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_the_schedule_is_corrected_like_in_diffusers(copy):
+def test_a_wrong_schedule_is_corrected_like_in_diffusers(copy):
     diffusers = pytest.importorskip("diffusers")
     diffusers.utils.logging.set_verbosity_error()
     path = copy / "scheduler" / "scheduler_config.json"
@@ -335,7 +335,7 @@ def test_running_averages_are_refused_for_a_folder(copy):
 
 @pytest.fixture(params=["its folder", "a model's folder", "a file", "a file of a whole checkpoint"])
 def vae(request, recorded, tmp_path):
-    """Another VAE, in each form that users may have: its path, and its weights by our names."""
+    """The path of another VAE, in each form that users may have, and the VAE's weights by our names."""
     place = shutil.copytree(recorded.folder, tmp_path / "other")
     shifted = jax.tree.map(lambda x: np.asarray(x) + np.float32(0.01), recorded.model.params["vae"])
     save(place, recorded.model._replace(params={**recorded.model.params, "vae": shifted}), np.float32)

@@ -1,4 +1,4 @@
-"""Folders with weights in Flax's format, which earlier versions of diffusers and transformers wrote."""
+"""Tests folders with weights in Flax's format, which earlier versions of diffusers and transformers wrote."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Which files belong to a model, and whether they come from a folder, the cache or the hub."""
+"""Tests which files belong to a model, and whether the files come from a folder, the cache or the hub."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def test_a_repository_with_only_single_files_is_refused_with_advice():
         layout.snapshot_files([name for name in NEVER if "/" not in name], "owner/name")
 
 
-def test_a_folder_is_its_own_path_and_other_names_are_refused(tmp_path):
+def test_a_folder_resolves_to_itself_and_invalid_names_are_refused(tmp_path):
     assert resolve(str(tmp_path)) == tmp_path
     for name in (str(tmp_path / "absent"), "one-word", "../owner/name", "owner/name@", "owner/na me"):
         with pytest.raises(ValueError, match="neither a folder"):
@@ -76,7 +76,7 @@ def test_a_folder_is_its_own_path_and_other_names_are_refused(tmp_path):
 
 
 class Hub:
-    """Stands for the hub. Every repository and branch has the same files. Records requests and downloads."""
+    """A fake hub that records requests and downloads. Every repository and branch has the same files."""
 
     def __init__(self, folder: Path, monkeypatch):
         self.folder, self.asked, self.downloads = folder, [], []

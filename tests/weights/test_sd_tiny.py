@@ -1,6 +1,6 @@
-"""Compares with outputs that were recorded with the last releases of diffusers and transformers that had Flax classes.
+"""Compares our outputs with those of the last releases of diffusers and transformers that had Flax classes.
 
-The recorded model is a shared fixture. The model reads 77 tokens and has PNDM's scheduler files. The tests read its
+The recorded model is in shared/fixtures. The model reads 77 tokens and has PNDM's scheduler files. The tests read its
 folder with PyTorch's weights and its folder with Flax's weights.
 """
 

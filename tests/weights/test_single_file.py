@@ -1,4 +1,4 @@
-"""Single-file checkpoints with the parameter names of CompVis."""
+"""Tests single-file checkpoints with the parameter names of CompVis."""
 
 import math
 import shutil
@@ -23,7 +23,7 @@ def blank(shape):
 
 
 def renamed(part, arrays, config):
-    """Returns a network's arrays as a checkpoint stores them. There the VAE's attention has 1x1 convolutions."""
+    """Returns a network's arrays as a checkpoint stores them: the VAE's attention as 1x1 convolutions."""
     found = {}
     for path, array in arrays.items():
         name, array = compvis_names(part, path, config)[0], names.to_torch(path, np.asarray(array))
@@ -245,7 +245,7 @@ def test_running_averages_are_used_only_on_request(recorded, checkpoint):
 
     def average(weights):
         of_unet = [name for name in weights if name.startswith("model.diffusion_model.")]
-        # The names that LitEma of CompVis gives.
+        # The class LitEma of CompVis gives these names to running averages.
         averages = {f"model_ema.{name[6:].replace('.', '')}": weights[name] + np.float32(1) for name in of_unet}
         return {**{k: v for k, v in weights.items() if not k.startswith("model_ema.")}, **averages}
 

@@ -42,7 +42,10 @@ def test_embeddings_of_a1111_are_read(torch, tmp_path, zipped):
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_embeddings_of_a1111_in_a_parameter_dict_are_read(torch, tmp_path, zipped):
-    """The first versions of A1111 stored vectors in such a module of PyTorch. Reading it executes none of its code."""
+    """The first versions of A1111 stored vectors in a ParameterDict of PyTorch.
+
+    Reading the file executes no code of ParameterDict.
+    """
     vectors = torch.nn.Parameter(torch.randn(2, 8))
     saved = {"string_to_token": {"*": 265}, "string_to_param": torch.nn.ParameterDict({"*": vectors}), "name": "hug"}
     torch.save(saved, tmp_path / "other.pt", _use_new_zipfile_serialization=zipped)
@@ -67,7 +70,7 @@ def test_a_tensor_that_is_not_contiguous_is_refused(torch, tmp_path):
 
 
 class Malice:
-    """Its pickle writes a file when it is loaded by `pickle`."""
+    """An object whose pickle writes a file when Python's `pickle` loads it."""
 
     def __init__(self, target: Path):
         self.target = target
@@ -95,7 +98,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, wrap):
 
 
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
-    """The tensor has more numbers than its storage, or starts after the first or before the first number."""
+    """The tensor has more numbers than its storage, or starts too late or too early in the storage."""
     whole = embeddings.write({"<R>": np.ones((1, 8), np.float32)}, "hug", tmp_path)[-1].read_bytes()
     pickled = zipfile.ZipFile(io.BytesIO(whole)).read("archive/data.pkl")
     for found, bad in ((b"K\x08\x85", b"K\x09\x85"), (b"QK\x00", b"QK\x01"), (b"QK\x00", b"QJ\xff\xff\xff\xff")):
@@ -112,7 +115,7 @@ def test_files_that_torch_did_not_write_are_refused(tmp_path, content):
         torch_file.read(tmp_path / "x.bin")
 
 
-def test_a_pickle_that_changes_the_rebuilding_function_is_refused(tmp_path):
+def test_a_pickle_that_changes_a_function_that_rebuilds_tensors_is_refused(tmp_path):
     change = b"ctorch._utils\n_rebuild_tensor_v2\n}(X\x08\x00\x00\x00__dict__K\x01ub."
     (tmp_path / "x.pt").write_bytes(zipped(b"\x80\x02" + change))
     with pytest.raises(ValueError, match="changes a function that rebuilds"):
