@@ -7,9 +7,9 @@ networks. It measures the time of the step's kernels by kind, and the time to dr
 `train`, first with an empty compilation cache and then with compiled programs in the cache. If PyTorch can use the same
 GPU, the script also measures a well-written training loop in PyTorch and drawing by diffusers.
 
-After each measurement the script writes accelerator.md and accelerator.json into the folder --out. It starts no further
-measurement after --minutes minutes, and lists the measurements that it left out. With --tiny it uses a small model and
-small pictures, for tests.
+After each measurement the script writes accelerator.md and accelerator.json into the folder --out. After --minutes
+minutes the script starts no further measurement, and lists the measurements that it left out. With --tiny the script
+uses a small model and small pictures, for tests.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def our_step(place: Path, sizes: Sizes, precision: str, at_once: int) -> dict[st
     """Measures our training step in one precision with `at_once` samples per pass through the networks.
 
     Returns the time of loading (s), of the first step (s) and of a later step (ms), and the peak memory (GiB). For the
-    default precision and all samples in one pass, it also returns the time of each kind of kernel (ms per step).
+    default precision and all samples in one pass, the result also has the time of each kind of kernel (ms per step).
     """
     import jax
 
@@ -112,7 +112,7 @@ def our_step(place: Path, sizes: Sizes, precision: str, at_once: int) -> dict[st
 
 
 def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, float]:
-    """Runs the command `train` with two previews. Returns the seconds to its first step and to its end."""
+    """Runs the command `train` with two previews. Returns the seconds until the first step and until the end."""
     own = settings(place, sizes, steps=sizes.steps, checkpoint_every_steps=sizes.steps, steps_per_dispatch=1)
     overrides = [f"--config.{key}={value}" for key, value in own.items()]
     workdir = place / name

@@ -86,7 +86,7 @@ def require_pytorch() -> None:
 
 
 def cuda_step(place: Path, sizes: Any) -> dict[str, float]:
-    """Measures a PyTorch step that trains one row only, with pictures encoded before, in bfloat16, channels last."""
+    """Measures a PyTorch step that trains only one row, on encoded pictures, in bfloat16, channels last."""
     import torch
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel

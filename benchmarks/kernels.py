@@ -18,7 +18,7 @@ KINDS = {
 
 
 def kernels(run: Callable[[], Any], steps: int) -> dict[str, float]:
-    """Returns {kind: time of its kernels in ms per step} from JAX's profiler; {} if it reports no kernels."""
+    """Returns {kind: ms per step that its kernels take} from JAX's profiler, or {} if there are no kernels."""
     import jax
 
     with tempfile.TemporaryDirectory() as folder:

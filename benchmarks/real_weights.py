@@ -5,8 +5,8 @@
 
 We have no real weights where we work, so please send us the report OUT/results.md and the pictures in OUT. The script
 needs the extra `interop`. The script takes minutes on a GPU and hours on a CPU. Smaller values of --pixels,
---sample_steps and --train_steps make it faster. If --clip, --exemplars or --words is not given, the script leaves out
-the check that needs it.
+--sample_steps and --train_steps make the script faster. If --clip, --exemplars or --words is not given, the script
+leaves out the check that needs it.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def ours(model: Any, prompts: Sequence[str], options: argparse.Namespace, words:
 
 
 def compare_pictures(name: str, pipe: Any, model: Any, prompts: Sequence[str], options: Any, words: Any = None) -> dict:
-    """Writes our pictures and diffusers' into OUT/<name>.png. Returns their differences, in levels of 0 to 255."""
+    """Writes our pictures and diffusers' into OUT/<name>.png. Returns how much they differ, in levels of 0 to 255."""
     size = (options.pixels, options.pixels)
     noise = np.asarray(generate.initial_noise(SEEDS[: len(prompts)], model.sd.config, size))
     of_both = [ours(model, prompts, options, words), theirs(pipe, prompts, noise, options)]
@@ -122,7 +122,7 @@ def compare_clip(options: argparse.Namespace) -> dict:
 
 
 def train(options: argparse.Namespace) -> dict:
-    """Trains a short run on real exemplars, in the folder OUT/run. Returns its number of steps and its last metrics."""
+    """Trains a short run on real exemplars in the folder OUT/run. Returns the number of steps and the last metrics."""
     config = rj.get_config()
     config.update({"model": options.model, "exemplars": options.exemplars, "steps": options.train_steps})
     config.update({"resolution": options.pixels, "relation": Path(options.exemplars).name})

@@ -4,7 +4,7 @@
 
 The runs are Inv-ReVersion on `hug` with several seeds, 400 steps with batch size 8. The ways of training take turns,
 --rounds times, each time in a new process that compiles anew. The times include compiling, and the fastest time of each
-way counts. When the runs train one after another, they share a process, which compiles once. If each run were a
+way counts. When the runs train one after another, the runs share a process, which compiles once. If each run were a
 separate command, each command would also load the model, and compile unless the compiled program is in the cache.
 """
 

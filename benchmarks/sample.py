@@ -4,7 +4,7 @@
 
 The model has full size, float32 and random weights. The picture is drawn by DDIM with guidance 7.5, so each step takes
 two samples through the UNet. The script runs only --timed_steps steps. From the time per step, and from the time to
-encode the prompts and to decode the latents, it computes the time of a whole picture of --steps steps.
+encode the prompts and to decode the latents, the script computes the time of a whole picture of --steps steps.
 
 The two programs take turns, --rounds times, each time in a new process. The fastest time of each program counts. The
 script has the same requirements as step.py.

@@ -39,7 +39,7 @@ def draw(task: prepare.Job, texts, label: str, learned=None, seed: int = 0) -> n
 
 
 def leakage(task: prepare.Job) -> dict[str, float]:
-    """Returns how often a picture of an exemplar's entities is more like the exemplars than one of unseen entities.
+    """Returns how often pictures of an exemplar's entities are more like the exemplars than pictures of other entities.
 
     0.5 is chance. The prompts name the relation in words. Half of the prompts have a pair of entities of an exemplar,
     and half have a pair that no exemplar has.

@@ -5,9 +5,9 @@
 The variant "XLA's own" has plain convolutions and stores attention scores. The variant "ours" is what the package runs.
 The variant "remat" computes activations again in the backward pass. All variants run in one process, in turn, three
 times; the fastest time counts. On a CPU, XLA schedules for speed, which needs more temporary memory. The flag
-XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false makes it schedule for little memory, as it always does
-on GPUs and TPUs. The weights are random. The script needs 8 GiB of memory. With --compile_only it compiles the programs
-and does not run them.
+XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false makes XLA schedule for little memory, as XLA always
+does on GPUs and TPUs. The weights are random. The script needs 8 GiB of memory. With --compile_only the script compiles
+the programs and does not run them.
 """
 
 import argparse

@@ -31,7 +31,7 @@ class FakeHub(ThreadingHTTPServer):
         self.asked: list[tuple[str, str]] = []
         self.refuse = 0  # the HTTP status with which the hub refuses every write; if 0, it accepts writes
         self.lfs = False
-        self.objects: dict[str, bytes] = {}  # the contents in the large file storage, by their SHA-256
+        self.objects: dict[str, bytes] = {}  # {SHA-256 of a file: its content} of the large file storage
         self.lose = False  # if True, the large file storage refuses every upload
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 

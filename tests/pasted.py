@@ -23,7 +23,7 @@ PAGES = (
 )
 SHELLS = ("sh", "shell", "bash", "console")
 OURS = ("python", "pip", "pytest", "launch")
-# Tools that are not part of this project. The tests do not check their arguments.
+# Tools that are not part of this project. The tests do not check the arguments of these tools.
 FOREIGN = ("cd", "cp", "export", "git", "hf", "ls", "mkdir", "source", "tensorboard", "wandb", "uv", "ruff", "mypy")
 # With these settings, training the miniature model takes seconds.
 FEW = {
@@ -168,10 +168,10 @@ def _program(line: str) -> str:
 def shortened(shown: Shown, made: set[str], place: Path) -> tuple[str, ...] | None:
     """Returns the command with few steps if the command can run in the folder `place`, and else None.
 
-    A command can run if its model is the miniature, and if the files that it reads are in `place`, or in `made`, the
-    workdirs of earlier commands. The workdir of a training command is added to `made`. So no command runs that needs a
-    download, an accelerator, a hub or a file of the reader's. The app, which does not end, and comparisons, which take
-    minutes, do not run either.
+    A command can run if its model is the miniature model, and if the files that the command reads are in `place`, or in
+    `made`, the workdirs of earlier commands. The workdir of a training command is added to `made`. So no command runs
+    that needs a download, an accelerator, a hub or a file of the reader's. The app, which does not end, and
+    comparisons, which take minutes, do not run either.
     """
     words, given = shown.words, _given(shown.arguments)
     made_before = lambda name: any(name == run or name.startswith(f"{run}/") for run in made)

@@ -1,4 +1,4 @@
-"""The commands as a user types them, each in its own process. Other files test more inputs that commands refuse."""
+"""Runs each command as a user types it, in a separate process. Other files test more inputs that commands refuse."""
 
 import json
 import os

@@ -28,7 +28,7 @@ MAX_FOLDERS, MAX_FILE, MAX_COMMAND, MAX_FUNCTION = 11, 250, 60, 60  # the first 
 # a function is its module and its own name.
 LONGER = {"config": "every setting has its own line"}
 FOREIGN = {"torch", "diffusers", "tensorflow", "tensorflow_datasets"}
-FOREIGN_IN = {"data.benchmark_tfds": {"tensorflow_datasets"}}  # it defines a data set for tensorflow_datasets
+FOREIGN_IN = {"data.benchmark_tfds": {"tensorflow_datasets"}}  # this module defines a data set
 
 # `__init__.py` is left out, because it imports the public names lazily and a separate test checks it.
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

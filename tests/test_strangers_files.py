@@ -1,4 +1,4 @@
-"""Fuzz tests: each reader of files that users may get from strangers reads any content or refuses it in one line."""
+"""Fuzz tests: each reader of files that users may get from strangers reads the file, or refuses it in one line."""
 
 import io
 import json

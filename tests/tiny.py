@@ -60,8 +60,8 @@ CONFIG = ModelConfig(
 )
 
 
-# A model with fewer blocks, which compiles in half the time. Tests of training use it, because they do not compare the
-# outputs of networks.
+# A model with fewer blocks, which compiles in half the time. Tests of training use this model, because these tests do
+# not compare the outputs of networks.
 SMALL = dataclasses.replace(
     CONFIG,
     text=dataclasses.replace(CONFIG.text, num_hidden_layers=1),

@@ -1,4 +1,4 @@
-"""A tiny CLIP with every kind of layer of ViT-L/14: its config, folder and inputs."""
+"""The config, folder and inputs of a tiny CLIP that has every kind of layer of ViT-L/14."""
 
 import dataclasses
 import json

@@ -14,7 +14,10 @@ PROMPTS = ["cat <R> hat", "red owl <R> box", "</script><b>ape <R> box", "fox <R>
 
 
 def write(folder: Path, *, relations=("hug", "inside"), prompts=PROMPTS, seeds=(0, 1), methods=METHODS) -> Path:
-    """Writes the folder and returns it. Picture n of pictures.json has a single colour, whose red value is n."""
+    """Writes an evaluation folder and returns its path.
+
+    Picture n of pictures.json has a single colour, whose red value is n.
+    """
     records = []
     for relation, prompt, seed, method in itertools.product(relations, prompts, seeds, methods):
         name = f"{len(records):03d}-{method}.png"

@@ -1,4 +1,4 @@
-"""Checks the schedule, guidance and DDIM against their formulas. test_recorded.py compares them with diffusers."""
+"""Checks the schedule, guidance and DDIM against their formulas. test_recorded.py compares all three with diffusers."""
 
 import jax
 import jax.numpy as jnp

@@ -1,8 +1,8 @@
 """Compares our training step with ReVersion's published training loop, on the same draws.
 
-We wrote the loop in PyTorch from the description of the method. It differentiates the whole token table, updates it by
-AdamW and restores the old rows. Our step trains only the placeholders' rows. The loop and our step must learn the same
-rows.
+We wrote the loop in PyTorch from the description of the method. The loop differentiates the whole token table, updates
+the table by AdamW and restores the old rows. Our step trains only the placeholders' rows. The loop and our step must
+learn the same rows.
 """
 
 import dataclasses
@@ -73,9 +73,9 @@ def published_losses(text, unet, scheduler, relation, batch, settings):
 
     The control loss takes the words of all samples of the micro-batch together.
 
-    `batch` has "latents" and "noise" [N, C, H, W], "timestep" [N] and "ids" [N, L]. If inverse prompts are added, it
-    also has "inverse_ids" [N, L]. "verbs", "prepositions" and "negatives" [N, k] are token ids; -1 marks padding.
-    `relation` is the token id of <R>.
+    `batch` has "latents" and "noise" [N, C, H, W], "timestep" [N] and "ids" [N, L]. If inverse prompts are added,
+    `batch` also has "inverse_ids" [N, L]. "verbs", "prepositions" and "negatives" [N, k] are token ids; -1 marks
+    padding. `relation` is the token id of <R>.
     """
     latents, noise, timesteps = (torch.from_numpy(batch[k]) for k in ("latents", "noise", "timestep"))
     noisy = scheduler.add_noise(latents, noise, timesteps)
@@ -170,7 +170,7 @@ def cases(recorded) -> dict[str, Case]:
             state, metrics = train(state, model.params, data, hyper)
             losses.append((metrics.denoising[0], metrics.control[0]))
             moments.append(np.asarray(state.moments[0].mu[0, :trained]))
-        # Adam's first moment is 0.9 times the previous one plus 0.1 times the gradient.
+        # Adam's first moment is 0.9 times the previous first moment plus 0.1 times the gradient.
         gradients = [(now - 0.9 * past) / 0.1 for past, now in itertools.pairwise(moments)]
         ours = Trained(np.array(losses), np.stack(gradients), np.asarray(state.rows[0, :trained]))
         arguments = recorded.folder, draws, initialiser, [text.vocab_size + p for p in range(trained)]
@@ -200,7 +200,7 @@ def test_losses_gradients_and_rows_of_our_step_equal_those_of_the_published_loop
     ("seen_in", "mistake"),
     [
         # Doubling the two weights of the loss is like summing the losses of the two micro-batches instead of averaging
-        # them. With Adam, this does not change the rows.
+        # the losses. With Adam, doubled weights do not change the rows.
         ("gradients", {"denoise_weight": 2.0, "control_weight": 0.02}),
         ("rows", {"weight_decay": 0.0}),
         ("losses", {"temperature": 0.08}),

@@ -219,7 +219,7 @@ def test_an_error_about_clip_weights_names_all_that_do_not_fit(recorded, folder)
 def test_preprocessed_pictures_equal_those_of_transformers(size):
     module = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
     picture = Image.fromarray((128 + 70 * tiny.noise(sum(size), (*size, 3))).clip(0, 255).astype(np.uint8))
-    picture = picture.resize(picture.size[::-1])  # so that the picture has smooth parts too
+    picture = picture.resize(picture.size[::-1])  # resizing gives the picture smooth parts
     theirs = module.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     wanted = tiny.nhwc(np.stack(theirs(picture)["pixel_values"]))[0]
     ours = clip_features.Preprocessing.from_json({"size": 32, "crop_size": {"height": 32, "width": 32}})

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 at full size with random weights: how it loads, and whether its outputs equal PyTorch's.
+"""Tests loading Stable Diffusion 1.5 at full size with random weights, and compares its outputs with PyTorch's.
 
     pytest -m full_size -s tests/models/test_full_size.py
 
@@ -105,7 +105,7 @@ def test_the_row_of_reversions_authors_draws_a_picture(sd15, tmp_path):
 def test_sixteen_gigabytes_suffice_to_draw_eight_pictures():
     """Adds up the memory that the compiled program needs for pictures of 512 px in float32, as XLA reports it.
 
-    The compiler is set to schedule for little memory, as it does on GPUs and TPUs.
+    A flag makes XLA schedule for little memory, as XLA does on GPUs and TPUs.
     """
     shapes = folder.parameter_shapes(SD15)
     params = {

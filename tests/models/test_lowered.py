@@ -1,4 +1,4 @@
-"""Inspects the program of the row gradient as it is lowered for NVIDIA GPUs. The tests need no GPU."""
+"""Inspects the program of the row gradient that JAX lowers for NVIDIA GPUs. The tests need no GPU."""
 
 import dataclasses
 import re

@@ -1,7 +1,7 @@
 """Compares our outputs with those of the last releases of diffusers and transformers that had Flax classes.
 
-The recorded model is in shared/fixtures. The model reads 77 tokens and has PNDM's scheduler files. The tests read its
-folder with PyTorch's weights and its folder with Flax's weights.
+The recorded model is in shared/fixtures. The model reads 77 tokens and has PNDM's scheduler files. The tests read a
+folder of the model with PyTorch's weights, and another folder with Flax's weights.
 """
 
 import dataclasses
