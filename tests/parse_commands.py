@@ -40,7 +40,7 @@ def parse(command: str, arguments: list[str] | str) -> str:
             config.settle(values, own_settings.read(config.MINIATURE) if values.model == config.MINIATURE else None)
 
     app.run = check
-    sys.argv = [command, *([arguments] if isinstance(arguments, str) else arguments)]  # absl reads overrides from here
+    sys.argv = [command, *([arguments] if isinstance(arguments, str) else arguments)]  # config flags read sys.argv too
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         try:

@@ -154,7 +154,7 @@ def test_bad_input_ends_with_one_error_line(command, arguments, says, workdir, t
 
 
 @pytest.mark.parametrize("mistake", ["confi.get_config()", "[] + 1"])
-def test_a_mistake_in_a_users_config_is_one_line_with_its_place(mistake, tmp_path):
+def test_an_error_about_a_users_config_is_one_line_with_the_place_of_the_mistake(mistake, tmp_path):
     (tmp_path / "mine.py").write_text(f"def get_config():\n    return {mistake}\n")
     done = run("train", "--config", "mine.py", cwd=tmp_path)
     assert done.returncode == 2

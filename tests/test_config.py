@@ -15,7 +15,7 @@ def test_each_relation_of_the_benchmark_has_a_config():
 
 
 @pytest.mark.parametrize("name", RELATIONS)
-def test_defaults_are_those_of_the_published_run(name):
+def test_default_settings_are_those_of_the_published_run(name):
     c = settings.settle(load(name))
     assert (c.relation, c.exemplars) == (name, f"exemplars/{name}")
     assert (c.steps, c.batch_size, c.accumulation, c.resolution) == (3000, 2, 4, 512)
@@ -93,7 +93,7 @@ def test_settings_of_the_user_are_kept():
         ("textual_inversion", {"control_weight", "importance", "inverse_share", "suppressor_sigma_px"}),
     ],
 )
-def test_an_earlier_method_sets_what_it_lacks_to_zero(method, off):
+def test_an_earlier_method_sets_to_zero_the_settings_of_parts_that_it_lacks(method, off):
     full = dataclasses.asdict(settings.settle(load("hug")))
     c = load("hug")
     c.method = method
@@ -167,7 +167,7 @@ def test_an_unknown_setting_is_refused_with_a_suggestion():
         settings.settle(c)
 
 
-def test_settled_settings_do_not_change():
+def test_settling_settled_settings_again_changes_nothing():
     settled = settings.settle(load("hug"))
     assert settings.settle(settled) == settled
     assert settings.from_dict(dataclasses.asdict(settled) | {"of_another_version": 1}) == settled

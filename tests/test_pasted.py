@@ -84,7 +84,7 @@ def test_files_extras_and_markers_of_all_commands_exist():
             assert [flag for flag in flags if flag not in (ROOT / words[1]).read_text()] == [], (page, words)
 
 
-def test_exports_run(tmp_path):
+def test_export_commands_of_the_docs_run(tmp_path):
     """Each `export` in the docs runs offline with only the folder of a run. `python -m reversion_jax` also runs."""
     shown = [of for of in pasted.in_blocks() if of.command == "export" and "--push_to_hub" not in of.arguments]
     lines = dict.fromkeys(of.words for of in shown)
@@ -108,7 +108,7 @@ def _run(words, place) -> str:
 
 
 @pytest.mark.long
-def test_commands_run_on_the_miniature(tmp_path):
+def test_commands_of_the_docs_run_on_the_miniature_model(tmp_path):
     """Runs the commands of all pages in one folder, README first, as a reader would from page to page."""
     run, made = [], set()
     for shown in pasted.in_blocks():

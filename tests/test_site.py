@@ -129,7 +129,7 @@ of the bar. ValueError for bad input.
 
 @pytest.mark.filterwarnings("default")  # Sphinx warns about its extensions
 @pytest.mark.parametrize("url", ["", "https://host/us/repository"])
-def test_links_lead_out_of_the_pages(url, generated, monkeypatch, tmp_path):
+def test_links_to_files_lead_to_the_repository_or_to_a_copy(url, generated, monkeypatch, tmp_path):
     """Links lead to the repository if its address is known, else to a copy of the file. A folder has no copy."""
     pytest.importorskip("myst_parser")
     import links

@@ -122,7 +122,7 @@ def mutated(content: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
 
 @quick
 @given(TEXTS | st.dictionaries(st.sampled_from(["text", "subject", "object", "x"]), TEXTS))
-def test_any_template_is_parsed_or_refused_in_one_line(template):
+def test_any_template_is_parsed_or_refused_with_an_error_of_one_line(template):
     prompt = reads(parse, template)
     if prompt is None:
         return
@@ -136,7 +136,7 @@ def test_any_template_is_parsed_or_refused_in_one_line(template):
 
 @quick
 @given(JSON | st.dictionaries(st.just("0.png"), st.lists(TEXTS | JSON, max_size=3), min_size=1))
-def test_any_captions_are_read_or_refused_in_one_line(tmp_path, values):
+def test_any_captions_are_read_or_refused_with_an_error_of_one_line(tmp_path, values):
     (tmp_path / "0.png").write_bytes(b"")
     (tmp_path / "text.json").write_text(json.dumps(values))
     found = reads(exemplars.read_captions, tmp_path)
@@ -210,7 +210,7 @@ def check_read(name: str, path: Path, read: Callable[[], object], whole: bytes, 
     return found is not None
 
 
-def test_damaged_files_of_every_kind_are_read_or_refused_in_one_line(tmp_path, recorded):
+def test_damaged_files_of_every_kind_are_read_or_refused_with_an_error_of_one_line(tmp_path, recorded):
     rng = np.random.default_rng(0)
     for name, (path, read) in files_of_strangers(tmp_path, recorded.folder).items():
         whole = path.read_bytes()

@@ -122,7 +122,7 @@ def test_a_template_with_uncertain_inversion_is_refused_and_the_error_shows_a_re
 
 @pytest.mark.parametrize(("template", "named"), MALFORMED)
 @pytest.mark.parametrize("make", [direct, inverse])
-def test_malformed_templates_are_refused_in_one_line(template, named, make):
+def test_malformed_templates_are_refused_with_an_error_of_one_line(template, named, make):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         make(template)
     assert named in str(caught.value)

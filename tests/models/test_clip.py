@@ -199,7 +199,7 @@ def test_sharded_half_precision_and_flax_weights_are_read(recorded, folder):
     same(clip_folder.load(folder)[1], params)
 
 
-def test_an_error_about_clip_weights_names_all_that_do_not_fit(recorded, folder):
+def test_an_error_about_clip_weights_names_all_weights_that_do_not_fit(recorded, folder):
     weights = dict(recorded[0])
     del weights["vision_model.embeddings.class_embedding"]
     weights["text_projection.weight"] = weights["text_projection.weight"][:, :3]
@@ -275,13 +275,13 @@ def test_features_do_not_depend_on_the_batch(folder, tmp_path):
     np.testing.assert_allclose(found, vectors[np.array([[0, 1], [2, 0], [1, 1]])], atol=1e-6)
 
 
-def test_the_end_of_a_text_follows_the_rule_of_the_end_token():
+def test_the_end_of_a_text_is_found_by_the_rule_that_belongs_to_the_end_token():
     ids = np.array([[9, 3, 5, 4, 4], [9, 4, 8, 4, 1]])
     np.testing.assert_array_equal(clip.end_of_text(ids, 4), [3, 1])
     np.testing.assert_array_equal(clip.end_of_text(ids[:, 1:], 2), [1, 1])
 
 
-def test_a_clip_is_downloaded_from_the_hub_without_pickles(folder, monkeypatch):
+def test_a_clip_model_is_downloaded_from_the_hub_without_pickles(folder, monkeypatch):
     (folder / "pytorch_model.bin").touch()
     downloads = []
     present = [huggingface_hub.hf_api.RepoSibling(rfilename=path.name) for path in folder.iterdir()]

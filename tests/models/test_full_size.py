@@ -89,7 +89,7 @@ def inputs():
     }
 
 
-def test_the_row_of_reversions_authors_draws_a_picture(sd15, tmp_path):
+def test_sample_draws_a_picture_with_the_row_of_reversions_authors(sd15, tmp_path):
     row = SHARED / "reference" / "reversion_painted_on_learned_embeds.bin"
     if not row.is_file():
         pytest.skip("no shared/reference beside the repository")

@@ -43,7 +43,7 @@ def program() -> str:
         return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-def test_attention_on_nvidia_gpus_keeps_no_scores(program):
+def test_attention_on_nvidia_gpus_stores_no_scores(program):
     """Checks self-attention and cross-attention. cuDNN needs the 77 tokens padded to 128."""
     assert len(re.findall(r"custom_call @__cudnn\$fmhaSoftmax\(", program)) >= 8  # four layers with two attentions each
     assert "tensor<2x128x8x40xbf16>" in program

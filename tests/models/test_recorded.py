@@ -21,7 +21,7 @@ from reversion_jax.weights import folder, names
 TOLERANCE = 4e-6
 
 
-def test_the_recorded_inputs_are_those_of_the_seed(recorded):
+def test_the_recorded_inputs_equal_the_inputs_made_from_the_seed(recorded):
     for name, array in tiny.inputs(seed=50).items():
         np.testing.assert_allclose(array, recorded.inputs[name], rtol=1e-6, err_msg=name)
 

@@ -99,7 +99,7 @@ def test_ids_are_turned_back_into_words_and_placeholders(tokenizer):
     assert tokenizer.ids_to_words(ids) == ["cat", "<R>", "<R>", "dog", "<R-inv>"]
 
 
-def test_special_ids_are_start_and_end(tokenizer):
+def test_the_special_ids_are_those_of_the_start_and_the_end_token(tokenizer):
     assert tokenizer.special_ids == (tokenizer.backend.bos_token_id, tokenizer.backend.eos_token_id)
 
 

@@ -213,7 +213,7 @@ def test_rows_of_a_wrong_shape_are_not_written(tmp_path, shapes):
 
 
 @pytest.mark.parametrize("tokens", [[], ["<R-inv>"], ["<R>", "<hug>"]], ids=str)
-def test_words_with_other_names_are_not_written(tmp_path, tokens):
+def test_words_other_than_r_and_r_inv_are_not_written(tmp_path, tokens):
     with pytest.raises(ValueError, match="need <R>, and optionally <R-inv>"):
         embeddings.write(dict.fromkeys(tokens, some_rows(1)), "hug", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -242,7 +242,7 @@ def test_the_bin_file_of_reversions_authors_is_read():
     assert 0.1 < np.linalg.norm(array) < 10
 
 
-def test_a_file_of_a1111_gives_its_own_name_to_the_token(tmp_path):
+def test_the_token_of_an_a1111_file_is_the_name_in_the_file(tmp_path):
     save_file({"emb_params": some_rows(2)}, tmp_path / "hug.safetensors")
     assert list(embeddings.read(tmp_path / "hug.safetensors")) == ["hug"]
 
@@ -323,7 +323,7 @@ def test_a_git_lfs_pointer_in_place_of_an_embedding_is_refused(tmp_path, name):
         embeddings.read(tmp_path / name)
 
 
-def test_a_folder_gives_its_safetensors_files(tmp_path):
+def test_the_embeddings_of_a_folder_are_its_safetensors_files(tmp_path):
     first = embeddings.write(some_words(1), "hug", tmp_path)
     assert embeddings.find(str(tmp_path)) == sorted(first[:2])
     assert embeddings.find(str(first[0])) == [first[0]]

@@ -56,7 +56,7 @@ def test_half_precision_weights_are_read_as_float32(dtype, recorded, copy):
     tiny.assert_same_params(folder.load(copy).params, wanted)
 
 
-def test_the_fp16_variant_is_read_if_there_is_no_other(recorded, copy):
+def test_the_fp16_variant_is_read_if_there_is_no_other_variant(recorded, copy):
     path = tiny.weight_file(copy, "unet")
     path.rename(path.with_name("diffusion_pytorch_model.fp16.safetensors"))
     tiny.assert_same_params(folder.load(copy).params, recorded.model.params)

@@ -54,7 +54,7 @@ def test_safetensors_are_preferred_to_flax_weights(recorded, flax_folder):
     tiny.assert_same_params(folder.load(flax_folder).params, recorded.model.params)
 
 
-def test_an_error_about_flax_weights_names_all_that_do_not_fit(recorded, flax_folder):
+def test_an_error_about_flax_weights_names_all_weights_that_do_not_fit(recorded, flax_folder):
     params = recorded.model.params["unet"]
     bent = {**params, "conv_in": {"kernel": params["conv_in"]["kernel"][:2]}}
     write(flax_folder / "unet" / FLAX_FILES["unet"], bent)

@@ -39,13 +39,13 @@ def assert_close(found, wanted, tolerance):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
 
 
-def test_text_states_equal_the_recorded_ones(model, reference):
+def test_text_states_equal_the_recorded_text_states(model, reference):
     found = CLIPTextEncoder(model.config.text).apply({"params": model.params["text_encoder"]}, reference["input_ids"])
     assert_close(found, reference["text_last_hidden_state_torch"], 1e-5)
 
 
 @pytest.mark.parametrize("prefix", ["unet", "unet_rect"])
-def test_unet_outputs_equal_the_recorded_ones(prefix, model, reference):
+def test_unet_outputs_equal_the_recorded_unet_outputs(prefix, model, reference):
     latents, timesteps, states = (reference[f"{prefix}_{name}"] for name in ("latents", "timesteps", "hidden_states"))
     unet = tiny.quick_jit(UNet(model.config.unet).apply)
     found = unet({"params": model.params["unet"]}, tiny.nhwc(latents), timesteps, states)
@@ -53,7 +53,7 @@ def test_unet_outputs_equal_the_recorded_ones(prefix, model, reference):
 
 
 @pytest.mark.parametrize("kind", ["grad", "ti_grad"])
-def test_the_row_gradient_equals_the_recorded_one(kind, model, reference):
+def test_the_row_gradient_equals_the_recorded_row_gradient(kind, model, reference):
     x = {name: reference[f"{kind}_{name}"] for name in ("input_ids", "row_id", "row_torch", "loss_torch")}
     text, unet = CLIPTextEncoder(model.config.text), UNet(model.config.unet)
     noisy, noise = (tiny.nhwc(reference[f"grad_{name}"]) for name in ("noisy_latents", "noise"))
@@ -78,7 +78,7 @@ def test_the_pytorch_and_the_flax_folder_give_the_same_model(sd_tiny):
     jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
 
 
-def test_vae_outputs_equal_the_recorded_ones(model, reference):
+def test_vae_outputs_equal_the_recorded_vae_outputs(model, reference):
     vae, scale = VAE(model.config.vae), model.config.vae.scaling_factor
     variables = {"params": model.params["vae"]}
     mean, std = vae.apply(variables, tiny.nhwc(reference["vae_image"]), method="encode")
@@ -88,7 +88,7 @@ def test_vae_outputs_equal_the_recorded_ones(model, reference):
     assert_close(tiny.nchw(decoded), reference["vae_decoded_torch"], 1e-5)
 
 
-def test_the_schedule_equals_the_recorded_one(model, reference):
+def test_the_schedule_equals_the_recorded_schedule(model, reference):
     schedule = model.schedule
     np.testing.assert_allclose(schedule.alphas_cumprod, reference["sched_alphas_cumprod"], rtol=1e-6)
     noised = schedule.add_noise(reference["sched_samples"], reference["sched_noise"], reference["sched_timesteps"])
@@ -116,7 +116,7 @@ def walk(name, schedule, steps, start, outputs):
 
 
 @pytest.mark.parametrize("name", ["ddim", "pndm"])
-def test_sampler_steps_equal_the_recorded_ones(name, model, reference):
+def test_sampler_steps_equal_the_recorded_sampler_steps(name, model, reference):
     start, outputs = reference[f"{name}_step_start"], reference[f"{name}_step_model_outputs"]
     latents, timesteps, end = walk(name, model.schedule, 5, start, outputs)
     assert list(timesteps) == reference[f"{name}_timesteps_5"].tolist()
@@ -127,13 +127,13 @@ def test_sampler_steps_equal_the_recorded_ones(name, model, reference):
 
 
 @pytest.mark.parametrize("kind", ["", "tricky_"])
-def test_token_ids_equal_the_recorded_ones(kind, sd_tiny, reference):
+def test_token_ids_equal_the_recorded_token_ids(kind, sd_tiny, reference):
     tokenizer = Tokenizer.load(sd_tiny / "torch_sd_tiny" / "tokenizer", vocab_size=1000, length=77)
     found = tokenizer([str(prompt) for prompt in reference[f"{kind}prompts"]])
     assert found.tolist() == reference[f"{kind}input_ids"].tolist()
 
 
-def test_token_ids_with_a_placeholder_equal_the_recorded_ones(sd_tiny, reference):
+def test_token_ids_with_a_placeholder_equal_the_recorded_token_ids(sd_tiny, reference):
     path = sd_tiny / "torch_sd_tiny" / "tokenizer"
     tokenizer = Tokenizer.load(path, {"<cat-toy>": 1}, vocab_size=1000, length=77)
     found = tokenizer([str(prompt) for prompt in reference["ti_prompts"]])
