@@ -1,12 +1,14 @@
-"""Attention maps: draws a picture and averages the UNet's cross-attention for each word of the prompt.
+"""Makes attention maps: draws a picture and averages the UNet's cross-attention for each word of the prompt.
 
-This does not slow down usual drawing, because it has its own compiled program: Flax's `intercept_methods` records the
-UNet's queries and keys while that program is traced, and the sampler's loop runs in Python.
+Drawing without attention maps does not become slower, because attention maps have their own compiled function. Flax's
+`intercept_methods` records the UNet's queries and keys while JAX traces that function. The sampler's loop runs in
+Python, so that the maps of each step can be stored.
 
-Of the two halves of classifier-free guidance, only the one with the prompt is used. Its attention probabilities are
-averaged over the heads, then over the layers of each resolution, then over all calls of the sampler's denoiser. A word
-of several tokens gets the mean of their maps. DAAM (Tang et al., 2022, arXiv:2210.04885) and prompt-to-prompt (Hertz et
-al., 2022, arXiv:2208.01626) average in the same way; they differ in the resolutions that they combine.
+Classifier-free guidance runs the UNet with the negative prompt and with the prompt; only the prompt gets attention
+maps. Attention probabilities are averaged over the heads, then over the layers of each resolution, then over all calls
+of the sampler's denoiser. The map of a word with several tokens is the mean of its tokens' maps. DAAM (Tang et al.,
+2022, arXiv:2210.04885) and prompt-to-prompt (Hertz et al., 2022, arXiv:2208.01626) average in the same way, but the
+two methods combine different resolutions.
 """
 
 from functools import partial
@@ -49,8 +51,8 @@ def probabilities(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the UNet's output, and the attention probabilities of each cross-attention layer, by the layer's path.
 
-    Takes the arguments of `networks.predict`. The probabilities are softmax(q k / √d), float32 [N, heads, positions,
-    L].
+    Takes the arguments of `networks.predict`. The probabilities are softmax(q k / √d) of queries q and keys k,
+    float32 [N, heads, positions, L].
     """
     projected: dict[tuple[str, str], jax.Array] = {}
 
@@ -99,8 +101,8 @@ def attend(
     states = generate.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)
     noise = initial_noise([seed], sd.config, sampling.size)
     keys = sampler_keys(jnp.array([seed], jnp.uint32))
-    # Place the inputs on the devices of the weights. Otherwise the second step, whose inputs come from the first step,
-    # would have another placement and would be compiled again.
+    # Place the inputs on the devices of the weights. Otherwise the inputs of the second step, which come from the
+    # first step, would be placed differently, and JAX would compile the step again.
     states, noise, keys = parallel.replicate((states, noise, keys), parallel.mesh_of(sd.params))
     seen: list[dict[tuple[int, int], jax.Array]] = []
 
@@ -127,12 +129,12 @@ def attend(
 def words_of(tokenizer: Tokenizer, prompt: str) -> list[tuple[str, list[int]]]:
     """Returns the words and punctuation marks of a prompt, each with the positions of its tokens.
 
-    Words beyond the text encoder's length are left out.
+    Words beyond the maximum length of the text encoder's input are left out.
     """
     words: list[tuple[str, list[int]]] = []
     ids = tokenizer.word_ids(prompt)[: tokenizer.length - 2]
     first_rows = [tokenizer.placeholder_ids(token)[0] for token in tokenizer.rows_per_token]
-    begins = True  # whether a token that is not a learned one would begin a word
+    begins = True  # whether the next token begins a word, unless it is a learned token
     for position, (i, name) in enumerate(zip(ids, tokenizer.ids_to_words(ids), strict=True), start=1):
         learned = i >= tokenizer.vocab_size
         ends = learned or tokenizer.backend.convert_ids_to_tokens(int(i)).endswith("</w>")
@@ -147,16 +149,16 @@ def words_of(tokenizer: Tokenizer, prompt: str) -> list[tuple[str, list[int]]]:
 
 
 def joined(found: Attention) -> np.ndarray:
-    """Returns each word's map over all resolutions: the mean of their maps, upsampled to the finest one.
+    """Returns one map for each word: the mean of its maps at all resolutions, upsampled to the finest resolution.
 
-    Float32 [words, h, w].
+    The result is float32 [words, h, w].
     """
     finest = max(found.maps)
     return np.mean([[upsampled(own, finest) for own in maps] for maps in found.maps.values()], axis=0)
 
 
 def upsampled(own: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a map [h, w] to another size (H, W), bicubic as in DAAM; returns float32, clipped at 0 from below."""
+    """Resizes a map [h, w] to `size` (H, W), bicubically as DAAM does; sets negative values to 0; returns float32."""
     larger = Image.fromarray(np.asarray(own, np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.maximum(np.asarray(larger), 0)
 
@@ -165,9 +167,9 @@ def upsampled(own: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _observe(
     params: Any, model: ModelConfig, latents: jax.Array, timesteps: jax.Array, states: jax.Array
 ) -> tuple[jax.Array, dict[tuple[int, int], jax.Array]]:
-    """Returns the UNet's output for both halves of guidance [2, H, W, C], and the maps of the half with the prompt.
+    """Returns the UNet's outputs [2, H, W, C] for the negative prompt and the prompt, and the prompt's attention maps.
 
-    The maps are [h, w, L], by resolution (h, w).
+    The attention maps are in a dict from the resolution (h, w) to an array [h, w, L].
     """
     output, layers = probabilities(params, model, latents, timesteps, states)
     height, width = latents.shape[1:3]

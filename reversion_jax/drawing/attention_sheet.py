@@ -1,4 +1,4 @@
-"""Presents the result of `attention.attend`: a sheet with the maps over the picture, and a table of numbers."""
+"""Presents the result of `attention.attend` as a sheet with the maps over the picture, and as a table of numbers."""
 
 import textwrap
 from typing import Any
@@ -19,9 +19,9 @@ _COLUMNS = 8  # maximum number of words on a sheet
 def sheet(found: Attention, learned: tuple[str, ...] = ()) -> Image.Image:
     """Draws a sheet with the picture and the attention maps: a column for each word, a row for each resolution.
 
-    learned: the learned words, which always have a column. Stop words, such as articles, have none.
-    The brightness of each map is relative to the peak of this map, which is written above the map. So the maps show
-    where a word's attention is, but not how strong it is.
+    learned: the learned words, which always have a column. Stop words, such as articles, have no column.
+    The brightness of each map is relative to the map's own peak, and the peak is written above the map. So the
+    brightness shows where in the picture a word's attention is, but not how strong the attention is.
     """
     shown = _shown(found, learned)
     maps = {"all resolutions": joined(found), **{f"{h} × {w}": found.maps[h, w] for h, w in sorted(found.maps)[::-1]}}
@@ -46,7 +46,7 @@ def sheet(found: Attention, learned: tuple[str, ...] = ()) -> Image.Image:
 
 
 def as_json(found: Attention, learned: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Returns the numbers of each word's map over all resolutions, and its mean probability at each resolution."""
+    """Returns numbers about each word's map over all resolutions, and the map's mean probability at each resolution."""
     maps = joined(found)
     return {
         "prompt": found.prompt,
@@ -78,7 +78,10 @@ def describe(numbers: dict[str, Any]) -> str:
 
 
 def _shown(found: Attention, learned: tuple[str, ...]) -> list[int]:
-    """Returns the indices of the words with a column, in the prompt's order. Learned words take precedence."""
+    """Returns the indices of the words that get a column, in the prompt's order.
+
+    If there are more words than columns, learned words get a column before other words.
+    """
     silent = words.packaged("stop_words")
     told = [i for i, word in enumerate(found.words) if word in learned or (word.isalnum() and word not in silent)]
     first = sorted(told, key=lambda i: found.words[i] not in learned)[:_COLUMNS]
@@ -86,7 +89,7 @@ def _shown(found: Attention, learned: tuple[str, ...]) -> list[int]:
 
 
 def _overlay(axes: Axes, image: np.ndarray, own: np.ndarray) -> None:
-    """Draws a map [h, w] over the picture [H, W, 3], which is made grey and pale."""
+    """Draws the attention map `own` [h, w] in colour over a pale, grey copy of the picture [H, W, 3]."""
     weight = upsampled(own, image.shape[:2])
     weight = weight[..., None] / max(weight.max(), np.finfo(np.float32).tiny)
     grey = np.repeat((image.mean(axis=-1, keepdims=True) + 1) / 2, 3, axis=-1)
@@ -95,7 +98,7 @@ def _overlay(axes: Axes, image: np.ndarray, own: np.ndarray) -> None:
 
 
 def _centre(own: np.ndarray) -> tuple[float, float]:
-    """Returns the centre of mass of a map [h, w]: x and y from 0 (left, top) to 1."""
+    """Returns the centre of mass of a map [h, w]: x and y from 0 (left, top) to 1 (right, bottom)."""
     y, x = ((np.arange(side) + 0.5) / side for side in own.shape)
     total = max(float(own.sum()), np.finfo(np.float32).tiny)
     return float((own.sum(axis=0) * x).sum() / total), float((own.sum(axis=1) * y).sum() / total)

@@ -1,4 +1,4 @@
-"""Figures that explain the method, for a notebook. Their data come from the code that training uses."""
+"""Draws figures that explain the method in a notebook. The figures' data come from the code that training uses."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +25,8 @@ def curves(
 ) -> Image.Image:
     """Draws labelled lines. x, y: labels of the axes.
 
-    dots: further points, by the label of a line, drawn in the colour of that line.
-    marks: labels of vertical lines, with their values of x.
+    dots: points to draw in the colour of a line, by the line's label.
+    marks: positions x of vertical lines, by the label of each vertical line.
     """
     figure = Figure(figsize=(8.5, 4), layout="constrained")
     axes = figure.subplots()
@@ -45,7 +45,7 @@ def curves(
 
 
 def spectra(images: Mapping[str, np.ndarray]) -> Image.Image:
-    """Draws the mean power spectrum of each set of images, float [N, H, W, C], with one logarithmic colour scale."""
+    """Draws the mean power spectrum of each set of images, float [N, H, W, C], on one logarithmic colour scale."""
     figure = Figure(figsize=(3.4 * len(images) + 0.8, 3.7), layout="constrained")
     panels = figure.subplots(1, len(images), squeeze=False)[0]
     powers = {}
@@ -64,9 +64,10 @@ def spectra(images: Mapping[str, np.ndarray]) -> Image.Image:
 
 
 def circle(positives: np.ndarray, negatives: np.ndarray, path: np.ndarray, losses: Curve) -> Image.Image:
-    """Draws the steering loss in two dimensions: words and a row's path on a circle, and the loss by direction.
+    """Draws the steering loss for embeddings of two numbers: words and a row's path on a circle, and the loss by angle.
 
-    positives: [K, 2]. negatives: [M, 2]. path: the row over the steps, [T, 2]. losses: by angle in degrees.
+    positives, negatives: the words' embeddings [K, 2] and [M, 2]. path: the learned row at each step, [T, 2].
+    losses: angles in degrees, and the loss at each angle.
     """
     figure = Figure(figsize=(10, 4.3), layout="constrained")
     plane, landscape = figure.subplots(1, 2, width_ratios=(1, 1.4))

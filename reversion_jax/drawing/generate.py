@@ -28,7 +28,7 @@ from reversion_jax.runtime.errors import warn
 from reversion_jax.runtime.parallel import is_first, mesh_of, over_samples, whole
 from reversion_jax.weights.folder import StableDiffusion
 
-_DECODED_PIXELS = 512 * 512  # the VAE decodes at most this many pixels at once: one picture of 512 px
+_DECODED_PIXELS = 512 * 512  # the VAE decodes at most this many pixels at once: one picture of 512 x 512 px
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +38,20 @@ class Sampling:
     num_steps: int = 50
     guidance_scale: float = 7.5
     resolution: int = 512  # height and width, px
-    sampler: str = "auto"  # "auto": the model's own sampler; or the name of one in diffusion/samplers.py
+    sampler: str = "auto"  # name of a sampler in diffusion/samplers.py; "auto": the model's own sampler
     negative_prompt: str = ""
     batch_size: int = 4  # images drawn together
-    height: int = 0  # px, for pictures that are not square; 0: the resolution
-    width: int = 0  # px, for pictures that are not square; 0: the resolution
+    height: int = 0  # px, for pictures that are not square; 0: the value of `resolution`
+    width: int = 0  # px, for pictures that are not square; 0: the value of `resolution`
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width, px."""
+        """Returns the height and the width of the images, px."""
         return self.height or self.resolution, self.width or self.resolution
 
     @classmethod
     def of(cls, settings: Settings, at_most: int | None = None) -> "Sampling":
-        """Returns the values of settled settings, with a batch size of at most `at_most`."""
+        """Returns the sampling settings in `settings` (from `settle`), with a batch size of at most `at_most`."""
         return cls(
             num_steps=settings.sample_steps,
             guidance_scale=settings.guidance_scale,
@@ -71,7 +71,7 @@ def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array
 
 
 def decode(params: Any, config: VAEConfig, latents: jax.Array) -> jax.Array:
-    """Decodes latents [N, H, W, C] to images [N, 8 H, 8 W, 3], a few at a time, so that memory does not grow with N."""
+    """Decodes latents [N, H, W, C] to images [N, 8 H, 8 W, 3], a few at a time to limit the memory."""
     pixels = latents.shape[1] * latents.shape[2] * config.downscale**2
     decode_batch = nn.apply(VAE.decode, VAE(config))
     one = lambda latents: decode_batch({"params": params["vae"]}, latents[None])[0]
@@ -95,9 +95,9 @@ def _draw_batch(
     mesh: Mesh,
     skipped: int = 0,
 ) -> jax.Array:
-    """Draws images [N, H, W, 3] from text states [1, L, D] and [N, L, D] and seeds, uint32 [N]. size: (H, W).
+    """Draws images [N, H, W, 3] of the size (H, W) from the seeds, uint32 [N]. posterior, skipped: see `encode`.
 
-    posterior, skipped: for image to image, as `init_image.encode` returns them.
+    unconditional, conditional: the text states [1, L, D] of the negative prompt and [N, L, D] of the prompts.
     """
 
     def draw(
@@ -139,12 +139,12 @@ def draw_batches(
     init: InitImage | None = None,
     progress: str | None = None,
 ) -> Iterator[np.ndarray]:
-    """Draws one image for each prompt and its seed; yields batches of float32 [n, H, W, 3] in [-1, 1].
+    """Draws one image for each prompt and its seed; yields batches of images, float32 [n, H, W, 3] in [-1, 1].
 
-    prompts, seeds: of equal length. For a `Between`, the text states of two prompts are interpolated linearly, and the
-    noises of two seeds spherically. rows: learned rows [P, D]; without them, prompts must have no placeholders.
-    init: for image to image. progress: label of a progress bar. Draws on the devices that hold the weights. The last
-    batch is filled up by repetition, so that one compiled program serves any number of images.
+    prompts, seeds: as many seeds as prompts. For a `Between` of two prompts, their text states are interpolated
+    linearly; for a `Between` of two seeds, their noises spherically. rows: learned rows [P, D] for placeholders in the
+    prompts. init: picture for image to image. progress: label of a progress bar. Draws on the devices of the weights.
+    Images are repeated to fill the last batch, so that all batches have the same size and are compiled only once.
 
     Raises ValueError for an unknown sampler, a wrong size or strength, a placeholder without a row, or a missing seed,
     and FloatingPointError if pictures are not finite.
@@ -198,7 +198,7 @@ def clipped(images: np.ndarray) -> np.ndarray:
 
 
 def _conditional(states: jax.Array, between: Between) -> jax.Array:
-    """Selects text states [n, L, D] from the `states` [T, L, D] of all texts and interpolates. Ends are indices [n]."""
+    """Returns interpolated text states [n, L, D]. The ends of `between` are indices [n] into `states` [T, L, D]."""
     first = states[between.first]
     if not between.weight.any():
         return first
@@ -236,12 +236,12 @@ def draw(
 
 
 def _take(arrays: Any, chosen: np.ndarray) -> Any:
-    """Selects the entries with indices [n] from each array [N, ...] of a tree."""
+    """Selects the entries with indices [n] from each array [N, ...] in the tree `arrays`."""
     return jax.tree.map(lambda array: array[chosen], arrays)
 
 
 def _batch(start: int, size: int, count: int) -> np.ndarray:
-    """Returns the indices of a batch. After the last index they continue with the first index."""
+    """Returns the indices of a batch's images. After the last image, the indices continue with the first image."""
     return np.arange(start, start + size) % count
 
 

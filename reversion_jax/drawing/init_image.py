@@ -18,10 +18,10 @@ STRENGTH = 0.8  # diffusers' default
 
 
 class InitImage(NamedTuple):
-    """A picture to start from, and how much of it may change."""
+    """A picture for drawing to start from, and how much of the picture may change."""
 
     pixels: np.ndarray  # float32 [H, W, 3] in [-1, 1], in the size of the images to draw
-    strength: float = STRENGTH  # in (0, 1]: the share of the sampler's steps that are taken, from the noised picture
+    strength: float = STRENGTH  # in (0, 1]: the share of the sampler's steps that are made; earlier steps are skipped
     name: str = ""  # for the metadata of the drawn images
 
 
@@ -39,10 +39,11 @@ def read(file: str | os.PathLike, size: tuple[int, int], resize: str, strength: 
 def encode(
     sd: StableDiffusion, init: InitImage | None, size: tuple[int, int], steps: int
 ) -> tuple[tuple[jax.Array, ...], int]:
-    """Encodes the picture; returns its posterior's mean and standard deviation, and the number of skipped steps.
+    """Encodes the picture; returns its posterior's mean and standard deviation, and the number of steps to skip.
 
-    Mean and standard deviation are [1, H/8, W/8, C] each. Without a picture, returns (), 0. Raises ValueError if the
-    picture is not of the size (H, W), has values outside [-1, 1], or if the strength is not valid.
+    The mean and the standard deviation have the shape [1, H/8, W/8, C]. If `init` is None, returns (), 0. Raises
+    ValueError if the picture does not have the size (H, W) or has values outside [-1, 1], or if the strength is not
+    valid.
     """
     if init is None:
         return (), 0

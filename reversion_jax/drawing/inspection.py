@@ -30,12 +30,12 @@ from reversion_jax.weights.variant import Variant
 
 
 class Source(NamedTuple):
-    """The learned words to inspect: the values of the command's arguments."""
+    """The learned words to inspect, as the arguments of the `inspect` command name them."""
 
-    name: str  # a run's folder, an embedding file, a folder of such files, or a hub id
+    name: str  # a run's folder, an embedding file, a folder of embedding files, or a hub id
     model: str | None = None  # None: the run's model
     step: int | None = None  # the step of a run's checkpoint; None: the newest rows
-    initialiser: str | None = None  # what the words of a file started from; for a run it is known
+    initialiser: str | None = None  # word or file that an embedding file's training started from; not used for a run
 
 
 class Prompt(NamedTuple):
@@ -43,7 +43,7 @@ class Prompt(NamedTuple):
 
     text: str
     seed: int = 0
-    settings: Mapping[str, Any] = {}  # values that replace the run's or the model's, by the names of config.py
+    settings: Mapping[str, Any] = {}  # new values of the run's or the model's settings, by their names in config.py
 
 
 def read(source: Source) -> tuple[words.Words, look.Look]:
@@ -59,7 +59,7 @@ def read(source: Source) -> tuple[words.Words, look.Look]:
 
 
 def read_run(workdir: epath.Path, model: str | None = None, step: int | None = None) -> tuple[words.Words, look.Look]:
-    """Reads the words of a training run and compares them with the words of the run's model, or of another model.
+    """Reads the words of a training run and compares them with the words of `model`, by default the run's model.
 
     Raises ValueError or OSError for bad input.
     """
@@ -70,8 +70,8 @@ def read_run(workdir: epath.Path, model: str | None = None, step: int | None = N
 def _is_run(source: Source) -> bool:
     """Returns whether a source's name means a training run, rather than embedding files or a hub id.
 
-    A folder is a run if it has a config or no embedding files. A name without a file is taken for a run if no embedding
-    can have this name.
+    A folder is a run if it has a config or no embedding files. If no file or folder has this name, the name
+    means a run unless a model is given or the name ends as an embedding file's name does.
     """
     path = files.place(source.name)
     if path.is_dir():
@@ -81,7 +81,10 @@ def _is_run(source: Source) -> bool:
 
 
 def watch(found: words.Words, prompt: Prompt) -> attention.Attention:
-    """Draws the prompt with the learned words, with attention maps. Raises ValueError or OSError for bad input."""
+    """Draws the prompt with the learned words; returns the picture and its attention maps.
+
+    Raises ValueError or OSError for bad input.
+    """
     settings = dataclasses.replace(found.settings, **prompt.settings)
     check(settings)
     check_text(prompt.text)
@@ -96,9 +99,10 @@ def watch(found: words.Words, prompt: Prompt) -> attention.Attention:
 
 
 def inspect(source: Source, prompt: Prompt | None = None, out: str | None = None) -> epath.Path:
-    """Prints and writes how learned words compare with the model's; with a prompt, also its attention maps.
+    """Prints and writes how learned words compare with the model's words and, if given, a prompt's attention maps.
 
-    Writes words.txt, words.json and words.png. For a prompt, writes its picture, and attention-… as .png and .json.
+    Writes words.txt, words.json and words.png. For a prompt, writes its picture, and its attention maps as
+    attention-….png and attention-….json.
     out: folder for these files; by default WORKDIR/inspect for a run, and inspect/NAME for an embedding file.
     Returns the folder. Raises ValueError or OSError for bad input.
     """

@@ -1,4 +1,4 @@
-"""Compares learned words with the model's words: norms, nearest words, cosines, and their path over the checkpoints."""
+"""Compares learned words with the model's words: norms, nearest words, cosines, and change in training."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ _NEAREST = 10  # number of nearest tokens to list
 
 
 class Stop(NamedTuple):
-    """A learned row at one checkpoint: a point on its path."""
+    """A learned row at one checkpoint: one point on the row's path through training."""
 
     step: int
     vector: np.ndarray  # [D]
     norm: float
-    to_start: float  # cosine to the start
-    moved: float  # distance from the start
-    nearest: str  # the nearest whole word
+    to_start: float  # cosine to the row before training
+    moved: float  # distance from the row before training
+    nearest: str  # the nearest whole word of the model
 
 
 class Row(NamedTuple):
@@ -38,32 +38,32 @@ class Row(NamedTuple):
 
     vector: np.ndarray  # [D]
     norm: float
-    longer_than: float  # share of the model's tokens whose norm is smaller
-    to_start: float | None  # cosine to the start; None if the start is not known
+    longer_than: float  # share of the model's tokens that have a smaller norm than the row
+    to_start: float | None  # cosine to the row before training; None if that is not known
     between: dict[str, float]  # cosines to the other learned rows, by name
     nearest: dict[str, float]  # cosines to the nearest tokens of the whole token table, best first
-    stand_in: str  # the nearest whole word
-    path: list[Stop]  # from the start, step 0, over the checkpoints to the row itself; [] for an embedding file
+    stand_in: str  # the nearest whole word of the model
+    path: list[Stop]  # the row before training (step 0) and at each checkpoint; [] for an embedding file
 
 
 class Look(NamedTuple):
-    """The result of `look`. Vectors are float32 and not normalised."""
+    """Learned words, compared with a model's words; the result of `look`. Vectors are float32 and not normalised."""
 
     model: str
     origin: str  # says where the learned words come from, for printing
     initialiser: str | None  # the word or file that the rows started from, if it is known
-    rows: dict[str, Row]  # by name: a token, or such as "<R>[1]" if a token has several rows
+    rows: dict[str, Row]  # by name: the token or, if the token has several rows, a name such as "<R>[1]"
     kinds: dict[str, str]  # the kind of every word in this result, see vocabulary.py
     norms: np.ndarray  # [V] norms of the model's tokens
     words: list[str]  # W whole words of the model: all prepositions and verbs, and frequent other words
-    vectors: np.ndarray  # [W, D] vectors of these words
+    vectors: np.ndarray  # [W, D] vectors of the words in `words`
 
 
 def look(found: Words, workdir: epath.Path | None = None, initialiser: str | None = None) -> Look:
     """Compares learned words with the words of the model `found.settings.model`. Reads only the model's token table.
 
-    workdir: the training run of the words; its checkpoints are the path.
-    initialiser: the word or the embedding file that the words started from; None: unknown.
+    workdir: folder of the run that trained the words; its checkpoints are the points of the words' paths.
+    initialiser: the word or the embedding file that training started from; None if it is not known.
     Raises ValueError or OSError for bad input.
     """
     embeddings.check_width(found.tokens, read_config(found.settings.model).text.hidden_size, found.settings.model)
@@ -100,7 +100,7 @@ def look(found: Words, workdir: epath.Path | None = None, initialiser: str | Non
 
 
 def as_json(seen: Look) -> dict[str, dict[str, Any]]:
-    """Returns the numbers of each row, for a JSON file."""
+    """Returns the numbers about each row, for a JSON file."""
     return {
         name: {
             "norm": row.norm,
@@ -120,7 +120,7 @@ def as_json(seen: Look) -> dict[str, dict[str, Any]]:
 
 
 def describe(seen: Look) -> str:
-    """Formats the result as text."""
+    """Formats the result of `look` as text."""
     lines = []
     for name, row in seen.rows.items():
         spread = f"mean {seen.norms.mean():.3f}, standard deviation {seen.norms.std():.3f}"
@@ -142,7 +142,7 @@ def describe(seen: Look) -> str:
 
 
 def stand_in(seen: Look, prompt: str) -> str:
-    """Returns the prompt with the nearest whole word in place of each learned one.
+    """Returns the prompt with the model's nearest whole words in place of each learned word.
 
     To see what the learned words add, compare a picture of this prompt with a picture of the original prompt.
     """
@@ -157,9 +157,9 @@ def stand_in(seen: Look, prompt: str) -> str:
 
 
 def at_step(seen: Look, step: int) -> dict[str, np.ndarray]:
-    """Returns the words at a step of their path: rows [S, D] by token. Step 0 is their start.
+    """Returns the learned words at a checkpoint: rows [S, D] by token. Step 0 is before training.
 
-    Raises ValueError if the path does not have this step.
+    Raises ValueError if a row's path does not have this step.
     """
     found: dict[str, list[np.ndarray]] = {}
     for name, row in seen.rows.items():
@@ -179,7 +179,7 @@ def _token(name: str) -> str:
 def _history(workdir: epath.Path, tokens: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
     """Reads a run's rows [D], by step and name, up to the checkpoint that `tokens` comes from.
 
-    Leaves out damaged files, with a warning.
+    Leaves out damaged files and warns of them.
     """
     found = {}
     for step in folder.kept_steps(workdir):
@@ -195,14 +195,14 @@ def _history(workdir: epath.Path, tokens: Mapping[str, np.ndarray]) -> dict[int,
 
 
 def _named(tokens: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns rows [D] by name, from rows [S, D] by token. If a token has several rows, their names have numbers."""
+    """Returns rows [D] by name, from rows [S, D] by token. Rows of the same token have numbered names."""
     return {f"{t}[{i}]" if len(own) > 1 else t: own[i] for t, own in tokens.items() for i in range(len(own))}
 
 
 def _first(
     tokens: Mapping[str, np.ndarray], initialiser: str | None, table: jax.Array, tokenizer: Tokenizer
 ) -> np.ndarray | None:
-    """Returns the rows [P, D] that the words started from; None if the start is not known or its file cannot be used.
+    """Returns the rows [P, D] before training; None if they are not known or their file cannot be used.
 
     Raises ValueError if the initialiser is not a word of the model.
     """
@@ -233,7 +233,7 @@ def _nearest_words(vectors: np.ndarray | jax.Array, table: jax.Array, whole: Map
 def _path(
     first: np.ndarray | None, history: Mapping[int, np.ndarray], table: jax.Array, whole: Mapping[str, int]
 ) -> list[Stop]:
-    """Returns a row's path from its start [D] and its vectors [D] by step; [] if start or vectors are missing."""
+    """Returns a row's path from its vector [D] before training and its vectors [D] by step; [] if one is missing."""
     if first is None or not history:
         return []
     at: Sequence[np.ndarray] = [first, *history.values()]

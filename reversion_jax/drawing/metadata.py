@@ -1,4 +1,4 @@
-"""The metadata in the files of pictures, which says how each picture was made."""
+"""Makes the metadata for picture files, which says how each picture was made."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from reversion_jax.drawing.words import Words
 
 
 def of_all(found: Words, init: InitImage | None) -> dict[str, str]:
-    """Returns the metadata that all pictures of one call share."""
+    """Returns the metadata that all pictures drawn by one command share."""
     settings = found.settings
     return {
         "model": settings.model,
@@ -23,7 +23,7 @@ def of_all(found: Words, init: InitImage | None) -> dict[str, str]:
     }
 
 
-# A1111's names for samplers.
+# The names of samplers in A1111, the Stable Diffusion web UI of AUTOMATIC1111.
 _A1111 = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
@@ -33,7 +33,7 @@ _A1111 = {
 
 
 def parameters(prompt: str, seed: int, settings: Settings, init: InitImage | None = None) -> str:
-    """Returns how a picture was made, as one text in A1111's format, which other tools read."""
+    """Returns a text that says how a picture was made, in the format of A1111, which other tools read."""
     height, width = settings.size
     values = {
         "Steps": settings.sample_steps,

@@ -1,4 +1,4 @@
-"""Picture files: PNGs with metadata, animated clips, grids, and contact sheets."""
+"""Makes picture files: PNGs with metadata, animated clips, grids, and contact sheets."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def read_metadata(path: epath.Path) -> dict[str, str]:
     """Returns the metadata that `save_png` wrote; {} if there is none. Raises ValueError if the file is not a PNG."""
     try:
         with path.open("rb") as file, Image.open(file, formats=("PNG",)) as image:
-            image.load()  # the text chunks may come after the pixels
+            image.load()  # because a PNG's text chunks may come after its pixels
             return dict(image.text) if isinstance(image, PngImagePlugin.PngImageFile) else {}
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a PNG: {error}") from error
@@ -37,7 +37,8 @@ def read_metadata(path: epath.Path) -> dict[str, str]:
 def clip(frames: Sequence[np.ndarray], frame_ms: int = 120) -> bytes:
     """Encodes frames, uint8 [H, W, 3], as one animated WebP that repeats forever.
 
-    A GIF has only 256 colours. On the miniature, GIFs and animated PNGs were five times as large as WebP files.
+    A GIF has only 256 colours. For pictures of the miniature model, GIFs and animated PNGs were five times as large as
+    WebP files.
     """
     first, *others = map(Image.fromarray, frames)
     content = io.BytesIO()
@@ -51,7 +52,7 @@ def save_clip(path: epath.Path, frames: Sequence[np.ndarray], frame_ms: int = 12
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """Arranges images, uint8 [N, H, W, 3], on a white grid. By default it has about as many rows as columns.
+    """Arranges images, uint8 [N, H, W, 3], in a grid on white. By default the grid has about as many rows as columns.
 
     gap: pixels between images.
     """
@@ -84,7 +85,7 @@ def contact_sheet(
     columns: int = 8,
     tile_px: int = 128,
 ) -> Image.Image:
-    """Draws a contact sheet from sections of (heading, images uint8 [N, H, W, 3], N captions)."""
+    """Draws a contact sheet. Each section has a heading, images uint8 [N, H, W, 3], and N captions."""
     margin, caption_px = 16, 34
     head, body, small = (ImageFont.load_default(size) for size in (20, 15, 11))
     heights = [30 + -(-len(images) // columns) * (tile_px + caption_px + 6) for _, images, _ in sections]

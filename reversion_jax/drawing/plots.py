@@ -1,4 +1,4 @@
-"""The plot of a training run, and functions that all plots use."""
+"""Plots a training run, and has functions that all plots use."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,24 @@ if TYPE_CHECKING:
 
 
 def label(text: str) -> str:
-    """Escapes what matplotlib cannot write. Vocabularies have bytes, emoji, and "$", which starts a formula."""
+    """Escapes what matplotlib cannot write: bytes and emoji in vocabularies, and "$", which starts a formula."""
     return text.encode("unicode_escape").decode("ascii").replace("$", r"\$")
 
 
 def as_image(figure: "Figure", dpi: int = 110) -> Image.Image:
-    """Renders a figure as a picture. Make figures without pyplot, which depends on the backend and on threads."""
+    """Renders a figure as a picture.
+
+    Make the figure without pyplot, because pyplot depends on the backend and on threads.
+    """
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     return Image.open(content)
 
 
 def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> None:
-    """Plots both losses, the nearest words of <R> and its distance from its start over the steps; writes a PNG.
+    """Plots the two losses, the nearest words of <R>, and the distance of <R> from its start over the training steps.
 
-    records: from metrics.jsonl. Without any, writes nothing.
+    records: the records of metrics.jsonl. Writes a PNG; if there are no records, writes nothing.
     """
     if not records:
         return
@@ -38,7 +41,7 @@ def plot_history(records: Sequence[Mapping], path: epath.Path, title: str) -> No
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # Fixed margins, because matplotlib would draw everything twice to find suitable margins.
+    # The margins are fixed, because matplotlib would draw everything twice to find suitable margins.
     margins = {"left": 0.11, "right": 0.88, "bottom": 0.07, "top": 0.95, "hspace": 0.06}
     figure, (losses, words) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, gridspec_kw=margins)
     steps = [r["step"] for r in records]

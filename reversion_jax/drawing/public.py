@@ -1,4 +1,4 @@
-"""The library's functions for drawing and for gradients, from a model, prompts, and learned words."""
+"""The library's functions for drawing and for gradients with a model, prompts, and learned words."""
 
 import dataclasses
 import os
@@ -22,7 +22,7 @@ LearnedWords = Mapping[str, "np.ndarray | jax.Array"]  # rows [S, D] by token
 
 
 def _with_words(model: Model, words: LearnedWords | None) -> tuple[Tokenizer, jax.Array]:
-    """Returns a tokenizer that knows the learned words, and their rows [P, D].
+    """Returns a tokenizer that knows the learned words, and the words' rows [P, D].
 
     Raises ValueError if a word's rows do not have the width of the model's embeddings.
     """
@@ -38,8 +38,8 @@ def _with_words(model: Model, words: LearnedWords | None) -> tuple[Tokenizer, ja
 def encode_text(model: Model, prompts: str | Sequence[str], words: LearnedWords | None = None) -> jax.Array:
     """Returns the text encoder's states of the prompts, [N, L, D].
 
-    words: rows [S, D] by token, with respect to which the result is differentiable.
-    Raises ValueError if rows have another width than the model.
+    words: learned rows [S, D] by token. The result is differentiable with respect to these rows.
+    Raises ValueError if rows have another width than the model's embeddings.
     """
     tokenizer, rows = _with_words(model, words)
     with jax.default_matmul_precision(model.sd.products):
@@ -55,7 +55,7 @@ def predict(model: Model, latents: jax.Array, timesteps: jax.Array, states: jax.
         return _predict(model.sd.params, model.sd.config, latents, timesteps, states)
 
 
-_predict = jax.jit(networks.predict, static_argnums=1)  # without jit, compiling each small operation takes a minute
+_predict = jax.jit(networks.predict, static_argnums=1)  # without jit, compiling all its operations takes a minute
 
 
 def draw(
@@ -71,14 +71,14 @@ def draw(
 ) -> np.ndarray:
     """Draws one image for each prompt; returns float32 [N, H, W, 3] in [-1, 1].
 
-    prompts: each a text, or Between(first, last, weight), to interpolate between two.
-    words: rows [S, D] by token.
-    seeds: of each image's noise, by default 0, 1, …; each may also be a Between.
-    init_image: for image to image: a file, which is squashed to the size to draw, or float32 [H, W, 3] in [-1, 1] of
-    that size.
+    prompts: each prompt is a text, or Between(first, last, weight) to interpolate between two texts.
+    words: learned rows [S, D] by token.
+    seeds: one seed for the noise of each image, by default 0, 1, …; a seed may also be a Between.
+    init_image: picture for image to image. It is a file, which is squashed to the size of the images, or an array of
+    that size, float32 [H, W, 3] in [-1, 1].
     strength: how much of init_image may change, in (0, 1].
     progress: label of a progress bar; None: no bar.
-    sampling: values of `Sampling`, such as num_steps=20; by default what suits the model.
+    sampling: fields of `Sampling`, such as num_steps=20; other fields get values that suit the model.
     Raises ValueError for bad input.
     """
     tokenizer, rows = _with_words(model, words)

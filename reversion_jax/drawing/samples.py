@@ -31,7 +31,7 @@ CLIP = "clip.webp"
 
 
 def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
-    """Returns the prompts of the command line, then a file's prompts, one per line. Raises ValueError or OSError."""
+    """Returns `prompts`, then the prompts in `file`, one per line. Raises ValueError or OSError for bad input."""
     try:
         if file and not files.is_file(files.place(file)):
             raise FileNotFoundError(f"no file of prompts at {file}")
@@ -45,13 +45,13 @@ def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
 
 
 class Source(NamedTuple):
-    """What to draw with: the values of the command's flags."""
+    """The words, model and settings to draw with, as the flags of the `sample` command give them."""
 
     workdir: str | None
     step: int | None
     model: str | None
     embeddings: Sequence[str]
-    settings: Mapping[str, Any]  # values that replace the run's settings, by the names of config.py
+    settings: Mapping[str, Any]  # values that replace the run's settings, by their names in config.py
 
 
 def sample(
@@ -68,9 +68,9 @@ def sample(
 ) -> epath.Path:
     """Draws pictures into the folder `out`; returns the grid's path. See `draw_into`.
 
-    out: None for a new folder in `samples`, which is in the run's folder or, without a run, in the working directory.
-    interpolate: draw a clip of this many frames instead, see `clip_into`.
-    Raises ValueError if arguments do not go together.
+    out: if None, a new folder is made in WORKDIR/samples or, without a run, in ./samples.
+    interpolate: if given, a clip of this many frames is drawn instead of pictures, see `clip_into`.
+    Raises ValueError if an argument needs another one that is not given, or excludes another one that is given.
     """
     if strength is not None and not init_image:
         raise ValueError(f"--strength={strength} says how much --init_image changes: give --init_image too")
@@ -80,7 +80,7 @@ def sample(
         raise ValueError("--num_images is for pictures, --interpolate for one clip: give only one of these flags")
     workdir = files.place(source.workdir) if source.workdir else None
     found = words.read(workdir, source.model, source.embeddings, source.step)
-    # If a resolution is given, pictures are square even if the run's are not.
+    # If a resolution is given, pictures are square even if the run's pictures are not.
     square = {"height": 0, "width": 0} if "resolution" in source.settings else {}
     found = found._replace(settings=dataclasses.replace(found.settings, **{**square, **source.settings}))
     check(found.settings)
@@ -93,7 +93,7 @@ def sample(
             count = NUM_IMAGES if num_images is None else num_images
             grid = draw_into(found, prompts, folder, num_images=count, seed=seed, init=init)
     except BaseException:
-        with contextlib.suppress(OSError, ValueError):  # rmdir fails, as it should, if a folder has files
+        with contextlib.suppress(OSError, ValueError):  # a folder with files stays, because rmdir fails for it
             for made in () if out else (folder, folder.parent):
                 made.rmdir()
         raise
@@ -121,7 +121,7 @@ def draw_into(
     """Writes `num_images` PNGs of each prompt, and a grid; returns the grid's path.
 
     Image i of a prompt is drawn from the noise of seed + i. The metadata of each PNG says how it was made.
-    init: for image to image. load: replaces `load_model`, with the same arguments, such as to reuse a loaded model.
+    init: picture for image to image. load: called instead of `load_model`, for instance to reuse a loaded model.
     """
     planned = shots.pictures(prompts, num_images, seed)
     return _draw(found, prompts, planned, out, {"seed": str(seed)}, init, load=load)
@@ -137,9 +137,9 @@ def clip_into(
     to_seed: int | None = None,
     init: InitImage | None = None,
 ) -> epath.Path:
-    """Writes a clip from one prompt or seed to another, its frames as PNGs, and a grid; returns the grid's path.
+    """Writes a clip from one prompt or seed to another, the clip's frames as PNGs, and a grid; returns the grid's path.
 
-    The first and the last frame are the pictures that `draw_into` draws for the two ends. See `shots.frames`.
+    The first and the last frame are what `draw_into` draws for the two prompts or seeds. See `shots.frames`.
     """
     planned = shots.frames(prompts, seed, to_seed, frames)
     ends = {"seed": str(seed)} | ({} if to_seed is None else {"to_seed": str(to_seed)})
@@ -156,12 +156,12 @@ def _draw(
     clip: bool = False,
     load: Callable[..., Model] = load_model,
 ) -> epath.Path:
-    """Draws and writes the planned pictures; returns the grid's path. of_all: metadata for the grid alone."""
+    """Draws and writes the planned pictures; returns the grid's path. of_all: metadata that only the grid gets."""
     settings = found.settings
-    samplers.check(settings.sampler)  # before a model is downloaded
+    samplers.check(settings.sampler)  # checked before a model is downloaded
     for text in (*prompts, settings.negative_prompt):
         check_text(text)
-    width = read_config(settings.model).text.hidden_size  # before the weights are downloaded and read
+    width = read_config(settings.model).text.hidden_size  # to check the words before the weights are downloaded
     embeddings.check_width(found.tokens, width, settings.model)
     out.mkdir(parents=True, exist_ok=True)
     rows_per_token = {name: len(rows) for name, rows in found.tokens.items()}
@@ -170,7 +170,7 @@ def _draw(
     for complaint in complaints(prompts, settings.negative_prompt, tokenizer):
         warn(complaint)
     sampler, _ = own_sampler.choose(settings.sampler, sd.own_sampler, sd.schedule)
-    settings = dataclasses.replace(settings, sampler=sampler)  # for the metadata: a name in place of "auto"
+    settings = dataclasses.replace(settings, sampler=sampler)  # the metadata name the sampler that "auto" chose
     print(f"{settings.model}: {found.origin}")
     batches = generate.draw_batches(
         sd,
@@ -199,7 +199,7 @@ def _draw(
     return out / "grid.png"
 
 
-# Syntax in prompts that other tools support and this package does not.
+# Prompt syntax that other tools support and this package does not.
 _GRAMMAR = {
     "a weight": r"\([^()]*:\s*[\d.]+\s*\)",
     "attention brackets": r"\(\([^()]+\)\)|\[\[[^\[\]]+\]\]",
@@ -242,7 +242,7 @@ def free_folder(parent: epath.Path) -> epath.Path:
 
 
 def _is_made(path: epath.Path) -> bool:
-    """Creates a folder; returns False if it exists, because another command was faster."""
+    """Creates a folder; returns False if another command has just created the folder."""
     with contextlib.suppress(FileExistsError):
         path.mkdir()
         return True

@@ -1,6 +1,6 @@
-"""The random numbers of an image, from its seed: initial noise, keys for the sampler, and latents of a picture.
+"""Draws an image's random numbers from its seed: initial noise, the sampler's keys, and latents of a picture.
 
-Seeds are uint32 [N], or a `Between` of two such arrays, for which the noise is interpolated.
+Seeds are uint32 [N], or a `Between` of two such arrays. The noise of a `Between` is interpolated.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,15 @@ def initial_noise(seeds: Sequence[int] | Keys, model: ModelConfig, size: tuple[i
 
 
 def sampler_keys(seeds: Keys) -> Keys:
-    """Returns keys [N] for samplers that add noise."""
+    """Returns random keys [N] for samplers that add noise in each step."""
     return _keys(seeds, 1)
 
 
 def sample_posterior(seeds: Keys, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """Samples a picture's latents for each seed from its posterior. All arrays are [N, H/8, W/8, C]."""
+    """Samples latents for each seed from a picture's posterior.
+
+    The mean, the standard deviation and the latents are [N, H/8, W/8, C].
+    """
     return mean + std * draw_noise(lambda key: jax.random.normal(key, mean.shape[1:]), _keys(seeds, 2))
 
 

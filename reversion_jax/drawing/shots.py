@@ -10,14 +10,17 @@ MAX_SEED = 2**32 - 1
 
 
 class Shot(NamedTuple):
-    """One picture to draw. Its prompt and its seed may each be an interpolation between two."""
+    """One picture to draw. The prompt may be interpolated between two prompts, and the seed between two seeds."""
 
     prompt: str | Between
     seed: int | Between
-    name: str  # of its file, without the suffix
+    name: str  # of the picture's file, without the suffix
 
     def metadata(self) -> dict[str, str]:
-        """Returns prompt and seed for the file's metadata. For an interpolation, also the other end and the weight."""
+        """Returns the prompt and the seed for the file's metadata.
+
+        If the prompt or the seed is interpolated, also returns the second prompt or seed, and the weight.
+        """
         found: dict[str, str] = {}
         for key, value in (("prompt", self.prompt), ("seed", self.seed)):
             if isinstance(value, Between):
@@ -28,7 +31,10 @@ class Shot(NamedTuple):
 
 
 def pictures(prompts: Sequence[str], num_images: int, seed: int) -> list[Shot]:
-    """Plans `num_images` pictures of each prompt, with seed, seed + 1, …. Raises ValueError for wrong numbers."""
+    """Plans `num_images` pictures of each prompt, with the seeds seed, seed + 1, ….
+
+    Raises ValueError if `num_images` or a seed is out of range.
+    """
     if num_images < 1 or not 0 <= seed <= MAX_SEED + 1 - num_images:
         raise ValueError(f"--num_images={num_images} --seed={seed}: give at least 1 image, and seeds below 2**32")
     return [
@@ -39,10 +45,10 @@ def pictures(prompts: Sequence[str], num_images: int, seed: int) -> list[Shot]:
 
 
 def frames(prompts: Sequence[str], seed: int, to_seed: int | None, count: int) -> list[Shot]:
-    """Plans `count` frames from one prompt to another, from one seed to another, or both, in even steps.
+    """Plans `count` frames in even steps from one prompt to another, from one seed to another, or both.
 
-    The first and the last frame are the two ends. Raises ValueError if there are not two different ends, or for a wrong
-    seed or count.
+    The first frame has the first prompt and seed, and the last frame has the last prompt and seed. Raises ValueError if
+    neither the prompt nor the seed changes, for more than two prompts, or if a seed or `count` is out of range.
     """
     if count < 2:
         raise ValueError(f"--interpolate={count}: a clip has at least 2 frames")

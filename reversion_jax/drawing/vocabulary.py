@@ -1,4 +1,4 @@
-"""A model's own words, for comparison with learned words: their vectors and their kinds."""
+"""Reads a model's own words, with their vectors and kinds, for comparison with learned words."""
 
 import re
 from collections.abc import Mapping
@@ -14,26 +14,29 @@ from reversion_jax.runtime.errors import warn
 from reversion_jax.weights.load import open_model
 from reversion_jax.weights.variant import Variant
 
-# Kinds of words. OTHER is a whole word on none of the lists: no list distinguishes nouns from adjectives or names.
+# Kinds of words. A whole word on none of the word lists is OTHER; no list distinguishes nouns from adjectives or names.
 PREPOSITION, VERB, STOP, OTHER, PIECE = "preposition", "verb", "stop word", "noun or other", "part of a word"
 _OTHERS = 1500  # how many words, besides prepositions and verbs, `kept` returns
 
 
 def read_table(settings: Settings) -> tuple[jax.Array, Tokenizer]:
-    """Reads a model's token table [V, D], but no other weights, and its tokenizer. Raises ValueError or OSError."""
+    """Reads a model's tokenizer and its token table [V, D], but no other weights. Raises ValueError or OSError."""
     opened, tokenizer = open_model(settings.model, variant=Variant.of(settings))
     table = {TOKEN_TABLE: opened.tensors["text_encoder"][TOKEN_TABLE]}
     return token_table(opened._replace(tensors={"text_encoder": table}).read(jnp.float32).params), tokenizer
 
 
 def whole_words(tokenizer: Tokenizer) -> dict[str, int]:
-    """Returns the whole words among the model's tokens, with their ids: two or more English letters that end a word."""
+    """Returns the model's tokens that are whole words, with their ids.
+
+    A token is a whole word if it consists of two or more letters from a to z, and ends a word.
+    """
     vocabulary = sorted(tokenizer.backend.get_vocab().items(), key=lambda item: item[1])
     return {token[: -len("</w>")]: i for token, i in vocabulary if re.fullmatch("[a-z]{2,}</w>", token)}
 
 
 def kinds(settings: Settings) -> dict[str, str]:
-    """Returns the kind of each word on the word lists that `settings` names. Words on no list are missing."""
+    """Returns the kind of each word on the word lists that `settings` names. Words on no list are left out."""
     found: dict[str, str] = {}
     for name, kind in (("stop_words", STOP), ("verbs", VERB), ("prepositions", PREPOSITION)):
         try:
@@ -46,7 +49,7 @@ def kinds(settings: Settings) -> dict[str, str]:
 
 
 def kept(whole: Mapping[str, int], kind_of: Mapping[str, str]) -> list[str]:
-    """Returns the words for a picture: prepositions and verbs, then the most frequent other words.
+    """Returns the words to show in a picture: prepositions and verbs, then the most frequent other words.
 
     CLIP numbers its tokens by frequency, so the words with the lowest ids are the most frequent words.
     """

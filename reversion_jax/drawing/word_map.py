@@ -17,14 +17,14 @@ from reversion_jax.drawing.look import Look, Row
 from reversion_jax.drawing.vocabulary import OTHER, PIECE, PREPOSITION, STOP, VERB
 
 _COLOURS = {PREPOSITION: "#1f6fb4", VERB: "#c8552b", STOP: "#b8a25a", OTHER: "#6d7a75", PIECE: "#c8c8cc"}
-_PATHS = ("#161616", "#7b3fa0", "#2c7a4b", "#b03060")  # colours of rows; only as many rows are drawn
+_PATHS = ("#161616", "#7b3fa0", "#2c7a4b", "#b03060")  # colours of rows; rows beyond the last colour are not drawn
 _GREY = "#d2d2d6"
 _Text = tuple[str, np.ndarray, str, float]  # a label, its place [2], its colour, its size in points
-_TOLD = 8  # number of evenly spaced stops of a path, of which those between the ends get a label with their step
+_TOLD = 8  # number of evenly spaced points of a path; all but the first and the last get a label with the step
 
 
 def picture(seen: Look) -> Image.Image:
-    """Draws the map of words with the rows' paths on the left, and norms, nearest words and path on the right."""
+    """Draws a map of words with the rows' paths on the left; plots norms, nearest words and paths on the right."""
     rows = list(seen.rows.items())[: len(_PATHS)]
     figure = Figure(figsize=(15, 8.4), layout="constrained")
     title = f"{plots.label(seen.origin)}, among the words of {plots.label(seen.model)}"
@@ -38,13 +38,14 @@ def picture(seen: Look) -> Image.Image:
 
 
 def project(seen: Look) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
-    """Projects words and rows onto a plane; returns places of words [W, 2], of each row's stops [T, 2], and a share.
+    """Projects words and rows onto a plane; returns points for words [W, 2], for each row's path [T, 2], and a share.
 
-    The plane is spanned by the first two principal components of the prepositions, the verbs and both ends of each
-    path. These vectors are scaled to length 1, because this project compares words by their cosine, and because
-    otherwise the map would mainly show the length of the learned rows. The share is the part of their variance that
-    the plane shows. The stops between the ends of a path do not influence the plane, so that it does not depend on how
-    often a run writes checkpoints. The projection is linear; t-SNE and UMAP can bend a path.
+    The plane is spanned by the first two principal components of these vectors: the prepositions, the verbs, and the
+    first and the last point of each path. The vectors are scaled to length 1, because this project compares words by
+    their cosine, and because otherwise the map would mainly show the length of the learned rows. The share is the part
+    of the vectors' variance that the plane shows. The other points of a path do not influence the plane, so that the
+    plane does not depend on how often a run writes checkpoints. The projection is linear, because t-SNE and UMAP can
+    bend a path.
     """
     stops = {name: np.stack([s.vector for s in row.path] or [row.vector]) for name, row in seen.rows.items()}
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
@@ -58,7 +59,7 @@ def project(seen: Look) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
 
 
 def _map(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
-    """Draws words as points, and the rows' paths as lines with their steps."""
+    """Draws words as points, and the rows' paths as lines that are labelled with steps."""
     words, stops, share = project(seen)
     kinds = np.array([seen.kinds[word] for word in seen.words])
     others = words[~np.isin(kinds, (PREPOSITION, VERB))]
@@ -78,7 +79,7 @@ def _map(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
     for (name, row), colour in zip(rows, _PATHS, strict=False):
         told = np.unique(np.linspace(0, len(row.path) - 1, _TOLD).round().astype(int))[1:-1]
         texts += [(str(row.path[i].step), stops[name][i], colour, 7.5) for i in told]
-    # Words near a row come first, because a label that would overlap an earlier one is left out.
+    # Words near a learned row are labelled first, because a label that would overlap an earlier label is left out.
     near = {word for _, row in rows for word in row.nearest}
     for word, at, kind in sorted(zip(seen.words, words, kinds, strict=True), key=lambda item: item[0] not in near):
         if kind in (PREPOSITION, VERB):
@@ -93,14 +94,15 @@ def _map(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
 
 
 def _dots(axes: Axes, places: np.ndarray, **style: Any) -> None:
-    """Draws points at places [N, 2]."""
+    """Draws points at the positions `places` [N, 2]."""
     axes.scatter(places[:, 0], places[:, 1], **style)
 
 
 def _write(axes: Axes, texts: Sequence[_Text], stops: Iterable[np.ndarray]) -> None:
-    """Writes labels beside their points, without overlapping earlier labels or the stops of the paths, each [T, 2].
+    """Writes labels beside their points, so that labels overlap neither earlier labels nor the points of paths.
 
-    If there is no free side, a small label is left out, and a large one is written on the last side.
+    stops: the points of each path, [T, 2].
+    If no side of a point is free, a small label is left out, and a large label is written on the last side.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -111,7 +113,7 @@ def _write(axes: Axes, texts: Sequence[_Text], stops: Iterable[np.ndarray]) -> N
     taken = [Bbox([at - 2, at + 2]) for at in points]
     for text, place, colour, size in texts:
         large = size >= 10
-        gap = 9 if size > 12 else 5  # points; a star is larger than a dot
+        gap = 9 if size > 12 else 5  # points; the gap beside a star is larger than the gap beside a dot
         sides = [(gap, 3), (-gap, 3), (gap, -3 - size), (-gap, -3 - size)]
         style: dict[str, Any] = {"color": colour, "fontsize": size, "path_effects": halo if large else None}
         for x, y in sides:
@@ -150,7 +152,7 @@ def _nearest(axes: Axes, seen: Look, rows: Sequence[tuple[str, Row]]) -> None:
 
 
 def _path(axes: Axes, rows: Sequence[tuple[str, Row]]) -> None:
-    """Draws each row's cosine to its start, and its norm, over the checkpoints."""
+    """Plots each row's norm, and its cosine to the row before training, over the checkpoints."""
     if not any(row.path for _, row in rows):
         axes.text(0.5, 0.5, "no path: there are no checkpoints of these words", ha="center", transform=axes.transAxes)
         axes.set_axis_off()

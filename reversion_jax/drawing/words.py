@@ -1,4 +1,4 @@
-"""Reads learned words, from a training run and from embedding files, and the settings to draw with."""
+"""Reads learned words from a training run and from embedding files, and the settings to draw with."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def read(
 ) -> Words:
     """Reads the words of a training run, if there is one, and of embedding files.
 
-    embedding_files: each "FILE", or "TOKEN=FILE" to give its word another token. Instead of a file, each may be a
-    folder of files or a hub id, see `embeddings.find`.
+    embedding_files: each is "FILE", or "TOKEN=FILE" to give the word in the file another token. FILE may also be a
+    folder of embedding files or a hub id, see `embeddings.find`.
     step: the step of an earlier checkpoint of the run; None: the newest rows.
     Raises ValueError or OSError for bad input.
     """
@@ -40,7 +40,7 @@ def read(
     if workdir:
         run = folder.read(workdir, step)
         tokens = run.words()
-        # Another machine may have trained the run, so let this one choose the precision.
+        # The run may have been trained on another machine, so the precision is chosen anew for this machine.
         settings = dataclasses.replace(run.settings, precision=precision.AUTO)
         origins.append(run.describe())
     else:
