@@ -15,11 +15,11 @@ from reversion_jax.runtime import compilation, parallel
 def compile_step(
     rows: jax.ShapeDtypeStruct, params: Any, data: Any, hyper: Any, *, mesh: Mesh, products: str, **static: Any
 ) -> "Future[Any]":
-    """Compiles `step.train_steps` in the background. JAX caches the program and uses it when the step is called.
+    """Compiles `step.train_steps` in the background. JAX caches the compiled function for later calls.
 
-    rows, params, data, hyper: arrays or their shapes. As in a `Job`, `params` is sharded over the mesh, and the other
-    arrays are replicated on each device of the mesh.
-    products: the precision of float32 products, see `precision.products`.
+    rows, params, data, hyper: arrays, or the arrays' shapes. As in a `Job`, `params` is sharded over the mesh, and the
+    other arrays are replicated on each device of the mesh.
+    products: the precision of float32 matrix products, see `precision.products`.
     static: the remaining static arguments of `train_steps`.
     """
 

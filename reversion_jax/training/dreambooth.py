@@ -1,8 +1,8 @@
 """DreamBooth (Ruiz et al., 2022, arXiv:2208.12242) on a relation's exemplars: trains the UNet instead of a word.
 
-ReVersion uses it as a baseline. It fine-tunes the whole UNet on prompts in which a rare word means the relation.
-Optionally, it also trains on pictures that the original model draws of the same things without the rare word (prior
-preservation).
+ReVersion uses DreamBooth as a baseline. DreamBooth fine-tunes the whole UNet on prompts in which a rare word means the
+relation. Optionally, DreamBooth also trains on pictures that the original model draws of the same things without the
+rare word (prior preservation).
 """
 
 import dataclasses
@@ -42,17 +42,17 @@ from reversion_jax.weights.variant import Variant
 class Recipe:
     """DreamBooth's settings. The learning rate is the paper's for Stable Diffusion; other values are our guesses."""
 
-    word: str = "sks"  # the word for the relation; a rare one, so that it has little meaning before training
+    word: str = "sks"  # a rare word for the relation, which has little meaning before training
     steps: int = 400
     batch_size: int = 4
     learning_rate: float = 5e-6
     weight_decay: float = 1e-2
-    prior_weight: float = 0.0  # weight of the loss on the original model's pictures; 0: do not draw any
-    checkpoints: int = 4  # number of checkpoints in a training; each is three times as large as the UNet
+    prior_weight: float = 0.0  # weight of the loss on the original model's pictures; 0: no such pictures are drawn
+    checkpoints: int = 4  # number of checkpoints in a training; a checkpoint is three times as large as the UNet
 
 
 def _conditions(sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exemplars, words: str) -> list[jax.Array]:
-    """Returns, for each exemplar, the text states [K, L, D] of its K prompts, with `words` for the relation."""
+    """Returns the text states [K, L, D] of each exemplar's K prompts, which name the relation by `words`."""
     none = jnp.zeros((0, sd.config.text.hidden_size))
     encode = partial(generate.encode_text, sd.params, sd.config)
     return [encode(tokenizer([prompt.natural(words) for prompt in own]), none) for own in shown.templates]
@@ -61,7 +61,7 @@ def _conditions(sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exempla
 def _own_pictures(
     sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exemplars, words: str, config: Settings
 ) -> Exemplars:
-    """Draws one picture for each prompt with the model before fine-tuning, with `words` for the relation."""
+    """Draws one picture for each prompt with the original model. The prompts name the relation by `words`."""
     templates = [prompt for own in shown.templates for prompt in own]
     images = generate.draw(
         sd,
@@ -75,10 +75,10 @@ def _own_pictures(
 
 
 def loss(params: Any, batch: Any, config: UNetConfig, schedule: Schedule, recipe: Recipe) -> jax.Array:
-    """Returns the UNet's denoising loss [] on a batch of M samples; Eq. 2 of the DreamBooth paper.
+    """Returns the UNet's denoising loss, a scalar, on a batch of M samples; Eq. 2 of the DreamBooth paper.
 
-    batch: posterior mean and std [M, H, W, C], text states [M, L, D], and a key. The first `recipe.batch_size` samples
-    are exemplars. The other samples are the original model's pictures, whose loss is multiplied by
+    batch: mean and std of the posterior [M, H, W, C], text states [M, L, D], and a key. The first `recipe.batch_size`
+    samples are exemplars. The other samples are the original model's pictures, whose loss is multiplied by
     `recipe.prior_weight`.
     """
     mean, std, states, key = batch
@@ -97,7 +97,7 @@ def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adamw(recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
-@functools.cache  # an evaluation fine-tunes many models with the same compiled step
+@functools.cache  # so that an evaluation, which fine-tunes many models, compiles once
 def _step_fn(config: UNetConfig, schedule: Schedule, recipe: Recipe) -> Callable[[Any, Any], tuple[Any, dict]]:
     """Returns the `step_fn` for `fit`, which is compiled once for each recipe."""
 
@@ -121,7 +121,7 @@ def train(
     Raises ValueError if `workdir` holds a training with other settings, and FloatingPointError if training diverges.
     """
     of_config = ("model", "relation", "exemplars", "num_exemplars", "hatched", "seed", "resolution", "initialiser")
-    # recipe.json of versions before 0.3 lacks these settings, so they are compared only if they are not the default.
+    # The recipe.json of versions before 0.3 lacks these settings, so only values that are not the default are compared.
     newer = ("vae", "ema", "prediction_type", "clip_skip", "height", "width", "resize")
     used = [name for name in newer if getattr(config, name) != getattr(Settings, name)]
     check_recipe(workdir, dataclasses.asdict(recipe) | {name: getattr(config, name) for name in (*of_config, *used)})

@@ -1,4 +1,4 @@
-"""A plain, resumable training loop for whole networks, used to pre-train the miniature and by DreamBooth."""
+"""A plain, resumable training loop for whole networks, for DreamBooth and for pre-training the miniature model."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,10 @@ from reversion_jax.runtime import files, parallel
 
 
 def check_recipe(workdir: epath.PathLike, recipe: dict[str, Any]) -> None:
-    """Writes the settings of a training to workdir/recipe.json. Raises ValueError if the file has other settings."""
+    """Writes the settings of a training to workdir/recipe.json.
+
+    Raises ValueError if the file exists and has other settings.
+    """
     path, mine = epath.Path(workdir) / "recipe.json", json.dumps(recipe, indent=2) + "\n"
     if path.exists() and path.read_text() != mine:
         raise ValueError(f"{workdir} holds a training with another recipe: give a new --workdir, or delete that one")
@@ -36,10 +39,12 @@ def fit(
     """Runs `state, metrics = step_fn(state, batch_fn(step))` up to step `num_steps`, and returns the last state.
 
     name: names the checkpoints' folder and the file of metrics, NAME.jsonl, in `workdir`.
-    checkpoints: number of checkpoints to write, at even distances. The newest one in `workdir` is resumed.
+    checkpoints: number of checkpoints to write, at even distances.
+    Training resumes from the newest checkpoint in `workdir`.
 
-    The batch is divided among all devices if its length is a multiple of their number; otherwise each device gets the
-    whole batch. On a CPU with two cores, two simulated devices are faster than one device with XLA's threads.
+    The batch is divided among all devices if its length is a multiple of the number of devices; otherwise each device
+    gets the whole batch. On a CPU with two cores, training on two simulated devices is faster than on one device with
+    XLA's threads.
     Raises FloatingPointError, naming the step, if a metric is not finite.
     """
     mesh = parallel.make_mesh(jax.device_count())
@@ -54,7 +59,7 @@ def fit(
         for step in bar:
             state, metrics = step_fn(state, parallel.share(batch_fn(step), mesh))
             saves = (step + 1) % every == 0 or step + 1 == num_steps
-            if step % 50 == 0 or saves:  # checked before each checkpoint, so that checkpoints are finite
+            if step % 50 == 0 or saves:  # metrics are also checked before a checkpoint, to keep checkpoints finite
                 values = {key: float(value) for key, value in metrics.items()}
                 if not np.isfinite(list(values.values())).all():
                     raise FloatingPointError(f"{name}: not finite at step {step}: {values}")
@@ -71,7 +76,7 @@ def gradient_step(
 ) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
     """Returns a `step_fn` for `fit`: one step of the optimiser on `loss, metrics = loss_fn(params, *batch)`.
 
-    The state is (params, moments), where moments is the optimiser's state.
+    The state is (params, moments); `moments` is the optimiser's state.
     """
 
     @partial(jax.jit, donate_argnums=0)
@@ -85,5 +90,5 @@ def gradient_step(
 
 
 def one_cycle(steps: int, rate: float) -> optax.Schedule:
-    """Returns a learning rate schedule: a rise to `rate` in the first tenth of the steps, then a cosine decay."""
+    """Returns a learning rate schedule: it rises to `rate` in the first tenth of the steps, then decays by a cosine."""
     return optax.cosine_onecycle_schedule(steps, rate, pct_start=0.1, div_factor=20, final_div_factor=200)

@@ -20,14 +20,14 @@ from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE, VAEConfig
 from reversion_jax.runtime.errors import warn
 
-_ENCODE_BATCH = 4  # pictures per pass through the VAE; limits its memory at 512 px
+_ENCODE_BATCH = 4  # pictures per pass through the VAE, to limit the memory at 512 px
 
 
 @partial(jax.jit, static_argnames="config")
 def _encode(params: Any, images: jax.Array, sigma_px: jax.Array, config: VAEConfig) -> tuple[jax.Array, jax.Array]:
-    """Returns the posterior's mean and std [N, H/8, W/8, C] of one batch: see `posterior`.
+    """Returns the mean and the std [N, H/8, W/8, C] of one batch's posterior; see `posterior`.
 
-    images: [N, H, W, 3]. sigma_px: scalar.
+    images: one batch of pictures [N, H, W, 3]. sigma_px: a scalar.
     """
     return nn.apply(VAE.encode, VAE(config))({"params": params}, gaussian_blur(images, sigma_px))
 
@@ -35,8 +35,8 @@ def _encode(params: Any, images: jax.Array, sigma_px: jax.Array, config: VAEConf
 def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: float) -> tuple[jax.Array, jax.Array]:
     """Filters pictures by a Gaussian low-pass and encodes them; returns the scaled posterior of their latents.
 
-    images: [E, H, W, 3] in [-1, 1]. sigma_px: standard deviation of the filter in pixels; 0: no filter.
-    Returns mean and std [E, H/8, W/8, C]. Raises ValueError if they are not finite.
+    images: pictures [E, H, W, 3] in [-1, 1]. sigma_px: standard deviation of the filter in pixels; 0: no filter.
+    Returns the posterior's mean and std [E, H/8, W/8, C]. Raises ValueError if the mean or the std is not finite.
     """
     padded = np.resize(images, (len(images) + -len(images) % _ENCODE_BATCH, *images.shape[1:]))
     batches = np.split(padded, range(_ENCODE_BATCH, len(padded), _ENCODE_BATCH))
@@ -61,9 +61,9 @@ def prompt_ids(
 ) -> np.ndarray:
     """Returns the token ids of each template's direct and inverse prompt, int32 [K, 2, L].
 
-    inverse: whether inverse prompts are needed. If not, templates need not be invertible, and the second prompt repeats
-    the first one.
-    where: names the templates' place, such as a file, in messages.
+    inverse: whether inverse prompts are needed. If inverse prompts are not needed, templates need not be invertible,
+    and the direct prompt is returned twice.
+    where: the name of the templates' file or other place, for messages.
     Raises ValueError if a prompt is so long that a placeholder is cut off. Warns if other words are cut off.
     """
     pairs = [(p.direct(), p.inverse() if inverse else p.direct()) for p in prompts]
@@ -88,7 +88,7 @@ def word_table(words: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
 def neutral_ids(
     tokenizer: Tokenizer, prepositions: Sequence[str], verbs: Sequence[str], stop_words: Sequence[str]
 ) -> set[int]:
-    """Returns the tokens that are never negatives: special tokens, prepositions, verbs and stop words."""
+    """Returns the tokens that <R> is never steered away from: special tokens, prepositions, verbs and stop words."""
     words = (*prepositions, *verbs, *stop_words)
     return set(tokenizer.special_ids).union(*(tokenizer.word_ids(word) for word in words))
 
@@ -108,7 +108,7 @@ def prepare_run(
     """Returns the data of a single run, with R = 1; see `Data`.
 
     latents: mean and std of the posterior of the run's pictures.
-    steers_to_verbs: if not, verbs count as negatives.
+    steers_to_verbs: whether <R> is steered towards verbs; if it is not, verbs count as negatives.
     Raises ValueError if `negatives` is "vocabulary" and the tokenizer has no whole words besides relation words and
     stop words.
     """
@@ -142,8 +142,8 @@ def prepare_run(
 def join_runs(runs: Sequence[Data]) -> Data:
     """Joins the data of single runs along the runs axis.
 
-    Exemplars, templates, prompts and vocabularies are padded to the size of the largest run. The step never draws the
-    padding. Raises ValueError if the runs' word lists differ.
+    Exemplars, templates, prompts and vocabularies are padded to the size of the largest run. The training step never
+    samples from the padding. Raises ValueError if the runs' word lists differ.
     """
 
     def join(name: str) -> jax.Array:
@@ -179,7 +179,10 @@ def step_config(config: Settings, blurs: bool) -> StepConfig:
 
 
 def hyperparameters(runs: Sequence[Settings], sizes: ModelConfig) -> Hyperparameters:
-    """Returns the settings that may differ between runs, as arrays [R]. sizes: the model's, for the latents' scale."""
+    """Returns the settings that may differ between runs, as arrays [R].
+
+    sizes: the model's sizes, which say how many pixels one latent covers.
+    """
 
     def of_run(name: str, run: Settings) -> float:
         if name != "latent_sigma":

@@ -1,6 +1,6 @@
 """The training loop: runs the training steps, and writes metrics, previews, checkpoints and reports.
 
-The loop calls the compiled program once for several training steps. Such a call is a dispatch.
+The loop calls the compiled function once for several training steps. Such a call is named a dispatch.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from reversion_jax.training.watch import Progress, Watcher
 from reversion_jax.weights import own_settings
 
 OnProgress = Callable[[Progress], None]
-_LARGE = 3e8  # number of weights from which a model is slow on a CPU; Stable Diffusion 1.5 has 1.1e9
+_LARGE = 3e8  # a model with more weights is slow on a CPU; Stable Diffusion 1.5 has 1.1e9 weights
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    with contextlib.suppress(ValueError):  # only the main thread may install handlers
+    with contextlib.suppress(ValueError):  # only the main thread may install signal handlers
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, catch)
     try:
@@ -61,14 +61,14 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 class _Previews:
-    """Draws each run's preview prompts, and keeps the pictures of the first and the last step for the report."""
+    """Draws each run's preview prompts, and keeps the first and the last pictures for the report."""
 
     def __init__(self, job: Job, workdir: epath.Path, logs: Sequence[RunLog]):
         self._job, self._workdir, self._logs = job, workdir, logs
         self.drawn: list[dict[int, np.ndarray]] = [{} for _ in job.runs]  # for each run, pictures by step
 
     def draw(self, learned: jax.Array, at: int) -> None:
-        """Draws with the rows [R, P, D] of step `at`, and writes the pictures into each run's folder."""
+        """Draws previews with the rows [R, P, D] of step `at`, and writes the pictures into each run's folder."""
         if not self._job.config.preview_every_steps:
             return
         for number, run in enumerate(self._job.runs):
@@ -86,7 +86,7 @@ class _Previews:
 
 
 def _write_rows(job: Job, workdir: epath.Path, state: step.State) -> None:
-    """Writes the rows of each run from a state into the run's folder."""
+    """Writes each run's learned rows, which are in `state`, into the run's folder."""
     values = np.asarray(state.rows)
     if is_first():
         of_checkpoint = state_hash(state)
@@ -101,7 +101,7 @@ def _next_stop(config: Settings, done: int) -> int:
 
 
 def _takes_seconds(job: Job) -> bool:
-    """Returns whether a step takes seconds, as it does for a full-size Stable Diffusion on a CPU."""
+    """Returns whether a training step takes seconds, as it does for a full-size Stable Diffusion on a CPU."""
     numbers = sum(leaf.size for leaf in jax.tree.leaves(job.sd.params))
     return job.mesh.devices.flat[0].platform == "cpu" and numbers > _LARGE
 
@@ -128,7 +128,7 @@ def _train_steps(
 ) -> tuple[step.State, int]:
     """Trains to the last step, or until `stopped` returns True; returns the state and the number of steps done.
 
-    Writes metrics, checkpoints and previews on the way. `still_ours` raises OSError if the folder has another owner.
+    Also writes metrics, checkpoints and previews. `still_ours` raises OSError if another process owns the folder now.
     """
     config, done = job.config, int(state.step)
     preview_every = config.preview_every_steps or config.checkpoint_every_steps
@@ -176,8 +176,8 @@ def train(
     on_progress: called after each dispatch.
     should_stop: called between dispatches. If it returns True, `train` writes a checkpoint and returns the rows.
 
-    Raises ValueError or OSError for bad input or a folder that belongs to another job, FloatingPointError if training
-    diverges, and KeyboardInterrupt if a signal stops it, after a checkpoint was written.
+    Raises ValueError or OSError for bad input or a folder that belongs to another job, and FloatingPointError if
+    training diverges. If a signal stops training, writes a checkpoint and raises KeyboardInterrupt.
     """
     own = own_settings.read(config.model)
     given, config = config, settle(config)
@@ -197,7 +197,7 @@ def _train(
     on_progress: OnProgress | None,
     should_stop: Callable[[], bool],
 ) -> np.ndarray:
-    """Does the work of `train` in an owned folder. from_model: the settings that come from the model's folder."""
+    """Does the work of `train` in a folder that this process owns. from_model: settings from the model's folder."""
     started = time.time()
     job = prepare(config, compile_ahead=True)
     say = print if is_first() else lambda *_, **__: None

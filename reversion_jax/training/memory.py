@@ -13,22 +13,23 @@ from reversion_jax.models.presets import SD15, ModelConfig
 from reversion_jax.runtime import parallel, precision
 from reversion_jax.weights.folder import parameter_shapes
 
-# GiB that a step of Stable Diffusion 1.5 at 512 px needs in addition to the weights: a constant, plus a number for each
-# sample, without and with remat. All numbers are for bfloat16 and float16. An H100 needed 2.5 GiB for two samples and
-# 6.3 GiB for eight. Google's compiler for TPU v5e needs 2.56 GiB for one sample and 3.46 GiB for two, with 1.91 GiB of
-# weights. We guess that a sample needs twice as much in float32, and a third as much with remat.
+# Memory in GiB that a training step of Stable Diffusion 1.5 at 512 px needs in addition to the weights. `_ALWAYS` is
+# needed for any number of samples, and `_A_SAMPLE` for each sample, without and with remat (recomputed activations).
+# The memory is given for bfloat16 and float16. On an H100, two samples needed 2.5 GiB, and eight samples 6.3 GiB.
+# Google's compiler for TPU v5e needs 2.56 GiB for one sample, and 3.46 GiB for two samples, with 1.91 GiB of weights.
+# We guess that a sample needs twice as much memory in float32, and a third as much memory with remat.
 _ALWAYS = {"gpu": 1.3, "tpu": 0.0}
 _A_SAMPLE = {"gpu": (0.65, 0.20), "tpu": (0.90, 0.30)}
 _PIXELS = 512 * 512
-_LEFT = 0.85  # share of the memory to plan with; the rest is for previews and for errors of the estimate
+_LEFT = 0.85  # share of the memory for training; previews and errors of the estimate may use the remaining share
 
 
 def samples_at_once(config: Settings, sizes: ModelConfig, runs: int) -> int:
     """Returns the number of samples per pass through the networks, counted over all runs.
 
     The samples of a step are divided into passes of nearly equal size. A sample with two prompts counts twice.
-    `config.samples_at_once`, if set, is the maximum; otherwise the devices' memory sets it. All processes use the
-    number that the first process finds.
+    `config.samples_at_once`, if set, is the maximum; otherwise the devices' memory sets the maximum. All processes
+    use the number that the first process computes.
     """
     samples = runs * config.batch_size * config.accumulation * prompts_per_sample(config)
     most = config.samples_at_once
@@ -40,13 +41,13 @@ def samples_at_once(config: Settings, sizes: ModelConfig, runs: int) -> int:
 
 
 def most_on_a_device(config: Settings, sizes: ModelConfig, memory: float, platform: str = "gpu") -> int:
-    """Returns the number of samples that fit into one pass on a device with `memory` GiB; at least 1."""
+    """Returns the number of samples, at least 1, that fit into one pass on a device with `memory` GiB."""
     without, with_one = (needed(config, sizes, samples, platform) for samples in (0, 1))
     return max(1, int((_LEFT * memory - without) / (with_one - without)))
 
 
 def needed(config: Settings, sizes: ModelConfig, samples: int, platform: str = "gpu") -> float:
-    """Returns the estimated memory of a step with this many samples per pass, weights included, GiB."""
+    """Returns the estimated memory, in GiB, of a step with `samples` samples per pass, including the weights."""
     width = precision.dtype(config.precision).itemsize
     kind = "tpu" if platform == "tpu" else "gpu"
     # The activations' memory is proportional to the number of pixels and to the networks' width.
@@ -56,7 +57,7 @@ def needed(config: Settings, sizes: ModelConfig, samples: int, platform: str = "
 
 
 def weights(config: Settings, sizes: ModelConfig) -> float:
-    """Returns the memory of the frozen weights on each device, GiB."""
+    """Returns the memory of the frozen weights on each device, in GiB."""
     width = precision.dtype(config.precision).itemsize
     numbers = {part: sum(map(math.prod, shapes.values())) for part, shapes in parameter_shapes(sizes).items()}
     of_part = {part: count * (4 if part == "vae" else width) for part, count in numbers.items()}
@@ -64,7 +65,7 @@ def weights(config: Settings, sizes: ModelConfig) -> float:
 
 
 def device_memory(device: jax.Device) -> float:
-    """Returns the memory that JAX may use on a device, GiB. For a CPU it is half of the machine's memory."""
+    """Returns the memory that JAX may use on a device, in GiB. For a CPU, this is half of the machine's memory."""
     told = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     if "bytes_limit" in told:
         return told["bytes_limit"] / 2**30

@@ -1,4 +1,4 @@
-"""Functions for notebooks: previews below a cell, upload of exemplars, animations, and pictures with a judgement."""
+"""Functions for notebooks: show previews and animations below a cell, upload exemplars, and judge pictures."""
 
 import base64
 import contextlib
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def show_previews(workdir: Path, every_seconds: float = 2.0) -> Iterator[None]:
-    """Shows the newest preview of the run in `workdir`, in place of the one before, while the body trains."""
+    """Shows the newest preview of the run in `workdir` while the `with` body trains.
+
+    A new preview replaces the previous preview.
+    """
     from IPython.display import Image, display
 
     place = display({"text/plain": "the newest preview will appear here"}, raw=True, display_id=True)
@@ -50,7 +53,7 @@ def show_previews(workdir: Path, every_seconds: float = 2.0) -> Iterator[None]:
 def upload_exemplars(folder: Path, captions: Mapping[str, Sequence[Template]]) -> Path:
     """Makes an exemplar folder from files that the user uploads in the browser, on Colab; returns the folder.
 
-    captions: the content of text.json, captions by file name. If it is empty, the user has to upload a text.json.
+    captions: captions by file name, as in text.json. If there are no captions, the user has to upload a text.json.
     If the folder exists, nothing is uploaded. The folder is created only if its exemplars can be read; otherwise raises
     ValueError or OSError.
     """
@@ -62,23 +65,23 @@ def upload_exemplars(folder: Path, captions: Mapping[str, Sequence[Template]]) -
         raise ValueError("files can only be uploaded on Colab: elsewhere, give a folder of exemplars") from None
     with storage.new_folder(folder) as draft:
         with contextlib.chdir(draft):
-            files.upload()  # into the working directory
+            files.upload()  # writes the files into the working directory
         if captions:
             text = json.dumps(dict(captions), indent=2, ensure_ascii=False) + "\n"
             (draft / exemplars.CAPTIONS).write_text(text, encoding="utf-8")
-        exemplars.read_folder(draft, size=64)  # raises if the exemplars are not valid, before the folder is kept
+        exemplars.read_folder(draft, size=64)  # if this raises, because exemplars are not valid, no folder is kept
     return folder
 
 
 def animations(clips: Mapping[str, np.ndarray], width_px: int = 256, frame_ms: int = 120) -> "HTML":
-    """Returns HTML that shows clips side by side below a cell, each played forwards and backwards.
+    """Returns HTML that shows clips side by side below a cell; each clip plays forwards and backwards.
 
-    clips: images float32 [N, H, W, 3] in [-1, 1], by the title of the clip.
+    clips: each clip's frames, float32 [N, H, W, 3] in [-1, 1], by the clip's title.
     The HTML contains the pictures, so the notebook needs no other files.
     """
     from html import escape
 
-    from IPython.display import HTML  # IPython's Image does not know WebP on Colab
+    from IPython.display import HTML  # IPython's Image does not support WebP on Colab
 
     shown = []
     for title, images in clips.items():
@@ -90,9 +93,9 @@ def animations(clips: Mapping[str, np.ndarray], width_px: int = 256, frame_ms: i
 
 
 class Judged(NamedTuple):
-    """Pictures of unseen pairs of entities, and the verdicts of the miniature's judge on them.
+    """Pictures of unseen pairs of entities, and the verdicts on the pictures from the miniature model's judge.
 
-    A pair is unseen if neither the miniature's training pictures nor the exemplars show it.
+    A pair is unseen if neither the miniature model's training pictures nor the exemplars show it.
     """
 
     images: np.ndarray  # uint8 [N, 64, 64, 3]
@@ -102,7 +105,7 @@ class Judged(NamedTuple):
     leaked: np.ndarray  # bool [N]: the picture is hatched
 
     def shares(self) -> dict[str, float]:
-        """Returns the share of pictures in which the relation, the entities or both are right, or that are hatched."""
+        """Returns the shares of pictures with the right relation, the right entities, both of these, or hatching."""
         both = self.relation & self.entities
         found = {"relation right": self.relation, "both entities right": self.entities, "all right": both}
         return {name: float(own.mean()) for name, own in (found | {"hatched": self.leaked}).items()}
@@ -115,10 +118,10 @@ class Judged(NamedTuple):
 def draw_and_judge(
     model: Model, words: public.LearnedWords, relation: str, count: int, *, inverse: bool = False, **sampling: Any
 ) -> Judged:
-    """Draws `count` unseen pairs of entities with learned words, and lets the miniature's judge check the pictures.
+    """Draws `count` unseen pairs of entities with learned words; the miniature model's judge checks the pictures.
 
-    The prompts are "A <R> B", or with `inverse` "B <R-inv> <R> A". Every call uses the same pairs and seeds, so that
-    calls can be compared. sampling: arguments of `public.draw`. Raises ValueError for bad input.
+    The prompts are "A <R> B", or, if `inverse` is true, "B <R-inv> <R> A". Every call uses the same pairs and seeds, so
+    that the results of calls can be compared. sampling: arguments of `public.draw`. Raises ValueError for bad input.
     """
     asked = scenes.unseen_scenes(relation, count, seed=1)
     parsed = [parse(f"{scene.subject} {{}} {scene.object}") for scene in asked]

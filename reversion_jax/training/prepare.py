@@ -1,4 +1,4 @@
-"""Prepares training: loads exemplars and model, and computes the arrays that the training steps read."""
+"""Prepares training: loads the exemplars and the model, and computes the arrays that the training steps read."""
 
 import contextlib
 import dataclasses
@@ -45,7 +45,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Everything that training needs, loaded. A job is one or more runs that one program trains. See `prepare`."""
+    """One or more runs that one compiled function trains, and all data that training needs. See `prepare`."""
 
     config: Settings  # the settings that all runs share
     runs: tuple[Run, ...]  # the R runs, in the order of the arrays' runs axis
@@ -56,13 +56,13 @@ class Job:
     step_config: StepConfig
     first_rows: jax.Array  # [R, P, D]
     mesh: Mesh
-    compiled: "Future[Any] | None" = None  # done when the step is compiled; None: it is compiled at its first call
+    compiled: "Future[Any] | None" = None  # done when the step is compiled; None: the first call compiles the step
 
 
 def settle(config: ConfigDict | Settings) -> Settings:
-    """Settles the config: open settings come from the model, and the precision "auto" becomes the device's.
+    """Completes the config: takes open settings from the model's folder, and the precision "auto" from the device.
 
-    Raises ValueError if a value makes no sense.
+    Raises ValueError if a setting is not valid.
     """
     settled = settings.settle(config, own_settings.read(config.model))
     return dataclasses.replace(settled, precision=precision.choose(settled.precision))
@@ -84,25 +84,25 @@ def load_exemplars(config: Settings) -> exemplars.Exemplars:
 
 
 def preview_prompts(config: Settings, shown: exemplars.Exemplars) -> tuple[str, ...]:
-    """Returns the prompts of previews: from the config, else our own for the relation, else the exemplars' prompts."""
+    """Returns preview prompts: the config's, or else our own for the relation, or else the exemplars' prompts."""
     if config.preview_prompts is not None:
         return config.preview_prompts
     ours = benchmark.read_prompts().get(config.relation)
     if ours is None:
         return tuple(prompts[0].direct() for prompts in shown.templates[:_PREVIEWS])
-    # `ours` has 10 objects for each of 10 subjects. Every 11th prompt has another subject and another object.
+    # `ours` has prompts for 10 subjects with 10 objects each. Every 11th prompt has a new subject and a new object.
     return tuple(template.replace("{}", RELATION) for template in ours[::11][:_PREVIEWS])
 
 
 def prepare(config: Settings, *, compile_ahead: bool = False) -> Job:
     """Loads and computes everything that the training steps read.
 
-    config: settings from `settle`.
-    compile_ahead: compile the step while the weights are read, for `advance` with a capacity of
-    config.steps_per_dispatch.
+    config: the result of `settle`.
+    compile_ahead: whether to compile the step while the weights are read. The step is compiled for calls of `advance`
+    with the capacity config.steps_per_dispatch.
     Raises ValueError or OSError for bad input.
     """
-    # Check first what is quick to read, so that a wrong folder is found before a model is downloaded.
+    # Check first what can be read quickly, so that a wrong folder is found before a model is downloaded.
     samplers.check(config.sampler)
     runs = tuple(_load_run(name, own) for name, own in settings.each_run(config).items())
     lists = {name: words.load(getattr(config, name)) for name in ("prepositions", "verbs", "stop_words")}
@@ -207,7 +207,7 @@ def _with_pictures(run: Run, texts: Data, sd: folder.StableDiffusion) -> Data:
 def _first_rows(run: Run, given: Mapping[str, np.ndarray] | None, sd: Any, tokenizer: Tokenizer) -> jax.Array:
     """Returns the rows [P, D] that a run starts from: the embedding of the initialiser word, or a file's rows.
 
-    given: the file's rows by token; a token that the file lacks starts from the rows of <R>. None: use the word.
+    given: the file's rows by token, or None to use the word. A token that the file lacks starts from the rows of <R>.
     Raises ValueError if the word cannot be used.
     """
     if given is None:
@@ -223,7 +223,10 @@ def first_state(job: Job) -> step.State:
 
 
 def advance(job: Job, state: step.State, count: int, capacity: int) -> tuple[step.State, step.Metrics]:
-    """Trains `count` steps of the job in one dispatch; see `step.train_steps`. Do not use the given state again."""
+    """Trains `count` steps of the job in one call of the compiled function; see `step.train_steps`.
+
+    Do not use `state` again after the call.
+    """
     if job.compiled:
         job.compiled.result()
     with jax.default_matmul_precision(job.sd.products):

@@ -123,7 +123,7 @@ def look(job: Job, learned: jax.Array, top: int = 10) -> list[dict]:
 
 @partial(jax.jit, static_argnames="top")
 def _look(learned: jax.Array, first: jax.Array, table: jax.Array, top: int) -> tuple[jax.Array, ...]:
-    """Returns norms [R] of rows [R, D], distances [R] from the first rows, nearest tokens and cosines [R, top]."""
+    """Returns norms [R] of the rows `learned` [R, D], distances [R] to `first`, nearest tokens and cosines [R, top]."""
     norm = partial(jnp.linalg.norm, axis=-1)
     return norm(learned), norm(learned - first), *rows.nearest(learned, table, top)
 
@@ -132,7 +132,7 @@ def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn:
     """Writes a run's contact sheet and plot and, for drawn exemplars, prints the judge's verdict.
 
     learned: rows of all runs [R, P, D].
-    drawn: pictures of the first and the last preview, by step. Missing pictures are drawn again.
+    drawn: pictures of the first and the last preview, by step. Pictures that are missing are drawn now.
     All processes draw, but only the first process writes and prints.
     """
     run, first, last = job.runs[number], job.first_rows[number], learned[number]
@@ -159,7 +159,7 @@ def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn:
 
 
 def _judge(job: Job, run: Run, first: jax.Array, last: jax.Array) -> None:
-    """Prints the judge's verdict on pictures drawn with a run's first and last rows [P, D]."""
+    """Prints the judge's verdict on pictures drawn with a run's rows [P, D] before and after training."""
     c = run.config
     asked = scenes.unseen_scenes(c.relation, c.judged_prompts, c.preview_seed + 1)
     texts = [f"{s.subject} {prompts.RELATION} {s.object}" for s in asked]

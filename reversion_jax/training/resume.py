@@ -27,9 +27,9 @@ _REMEDY = "give a new --workdir, or delete that one"
 
 
 def check(config: Settings, workdir: epath.Path) -> Settings:
-    """Checks whether a job can start or resume in `workdir`, and returns the settings for it. Loads nothing large.
+    """Checks whether a job can start or resume in `workdir`, and returns the job's settings. Loads nothing large.
 
-    If the job is resumed, `samples_at_once`, unless it is set, stays what it was when the run began.
+    If the job is resumed and `samples_at_once` is not set, this setting keeps its value from when the job began.
     Raises ValueError if the folder holds a run with other settings, or a run that cannot be resumed.
     """
     kept = checkpoints.steps(workdir / folder.CHECKPOINTS)
@@ -94,7 +94,7 @@ def state_hash(state: step.State) -> str:
 
 
 def _kept_hash(path: epath.Path) -> str:
-    """Returns the hash that a file of rows has of its checkpoint; "" if the file is missing, damaged or has none."""
+    """Returns the checkpoint's hash stored in a file of rows; "" if the file is missing, damaged or has no hash."""
     try:
         return folder.read_rows(path).checkpoint
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """Sends each run's metrics and previews to TensorBoard and Weights & Biases (W&B), if config.log_to names them.
 
 metrics.jsonl is always written, see runs/history.py. When a run is resumed, the logs get the steps that they miss from
-that file. The two packages are imported only if they are used.
+metrics.jsonl. The packages for TensorBoard and W&B are imported only if they are used.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ WANDB_ID = "wandb_id.txt"  # file in the run's folder with the id of its run on 
 
 
 class _Log(Protocol):
-    """One run's log in one tool."""
+    """One run's log in one tool, TensorBoard or W&B."""
 
     first_step: int  # the first step that the log does not have yet
 
     def metrics(self, record: Mapping[str, Any]) -> None:
-        """Takes a record of metrics.jsonl."""
+        """Adds a record of metrics.jsonl to the log."""
 
     def picture(self, image: np.ndarray, step: int) -> None:
-        """Takes a grid of previews, uint8 [H, W, 3]."""
+        """Adds a grid of previews, uint8 [H, W, 3], to the log."""
 
     def flush(self) -> None:
-        """Writes or sends what it has taken so far."""
+        """Writes or sends everything that was added to the log."""
 
 
 class RunLog:
@@ -52,7 +52,7 @@ class RunLog:
         self._logs = logs
 
     def metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes records of metrics.jsonl."""
+        """Adds records of metrics.jsonl to the logs."""
         for log in self._logs:
             for record in records:
                 if record["step"] >= log.first_step:
@@ -60,7 +60,7 @@ class RunLog:
             log.flush()
 
     def picture(self, image: np.ndarray, step: int) -> None:
-        """Writes a grid of previews, uint8 [H, W, 3]."""
+        """Adds a grid of previews, uint8 [H, W, 3], to the logs."""
         for log in self._logs:
             if step >= log.first_step:
                 log.picture(image, step)
@@ -81,7 +81,7 @@ class RunLog:
 
 
 def check(config: Settings, workdir: epath.Path) -> None:
-    """Raises ValueError if config.log_to needs a package that is missing, or a folder of this machine."""
+    """Raises ValueError if config.log_to needs a missing package, or needs a local folder and `workdir` is remote."""
     for name in config.logs:
         package = _PACKAGES[name]
         try:
@@ -96,10 +96,10 @@ def check(config: Settings, workdir: epath.Path) -> None:
 
 @contextlib.contextmanager
 def opened(job: Job, workdir: epath.Path, done: int) -> Iterator[list[RunLog]]:
-    """Opens a log for each run of the job, and adds the steps up to `done` that it misses.
+    """Opens a log for each run of the job, and adds the steps up to `done` that the log misses.
 
-    The logs are closed at the end; W&B marks the run as failed if the body raises. If there are several processes, only
-    the first process writes logs. Raises ValueError if W&B refuses.
+    The logs are closed when the `with` body ends; if the body raises an error, W&B marks the run as failed. If there
+    are several processes, only the first process writes logs. Raises ValueError if W&B does not open a run.
     """
     with contextlib.ExitStack() as stack:
         found = []
@@ -131,10 +131,10 @@ class _TensorBoard:
     @classmethod
     @contextlib.contextmanager
     def open(cls, run: Run, workdir: epath.Path, done: int) -> Iterator["_TensorBoard"]:
-        """Opens a new, empty log in place of an earlier one.
+        """Deletes an earlier log and opens a new, empty log.
 
-        A crash can lose the newest events, and tensorboardX cannot read a log to find out which. `catch_up` then fills
-        the log from the run's folder.
+        A crash can lose a log's newest events, and tensorboardX cannot read a log to find out which events are lost.
+        So `catch_up` fills the new log from the run's folder.
         """
         from tensorboardX import SummaryWriter
 
@@ -142,7 +142,7 @@ class _TensorBoard:
         before = list(folder.glob("events.out.tfevents.*"))
         for path in before:
             path.unlink()
-        # purge_step makes an open TensorBoard drop the events that it has read from the earlier log.
+        # purge_step makes a TensorBoard that is running drop the events that it has read from the earlier log.
         with SummaryWriter(os.fspath(folder), purge_step=0 if before else None) as writer:
             settings = json.dumps(dataclasses.asdict(run.config), indent=2)
             writer.add_text("settings", f"```json\n{settings}\n```", 0)
@@ -165,13 +165,16 @@ class _WandB:
     """One run's log on Weights & Biases."""
 
     def __init__(self, run: Any):
-        # W&B does not take a step twice. The steps that an earlier process sent are the same, bit for bit.
+        # W&B accepts each step only once. The steps that an earlier process sent are the same, bit for bit.
         self._run, self.first_step = run, run.starting_step
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, run: Run, workdir: epath.Path, done: int) -> Iterator["_WandB"]:
-        """Resumes the W&B run named in the run's folder. At step 0, starts a new one, since settings may differ."""
+        """Resumes the W&B run whose id is in the run's folder.
+
+        At step 0, starts a new W&B run instead, because settings may differ.
+        """
         import wandb
 
         folder = workdir / run.name
@@ -185,7 +188,7 @@ class _WandB:
                 group=workdir.name if run.name else None,
                 id=path.read_text().strip(),
                 resume="allow",
-                reinit="create_new",  # the W&B runs of one program are open at the same time
+                reinit="create_new",  # several W&B runs are open in one process
                 dir=None if files.is_remote(folder) else os.fspath(folder),
                 config=dataclasses.asdict(run.config),
             )
@@ -207,7 +210,7 @@ class _WandB:
         self._run.log({"previews": wandb.Image(image)}, step=step)
 
     def flush(self) -> None:
-        """Does nothing: W&B sends from its own process."""
+        """Does nothing, because W&B sends the log from its own process."""
 
 
 _OPEN: Mapping[str, Callable[[Run, epath.Path, int], contextlib.AbstractContextManager[_Log]]] = {

@@ -25,7 +25,7 @@ REST = 0.01
 
 
 class Progress(NamedTuple):
-    """The progress of training, for the caller's `on_progress`."""
+    """The progress of training, as `on_progress` receives it."""
 
     step: int  # steps done
     steps: int  # steps in all
@@ -33,7 +33,7 @@ class Progress(NamedTuple):
 
 
 class Watcher:
-    """Handles the metrics of one dispatch while the device computes the next."""
+    """Checks and writes the metrics of one dispatch of training steps while the device computes the next dispatch."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Watcher:
         )
 
     def push(self, first: int, count: int, metrics: step.Metrics, learned: jax.Array) -> None:
-        """Stores a dispatch's metrics [capacity, R] and rows [R, P, D], and handles those of the previous dispatch.
+        """Calls `flush` for the previous dispatch, then stores a dispatch's metrics [capacity, R] and rows [R, P, D].
 
         first: steps done before the dispatch. count: steps in the dispatch.
         """
@@ -61,7 +61,7 @@ class Watcher:
         self._pending = (first, count, metrics, learned)
 
     def flush(self) -> None:
-        """Waits for the stored dispatch and handles its metrics.
+        """Waits until the stored dispatch is computed, then checks and writes the dispatch's metrics.
 
         Raises FloatingPointError, naming the run and the step, if the run has diverged.
         """
@@ -88,7 +88,7 @@ class Watcher:
             self._on_progress(Progress(first + count, self._job.config.steps, newest))
 
     def _check(self, losses: Mapping[str, np.ndarray], learned: np.ndarray, first: int, count: int) -> None:
-        """Raises FloatingPointError if a loss [count, R] or a row of [R, P, D] is not finite."""
+        """Raises FloatingPointError if the losses, [count, R] each, or the rows, [R, P, D], are not finite."""
         finite = np.isfinite(learned).all(axis=(1, 2))
         for number, run in enumerate(self._job.runs):
             for name, values in losses.items():
@@ -103,7 +103,7 @@ class Watcher:
                 raise FloatingPointError(f"the rows{_of(run)} are not finite at step {first + count}: {cause}")
 
     def _cause(self, run: Run, at: int) -> str:
-        """Returns the likely cause of numbers that are not finite at a step, and what to do about it.
+        """Returns the likely cause if numbers are not finite at the step `at`, and a remedy.
 
         At step 1 the rows are still the initialiser's, so the learning rate cannot be the cause.
         """
@@ -124,7 +124,7 @@ class Watcher:
                 )
 
     def warn_of_rest(self, learned: np.ndarray) -> None:
-        """Warns of each run whose first row of <R>, in rows [R, P, D], has hardly moved."""
+        """Warns of each run whose first row of <R> has hardly moved. learned: rows [R, P, D]."""
         first = np.asarray(self._job.first_rows)[:, 0]
         moved = np.linalg.norm(learned[:, 0] - first, axis=-1) / np.maximum(np.linalg.norm(first, axis=-1), 1e-12)
         for run, share in zip(self._job.runs, moved, strict=True):
@@ -136,7 +136,7 @@ class Watcher:
                 )
 
     def _show(self, losses: Mapping[str, np.ndarray], seen: list[dict[str, Any]], count: int) -> None:
-        """Updates the progress bar, and shows the mean of each loss over steps and runs beside it."""
+        """Updates the progress bar, and shows beside it the mean of each loss over steps and runs."""
         self.bar.update(count)
         shown = {name: f"{values.mean():.4f}" for name, values in losses.items()}
         if len(seen) == 1:
