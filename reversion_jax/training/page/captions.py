@@ -21,12 +21,13 @@ class Checked(NamedTuple):
     template: Template
     direct: str = ""  # the direct prompt
     inverse: str = ""  # the inverse prompt; "" if none was requested
-    fault: str = ""  # what is wrong; "" if nothing is
+    fault: str = ""  # what is wrong with the caption; "" if it is valid
 
 
 def check(caption: str, invertible: bool) -> Checked:
-    """Checks one caption, such as "a photo of cat {} stone". invertible: whether it needs an inverse prompt as well.
+    """Checks one caption, such as "a photo of cat {} stone".
 
+    invertible: whether the caption also needs an inverse prompt.
     A caption may also have the explicit form, as JSON: {"text": …, "subject": …, "object": …}.
     """
     template: Template = " ".join(caption.split())
@@ -45,14 +46,14 @@ def check(caption: str, invertible: bool) -> Checked:
 
 
 def lines(text: str) -> list[str]:
-    """Returns the lines of a text box that are not empty, without spaces around them."""
+    """Returns a text box's lines without the spaces around each line; leaves out empty lines."""
     return [line.strip() for line in (text or "").splitlines() if line.strip()]
 
 
 def templates(text: str, where: str, invertible: bool) -> list[Template]:
     """Returns the templates of one picture's captions, one for each line of `text`.
 
-    where: the picture's name. Raises ValueError, with this name in the message, for a missing or wrong caption.
+    where: the picture's name, for messages. Raises ValueError for a missing or wrong caption.
     """
     checked = [check(line, invertible) for line in lines(text)]
     if not checked:
@@ -64,7 +65,7 @@ def templates(text: str, where: str, invertible: bool) -> list[Template]:
 
 
 def read_file(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Reads an uploaded text.json; returns the captions of the pictures in `names`, one per line, by picture.
+    """Reads an uploaded text.json; returns captions, one per line, for each picture in `names`.
 
     Raises ValueError if the file cannot be read.
     """

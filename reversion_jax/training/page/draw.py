@@ -1,4 +1,4 @@
-"""Draws pictures for the page, and copies them, with a zip of all, into a folder that the browser may read."""
+"""Draws pictures for the page, and copies the pictures and a zip of them into a folder that the browser may read."""
 
 import contextlib
 import dataclasses
@@ -34,13 +34,13 @@ class Drawn(NamedTuple):
     pictures: list[tuple[str, str]]  # (path, caption), ordered by seed and then by prompt
     columns: int  # of the gallery
     archive: str  # path of a zip of all pictures
-    prompts: dict[str, str]  # by label, such as "direct"; a prompt without a label is its own key
+    prompts: dict[str, str]  # prompts by label, such as "direct"; a prompt without a label is its own key
 
 
 def source(place: Place, key: str, model: str) -> Words:
     """Reads the words of a run or an embedding file, and the settings to draw with. Raises ValueError or OSError.
 
-    key: see `Place.words`. model: the model for an embedding file; a run names its model.
+    key: see `Place.words`. model: the model for an embedding file; a run's settings name the run's model.
     """
     workdir, files = place.word(key)
     return words.read(workdir, None if workdir else place.model(model), files)
@@ -58,10 +58,10 @@ def plain_words(found: Words) -> str:
 
 
 def compared(prompt: str, found: Words, plain: str) -> dict[str, str]:
-    """Returns three forms of one prompt: with the learned word, with its inverse, and in plain words.
+    """Returns up to three forms of one prompt: with the learned word, with its inverse, and in plain words.
 
-    The inverse form is missing if there is no <R-inv>, and the plain one if `plain` is empty. Raises ValueError if the
-    prompt does not have two things with one `{}` between them.
+    The inverse form is left out if there is no <R-inv>, and the form in plain words if `plain` is empty. Raises
+    ValueError if the prompt does not have two things with one `{}` between them.
     """
     template = captions.as_template(prompt)
     if template.count("{}") != 1:
@@ -77,7 +77,8 @@ def draw(place: Place, trainer: Trainer, form: Mapping[str, Any]) -> Drawn:
     """Draws the pictures that the form asks for, into a new folder in the run's `samples`.
 
     The metadata of each PNG says how it was made.
-    form: key and model (see `source`), prompts (text), compare, plain, count, seed, steps, guidance, sampler, negative.
+    `form` has the fields key and model (see `source`), prompts (text), compare, plain, count, seed, steps, guidance,
+    sampler and negative.
     Raises ValueError or OSError for bad input.
     """
     trainer.refuse_without_memory()
@@ -92,11 +93,11 @@ def draw(place: Place, trainer: Trainer, form: Mapping[str, Any]) -> Drawn:
         with heard() as notes:
             samples.draw_into(found, list(prompts.values()), out, num_images=count, seed=seed, load=models.load)
     except BaseException:
-        with contextlib.suppress(OSError):  # rmdir fails, as it should, if the folder has files
+        with contextlib.suppress(OSError):  # rmdir fails for a folder with files, which stays
             out.rmdir()
         raise
     for note in notes:
-        # The plain prompt has no learned word on purpose, so the warning about that is left out.
+        # The prompt in plain words has no learned word on purpose, so it needs no warning about a missing word.
         if not (form["compare"] and repr(prompts.get(PLAIN)) in note):
             tell(note)
     return _handed_out(Path(out), prompts, count, seed)
@@ -131,7 +132,7 @@ def _prompts(found: Words, form: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _handed_out(out: Path, prompts: dict[str, str], count: int, seed: int) -> Drawn:
-    """Copies the pictures for the browser, which may not read the folder of runs."""
+    """Copies the pictures into a folder for the browser, which may not read the folder of runs."""
     copies = Path(tempfile.mkdtemp(prefix="pictures-"))
     files = [copies / path.name for path in sorted(out.glob("[0-9]*.png"))]
     archive = copies / f"{out.parent.parent.name}-{out.name}.zip"

@@ -13,17 +13,17 @@ from reversion_jax.training.page.trainer import Trainer
 from reversion_jax.weights import embeddings
 
 _NOTHING = "No picture yet. Write a prompt, and press “Draw”."
-_EXAMPLE = "red circle {} blue star"  # the miniature knows these
+_EXAMPLE = "red circle {} blue star"  # the miniature model knows these shapes
 _GRAMMAR = "One prompt per line. {} or <R> is the learned word; <R-inv> <R> is its inverse."
 
 
 def choices(place: Place) -> list[tuple[str, str]]:
-    """Returns the menu's entries (label, key): all learned words, then the model alone."""
+    """Returns the menu's entries (label, key): all learned words, then the model without a learned word."""
     return [*place.words(), ("no learned word: the model alone", "")]
 
 
 def build(place: Place, trainer: Trainer) -> None:
-    """Builds the tab in the page."""
+    """Builds the Draw tab in the page."""
     with gr.Tab("Draw", id="draw") as tab, gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             form, file = _form(place)
@@ -79,10 +79,10 @@ def _form(place: Place) -> tuple[dict[str, gr.components.Component], gr.File]:
 
 
 def _connect_source(place: Place, form: dict[str, Any], file: gr.File, tab: gr.Tab, message: gr.HTML) -> None:
-    """Makes model, steps, guidance and plain words follow the choice of a learned word."""
+    """Sets the fields for model, steps, guidance and plain words when the user chooses a learned word."""
     of_word = [form[name] for name in ("model", "steps", "guidance", "plain")]
     with tab:
-        shown = gr.State(None)  # the key of the word for which these fields were set
+        shown = gr.State(None)  # the key of the learned word for which the fields in `of_word` were set
 
     def chosen(key: str | None, model: str, before: str | None) -> list[Any]:
         if key == before:  # keep what the user has typed

@@ -20,7 +20,7 @@ _ABOUT_OWN = (
 
 
 class ExemplarForm:
-    """Fields for exemplars. `fields` has those that `start.start` reads, by the names that it uses."""
+    """The fields for exemplars in the form. `fields` has the fields that `start.start` reads, by name."""
 
     def __init__(self) -> None:
         gr.HTML("<h2>Pictures of one relation</h2>")
@@ -51,7 +51,10 @@ class ExemplarForm:
         }
 
     def connect(self, method: gr.Dropdown) -> None:
-        """Connects the events of these fields. method: the field that decides whether captions need an inverse."""
+        """Connects the fields' events to functions.
+
+        method: the field that decides whether captions need inverse prompts.
+        """
         texts = [row.caption for row in self._rows]
         show = lambda source: [gr.update(visible=source == DRAWN), gr.update(visible=source == OWN)]
         connect(self._source.change, show, [self._source], [self._of_drawn, self._of_own], **QUIET)
@@ -84,7 +87,7 @@ class _Row:
 
 
 def _drawn(relation: str, count: float, hatched: bool) -> list[str]:
-    """Returns HTML of the drawn exemplars, as a run will use them."""
+    """Returns HTML that shows the drawn exemplars as a run will use them."""
     images, _ = scenes.exemplars(relation, min(MAX_PICTURES, max(1, int(count))), seed=0, hatched=hatched)
     return [pieces.tiles(images)]
 
@@ -96,8 +99,9 @@ def _checked(method: str, *texts: str) -> list[str]:
 
 
 def _lay_out(files: list[str] | None, before: list[str], *written: str) -> list[Any]:
-    """Shows one row for each uploaded picture. Keeps written captions, and fills empty captions from a text.json.
+    """Shows one row for each uploaded picture.
 
+    Keeps captions that the user has written, and fills empty captions from a text.json.
     before: paths of the pictures that had rows so far. written: the captions in these rows.
     """
     paths = [Path(file) for file in files or []]

@@ -23,10 +23,13 @@ def plain(text: str) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """Returns one sentence for the user. Prints the stack trace in the terminal if the error is a bug of ours."""
+    """Returns a sentence about an error for the user.
+
+    If the error is a bug of ours, prints the stack trace in the terminal.
+    """
     if isinstance(error, ValueError | OSError | FloatingPointError):
         text = plain(str(error)) or type(error).__name__
-        starts_with_a_word = re.match(r"[a-z]+[ ,]", text)  # rather than with the name of a file or a setting
+        starts_with_a_word = re.match(r"[a-z]+[ ,]", text)  # not with the name of a file or a setting
         text = text[0].upper() + text[1:] if starts_with_a_word else text
         return text if text.endswith((".", "!", "?")) else f"{text}."
     if "RESOURCE_EXHAUSTED" in str(error):  # JAX and XLA say this if memory runs out
@@ -37,7 +40,10 @@ def sentence(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def heard() -> Iterator[list[str]]:
-    """Collects the library's warnings in this thread. The terminal still shows them; other threads are not affected."""
+    """Collects the library's warnings in this thread, but not the warnings of other threads.
+
+    The terminal still shows all warnings.
+    """
     _listen()
     outer: list[str] | None = getattr(_listening, "notes", None)
     notes: list[str] = []
@@ -56,7 +62,7 @@ def tell(note: str) -> None:
 
 
 def _listen() -> None:
-    # `warnings.catch_warnings` would collect the warnings of all threads.
+    # `warnings.catch_warnings` is not used, because it would collect the warnings of all threads.
     warnings.filterwarnings("always", category=Caution)
     if getattr(warnings.showwarning, "func", None) is not _show:
         warnings.showwarning = functools.partial(_show, warnings.showwarning)

@@ -14,7 +14,7 @@ from reversion_jax.training.page.trainer import Trainer
 
 
 class Insight(NamedTuple):
-    """What was found: numbers by the names of rows, as `look.as_json` returns them, and pictures with captions."""
+    """What is known about a word: numbers by the row's name, from `look.as_json`, and pictures with captions."""
 
     words: Mapping[str, Mapping]
     pictures: list[tuple[Image.Image, str]]

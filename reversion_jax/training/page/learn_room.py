@@ -20,7 +20,7 @@ _METHODS = [
 
 
 def build(place: Place, trainer: Trainer) -> None:
-    """Builds the tab in the page."""
+    """Builds the Learn tab in the page."""
     with gr.Tab("Learn", id="learn"), gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             exemplars = ExemplarForm()
@@ -43,7 +43,10 @@ def build(place: Place, trainer: Trainer) -> None:
 
 
 def _settings(place: Place) -> dict[str, gr.components.Component]:
-    """Builds the fields for a run's settings; returns them by the names of config.py, and one as `name`."""
+    """Builds the fields for a run's settings, and returns them by name.
+
+    The names are the settings' names in config.py, and `name` for the field with the run's name.
+    """
     gr.HTML("<h2>Settings</h2>")
     with gr.Group():
         with gr.Row():

@@ -17,7 +17,7 @@ _NO_WORD = "There is no learned word in this folder yet: learn one in the Learn 
 
 
 def build(place: Place, trainer: Trainer) -> None:
-    """Builds the tab in the page."""
+    """Builds the Look tab in the page."""
     with gr.Tab("Look", id="look") as tab, gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
             gr.HTML("<h2>Word</h2>")

@@ -22,4 +22,4 @@ def load(model: str, rows_per_token: Mapping[str, int], precision: str, mesh: Me
     return kept._replace(tokenizer=tokenizer)
 
 
-forget = _loaded.cache_clear  # frees the model's memory, for training
+forget = _loaded.cache_clear  # frees the model's memory, so that training can use it

@@ -1,4 +1,4 @@
-"""Small pieces of HTML for the page. Text from the user or from files is escaped here."""
+"""Returns small parts of the page as HTML. Text from the user or from files is escaped in this module."""
 
 import base64
 import html
@@ -36,7 +36,7 @@ def checked(captions: Sequence[Checked]) -> str:
 
 
 def tiles(images: np.ndarray) -> str:
-    """Returns small pictures, from uint8 [N, H, W, 3], in rows that fill the width."""
+    """Returns the images, uint8 [N, H, W, 3], as small pictures in rows that fill the page's width."""
     return f'<div class="tiles">{"".join(f"<img src={_inline(image)!r} alt=exemplar>" for image in images)}</div>'
 
 
@@ -57,12 +57,12 @@ def bars(values: Mapping[str, float]) -> str:
 
 
 def fault(text: str) -> str:
-    """Returns a paragraph for an error."""
+    """Returns a paragraph that shows an error."""
     return f'<p class="fault" role="alert">{html.escape(text)}</p>'
 
 
 def notes(lines: Sequence[str]) -> str:
-    """Returns paragraphs for the library's warnings."""
+    """Returns paragraphs that show the library's warnings."""
     return "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines)
 
 
@@ -72,7 +72,7 @@ def hint(text: str) -> str:
 
 
 def prompts(texts: Mapping[str, str]) -> str:
-    """Returns a list of prompts with their labels. A prompt that is its own label has no label."""
+    """Returns a list of prompts with their labels. A prompt that is its own label is shown only once."""
     rows = (
         f"<dt>{html.escape(name)}</dt><dd>{prompt(text)}</dd>"
         if name != text
@@ -83,7 +83,7 @@ def prompts(texts: Mapping[str, str]) -> str:
 
 
 def run_list(runs: Sequence[Listed], shown: str, state: trainer.State) -> list[tuple[str, str]]:
-    """Returns the list of runs, (label, name). `shown` and the current run are in the list even without a folder."""
+    """Returns (label, name) for each run in the list. `shown` and the current run are listed even without a folder."""
     names = [run.name for run in runs]
     new = {shown: "nothing is learned yet", **({state.name: "getting ready"} if state.under_way else {})}
     first = [(f"{name} · {said}", name) for name, said in new.items() if name and name not in names]
@@ -91,7 +91,7 @@ def run_list(runs: Sequence[Listed], shown: str, state: trainer.State) -> list[t
 
 
 def elsewhere(state: trainer.State) -> str:
-    """Returns a hint that another run than the one shown is in progress."""
+    """Returns a hint that a run is in progress that the page does not show."""
     return hint(f"{state.name} is being learned. This device learns one relation at a time.")
 
 

@@ -1,6 +1,7 @@
 """The folder that the page may use, with its runs, embedding files and models. The page cannot reach other files.
 
-Each name from the page is checked for its letters. A path that leaves the folder by a symbolic link is refused.
+A file's name from the page may have only letters, digits, "_", "." and "-". A path that leaves the folder by a symbolic
+link is not used.
 """
 
 import itertools
@@ -22,19 +23,19 @@ _RUN, _FILE = "run:", "file:"  # prefixes of a learned word's key
 
 
 class Listed(NamedTuple):
-    """An entry of the list of runs: a training folder with one run, or with several that train together."""
+    """An entry of the list of runs: a training folder with one run, or with several runs that train together."""
 
     name: str
     settings: Settings
     step: int  # the steps trained so far
-    runs: tuple[str, ...]  # the names of its runs: the folder's name, or folder/run for each of several runs
+    runs: tuple[str, ...]  # the runs' names: the folder's name or, if there are several runs, folder/run
 
     def wanted(self) -> int:
-        """Returns the total of steps to suggest for resuming: the run's own or, if it is finished, twice as many."""
+        """Returns the total of steps to suggest for resuming: the run's own or, for a finished run, twice its steps."""
         return self.settings.steps if self.step < self.settings.steps else 2 * self.step
 
     def describe(self) -> str:
-        """Returns the entry's line in the list."""
+        """Returns the entry's text in the list of runs."""
         s = self.settings
         several = f" · {len(self.runs)} runs" if len(self.runs) > 1 else ""
         state = f"finished, {s.steps:,} steps" if self.step >= s.steps else f"step {self.step:,} of {s.steps:,}"
@@ -42,7 +43,7 @@ class Listed(NamedTuple):
 
 
 class Place:
-    """The folder that the page may use. Methods that take a name raise ValueError if they refuse the name."""
+    """The folder that the page may use. Methods that take a name raise ValueError if the name is not valid."""
 
     def __init__(self, folder: str | Path):
         if files.is_remote(folder):
@@ -60,7 +61,7 @@ class Place:
         return path.resolve().is_relative_to(self.folder)
 
     def _inside(self, path: Path) -> Path:
-        """Returns the path unchanged. Raises ValueError if it leads out of the folder."""
+        """Returns the path unchanged. Raises ValueError if the path leads out of the folder."""
         if not self._is_inside(path):
             raise ValueError(f"{path.name} is a link out of the folder, so it is not used")
         return path
@@ -117,13 +118,14 @@ class Place:
         return (self.folder / name / folder.NEWEST).is_file()
 
     def is_run(self, key: str) -> bool:
-        """Returns whether a key from `words` means a run. A run knows its model; an embedding file does not."""
+        """Returns whether a key from `words` means a run, whose settings name a model, not an embedding file."""
         return key.startswith(_RUN)
 
     def word(self, key: str) -> tuple[epath.Path | None, list[str]]:
-        """Returns the run's folder, or a list with the embedding file, for a key from `words`.
+        """Returns a run's folder and a list of embedding files for a key from `words`.
 
-        For the key "", which means the model alone, the folder is None and the list is empty.
+        For a run, the list is empty. For an embedding file, the folder is None. For the key "", which means the model
+        without a learned word, the folder is None and the list is empty.
         """
         if key.startswith(_FILE):
             path = self.path(f"{_EMBEDDINGS}/{key.removeprefix(_FILE)}")
@@ -149,7 +151,7 @@ class Place:
         return _FILE + name
 
     def models(self) -> list[str]:
-        """Returns the names of the miniature, Stable Diffusion 1.5, and models in the folder, such as DreamBooth's."""
+        """Returns names: the miniature model, Stable Diffusion 1.5, and the folder's models, such as DreamBooth's."""
         inside = [path.parent for depth in ("*", "*/*") for path in self.folder.glob(f"{depth}/model_index.json")]
         own = sorted(filter(self._is_inside, inside))
         return [config.MINIATURE, config.SD15, *(path.relative_to(self.folder).as_posix() for path in own)]
@@ -161,7 +163,7 @@ class Place:
             return name
         if name in self.models():
             return str(self.path(name))
-        # A hub id looks like a relative path. If such a path exists, the library would read it, outside the folder.
+        # A hub id looks like a relative path. If that path exists, the library would read it, even outside this folder.
         if hub.parse_id(name) and not Path(name).exists():
             return name
         raise ValueError(f"model {name!r} is neither in the list nor an id on the Hugging Face hub such as owner/name")
@@ -175,7 +177,7 @@ def newest_preview(run: Path) -> Path | None:
 def whole(value: object, low: int, high: int, what: str) -> int:
     """Checks that a value from the page is a whole number from `low` to `high`, and returns it.
 
-    what: names the value in the message. Raises ValueError if it is not such a number.
+    what: the value's name in messages. Raises ValueError if the value is not such a number.
     """
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else low - 1
     if number != number // 1 or not low <= number <= high:

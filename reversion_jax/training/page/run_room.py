@@ -1,4 +1,4 @@
-"""The right half of the Learn tab: shows the current run or one of the list, and resumes runs."""
+"""The right half of the Learn tab: shows the current run or a run from the list, and resumes runs."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _TICK_SECONDS = 1.0
 
 
 class RunRoom:
-    """Shows status, picture, losses and nearest words of a run, and the list of runs."""
+    """Shows a run's status, picture, losses and nearest words, and the list of runs."""
 
     def __init__(self, place: Place, trainer: Trainer, begin: gr.Button):
         self._place, self._trainer, self._begin = place, trainer, begin
@@ -59,7 +59,7 @@ class RunRoom:
         self.refresh_after(taken)
 
     def refresh_after(self, event: Any) -> None:
-        """Updates everything when an event is done, without waiting for the timer's next tick."""
+        """Updates all outputs when an event is done, without waiting for the timer's next tick."""
         connect(event.then, lambda name: self.watch(name, None), [self.chosen], self._outputs, **QUIET)
 
     def select(self, name: str) -> dict:
@@ -85,13 +85,13 @@ class RunRoom:
         listed = gr.update(visible=bool(name))
         free = gr.update(interactive=not state.under_way)
         further = gr.update(visible=bool(name) and not state.under_way)
-        # Keep the number that the user has typed, unless another run is shown.
+        # Keep the number of steps that the user has typed, unless the page now shows another run.
         is_same = isinstance(seen, tuple) and seen[:2] == now[:2]
         steps = gr.skip() if is_same else next((run.wanted() for run in self._place.runs() if run.name == name), 1)
         return [*self._of_state(name, state), *self._of_run(name), listed, choices, further, steps, free, free, now]
 
     def _of_state(self, name: str, state: State) -> list[Any]:
-        """Returns the values of the status and of the Stop button."""
+        """Returns the values of the outputs for the status and the Stop button."""
         if not name:
             return [gr.update(value=pieces.empty(_EMPTY), visible=True), gr.update(visible=False)]
         stopping = state.stage == training.STOPPING
@@ -100,7 +100,7 @@ class RunRoom:
         return [gr.update(value=status, visible=bool(status)), button]
 
     def _of_run(self, name: str) -> list[Any]:
-        """Returns the values of picture, caption, nearest words, plots and losses."""
+        """Returns the values of the outputs for picture, caption, nearest words, plots and losses."""
         hidden = gr.update(visible=False)
         if not name:
             return [hidden, "", "", hidden, *[None] * len(LOSSES)]

@@ -16,7 +16,7 @@ _POINTS = 150
 
 
 class View(NamedTuple):
-    """What the page shows of a run."""
+    """The results in a run's folder that the page shows."""
 
     picture: Image.Image | None  # the newest preview, or the contact sheet of a finished run
     caption: str
@@ -34,7 +34,7 @@ def view(run: Path) -> View:
 
 
 def _picture(run: Path) -> tuple[Image.Image | None, str]:
-    """Returns the newest preview or, once the run is finished, the contact sheet; and the picture's caption."""
+    """Returns a picture and its caption: the newest preview or, once the run is finished, the contact sheet."""
     sheet = run / "contact_sheet.png"
     # Links out of the run's folder are not followed.
     kept = [path for path in (sheet, newest_preview(run)) if path and path.resolve().is_relative_to(run.resolve())]
@@ -50,7 +50,7 @@ def _picture(run: Path) -> tuple[Image.Image | None, str]:
 
 
 def _means(records: list[dict]) -> pd.DataFrame:
-    """Averages the losses over neighbouring steps, to at most `_POINTS` points."""
+    """Averages the losses over neighbouring steps, so that at most `_POINTS` points are left."""
     steps = np.array([record["step"] for record in records], dtype=float)
     columns = {"step": steps, **{name: np.array([record[name] for record in records]) for name in LOSSES}}
     parts = np.array_split(np.arange(len(steps)), max(1, min(_POINTS, len(steps) // 2)))

@@ -69,8 +69,9 @@ def theme() -> gr.themes.Base:
 
 @contextlib.contextmanager
 def served(folder: str, host: str, port: int) -> Iterator[tuple[gr.Blocks, Trainer]]:
-    """Serves the page while the body runs. At its end, a current run stops and writes a checkpoint.
+    """Serves the page while the `with` body runs.
 
+    At the end of the body, a run in progress writes a checkpoint and stops.
     Raises OSError if the port is taken or the folder cannot be written.
     """
     place, trainer = Place(folder), Trainer()
@@ -93,8 +94,8 @@ def served(folder: str, host: str, port: int) -> Iterator[tuple[gr.Blocks, Train
 
 
 def _launch(page: gr.Blocks, place: Place, host: str, port: int) -> None:
-    # Accept requests only under this machine's own names. This stops DNS rebinding: another site whose domain name is
-    # made to point to this machine would send requests under that name.
+    # Accept requests only under this machine's own names. This prevents DNS rebinding, in which another site makes its
+    # own domain name point to this machine, and the browser sends requests under that domain name.
     names = ["localhost", "127.0.0.1", "::1", "[::1]", host]
     own_names = Middleware(TrustedHostMiddleware, allowed_hosts=names if address.is_loopback(host) else ["*"])
     page.queue(default_concurrency_limit=4, max_size=64)

@@ -15,16 +15,16 @@ from reversion_jax.training.page.trainer import Trainer
 from reversion_jax.weights import own_settings
 
 MAX_STEPS = 20_000
-_PREVIEWS = 6  # previews in a run, plus one before its first step
+_PREVIEWS = 6  # number of previews during a run; one more is drawn before the first step
 _MAX_PROMPTS = 8
 INVERTIBLE = "inv_reversion"  # the method whose captions need an inverse prompt
-_STEPS_PER_DISPATCH = 10  # the page is updated, and can stop the run, after each dispatch of this many steps
+_STEPS_PER_DISPATCH = 10  # whenever this many more steps are done, the page is updated and can stop the run
 
 
 def default_steps(place: Place, model: str) -> int:
     """Returns the number of steps that suits a model.
 
-    For a hub model, this is the number for Stable Diffusion 1.5, because reading its settings needs the internet.
+    For a hub model, this is the number for Stable Diffusion 1.5, because reading its own settings needs the internet.
     """
     own = own_settings.read(place.model(model)) if model in place.models() and model != config.SD15 else {}
     return own.get("steps", config.FOR_SD15["steps"])
@@ -78,7 +78,7 @@ def _own_pictures(run: Path, chosen: Settings, form: Mapping[str, Any]) -> dict[
     templates = [captions.templates(text, path.name, invertible) for path, text in texts]
     uploads.write(run / "exemplars", found, templates, invertible=invertible)
     own: dict[str, Any] = {"exemplars": str(run / "exemplars"), "relation": run.name.partition("-")[0]}
-    # The miniature's own preview prompts are about shapes, so preview the captions' prompts instead.
+    # The miniature model's own preview prompts are about shapes, so preview the captions' prompts instead.
     if not chosen.preview_prompts and chosen.model == config.MINIATURE:
         own["preview_prompts"] = tuple(parse(first).direct() for first, *_ in templates[:_MAX_PROMPTS])
     return own
@@ -87,7 +87,7 @@ def _own_pictures(run: Path, chosen: Settings, form: Mapping[str, Any]) -> dict[
 def take_up(place: Place, trainer: Trainer, name: str, steps: object) -> str:
     """Resumes a stopped run, or trains a finished one further, until it has `steps` steps; returns its name.
 
-    Raises ValueError or OSError if it cannot be resumed.
+    Raises ValueError or OSError if the run cannot be resumed.
     """
     trainer.refuse_while_busy()
     if not name:
@@ -102,7 +102,7 @@ def take_up(place: Place, trainer: Trainer, name: str, steps: object) -> str:
 
 
 def _train(place: Place, trainer: Trainer, name: str, settings: Settings) -> None:
-    """Starts the trainer with settings that let the page show progress, and that do not change what is learned."""
+    """Starts training with settings that let the page show progress and that do not change the learned word."""
     assert settings.steps is not None
     shown = dataclasses.replace(
         settings,

@@ -13,7 +13,7 @@ _HOW = "how_to_use.txt"
 
 
 def pack(place: Place, key: str) -> str | None:
-    """Writes a .zip with the files that `export` writes for a run, and a text on how each tool uses them.
+    """Writes a .zip with the files that `export` writes for a run, and a text that says how each tool uses these files.
 
     Returns the path of the .zip, or None if the key means an embedding file, which the user already has. Raises
     ValueError or OSError if the run cannot be read.

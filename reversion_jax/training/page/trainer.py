@@ -1,6 +1,7 @@
 """Trains in the background, one run at a time, so that the page keeps responding.
 
-Training runs in a thread, because a second process would find the GPU's memory taken by this one, which draws.
+Training runs in a thread, because a second process could not use the GPU's memory, which this process has taken
+for drawing.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from reversion_jax.training.loop import learn
 from reversion_jax.training.page.faults import heard, sentence
 from reversion_jax.training.watch import Progress
 
-# Stages of a run. In the first three, the run is in progress.
+# Stages of a run. In the stages PREPARING, TRAINING and STOPPING, the run is in progress.
 PREPARING, TRAINING, STOPPING = "preparing", "training", "stopping"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 
@@ -30,7 +31,7 @@ class State:
     step: int = 0  # steps done
     steps: int = 0  # steps in total
     first: int = 0  # the step at the first report of progress
-    since: float = 0.0  # the time of that report, by time.monotonic; 0: there was none
+    since: float = 0.0  # time.monotonic() at the first report of progress; 0: no report yet
     message: str = ""  # why the run failed
     notes: tuple[str, ...] = ()  # the library's warnings
 
@@ -62,7 +63,7 @@ class Trainer:
             self.refuse_while_busy()
             self._stop.clear()
             self.state = State(name, PREPARING, steps=steps)
-            # A daemon thread, so that a second Ctrl-C ends the app at once; steps after the last checkpoint are lost.
+            # A daemon thread lets a second Ctrl-C end the app at once; steps after the last checkpoint are lost.
             self._thread = threading.Thread(target=self._run, args=(config, workdir), name="training", daemon=True)
             self._thread.start()
 
@@ -75,7 +76,7 @@ class Trainer:
             )
 
     def refuse_without_memory(self) -> None:
-        """Raises ValueError if a run is in progress on a GPU or TPU, because the run needs all of its memory."""
+        """Raises ValueError if a run is in progress on a GPU or TPU, because the run needs all memory of the device."""
         if self.state.under_way and jax.default_backend() != "cpu":
             raise ValueError(
                 f"{self.state.name} is being learned and needs the device's memory: wait until it is finished, or "
@@ -90,7 +91,7 @@ class Trainer:
                 self._change(stage=STOPPING)
 
     def wait(self, timeout: float | None = None) -> State:
-        """Waits until the run has ended, or for `timeout` seconds; returns the state."""
+        """Waits until the run has ended, or for at most `timeout` seconds; returns the state."""
         if self._thread:
             self._thread.join(timeout)
         return self.state

@@ -16,7 +16,10 @@ _THUMBNAIL_PX = 320
 
 
 def read(picture: Path) -> Image.Image:
-    """Reads an uploaded picture as RGB. Raises ValueError, with the user's name of the file, if it cannot be read."""
+    """Reads an uploaded picture as RGB.
+
+    Raises ValueError if the picture cannot be read; the message gives the file the name that the user knows.
+    """
     try:
         return exemplars.read_picture(picture)
     except ValueError as error:
@@ -24,7 +27,7 @@ def read(picture: Path) -> Image.Image:
 
 
 def thumbnail(picture: Path) -> Image.Image:
-    """Returns a small copy of a picture, for the page. Raises ValueError if it cannot be read."""
+    """Returns a small copy of a picture, for the page. Raises ValueError if the picture cannot be read."""
     image = read(picture)
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     return image
@@ -33,9 +36,9 @@ def thumbnail(picture: Path) -> Image.Image:
 def write(folder: Path, pictures: Sequence[Path], templates: Sequence[Sequence[Template]], *, invertible: bool) -> None:
     """Writes pictures and templates as an exemplar folder.
 
-    invertible: whether the templates need inverse prompts. Pictures are encoded anew, which drops their metadata, such
-    as the place where a camera took them. Raises ValueError or OSError, and leaves no folder, if the exemplars cannot
-    be used.
+    invertible: whether the templates need inverse prompts. Pictures are written as new PNG files without their
+    metadata, such as the place where a camera took them.
+    Raises ValueError or OSError, and leaves no folder, if the exemplars cannot be used.
     """
     captions = {f"{number}.png": list(own) for number, own in enumerate(templates)}
     with files.new_folder(folder) as draft:
@@ -43,4 +46,4 @@ def write(folder: Path, pictures: Sequence[Path], templates: Sequence[Sequence[T
             read(picture).save(draft / name)
         text = json.dumps(captions, indent=2, ensure_ascii=False) + "\n"
         (draft / exemplars.CAPTIONS).write_text(text, encoding="utf-8")
-        exemplars.read_folder(draft, 64, invertible=invertible)  # raises before the folder is kept
+        exemplars.read_folder(draft, 64, invertible=invertible)  # if this raises, the folder is not kept
