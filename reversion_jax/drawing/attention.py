@@ -101,7 +101,7 @@ def attend(
     states = generate.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)
     noise = initial_noise([seed], sd.config, sampling.size)
     keys = sampler_keys(jnp.array([seed], jnp.uint32))
-    # Place the inputs on the devices of the weights. Otherwise the inputs of the second step, which come from the
+    # Place the inputs on the weights' devices. Otherwise the inputs of the second step, which come from the
     # first step, would be placed differently, and JAX would compile the step again.
     states, noise, keys = parallel.replicate((states, noise, keys), parallel.mesh_of(sd.params))
     seen: list[dict[tuple[int, int], jax.Array]] = []

@@ -143,7 +143,7 @@ def draw_batches(
 
     prompts, seeds: as many seeds as prompts. For a `Between` of two prompts, their text states are interpolated
     linearly; for a `Between` of two seeds, their noises spherically. rows: learned rows [P, D] for placeholders in the
-    prompts. init: picture for image to image. progress: label of a progress bar. Draws on the devices of the weights.
+    prompts. init: picture for image to image. progress: label of a progress bar. Draws on the weights' devices.
     Images are repeated to fill the last batch, so that all batches have the same size and are compiled only once.
 
     Raises ValueError for an unknown sampler, a wrong size or strength, a placeholder without a row, or a missing seed,
@@ -188,7 +188,7 @@ def draw_batches(
 
 
 def clipped(images: np.ndarray) -> np.ndarray:
-    """Clips images to [-1, 1]. Raises FloatingPointError if they are not finite."""
+    """Clips images to [-1, 1]. Raises FloatingPointError if an image is not finite."""
     if not np.isfinite(images).all():
         raise FloatingPointError(
             "the model drew pictures of NaN, although its weights are finite: try float32 (--precision, "
@@ -230,7 +230,7 @@ def draw(
     init: InitImage | None = None,
     progress: str | None = None,
 ) -> np.ndarray:
-    """Returns all images of `draw_batches`, [N, H, W, 3]. The arguments and errors are the same."""
+    """Returns all images [N, H, W, 3] at once; takes the arguments of `draw_batches`, and raises the same errors."""
     batches = draw_batches(sd, tokenizer, prompts, seeds, rows, sampling=sampling, init=init, progress=progress)
     return np.concatenate(list(batches))
 

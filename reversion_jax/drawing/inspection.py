@@ -101,7 +101,7 @@ def watch(found: words.Words, prompt: Prompt) -> attention.Attention:
 def inspect(source: Source, prompt: Prompt | None = None, out: str | None = None) -> epath.Path:
     """Prints and writes how learned words compare with the model's words and, if given, a prompt's attention maps.
 
-    Writes words.txt, words.json and words.png. For a prompt, writes its picture, and its attention maps as
+    Writes words.txt, words.json and words.png. For a prompt, writes the drawn picture, and its attention maps as
     attention-….png and attention-….json.
     out: folder for these files; by default WORKDIR/inspect for a run, and inspect/NAME for an embedding file.
     Returns the folder. Raises ValueError or OSError for bad input.

@@ -39,7 +39,7 @@ class Row(NamedTuple):
     vector: np.ndarray  # [D]
     norm: float
     longer_than: float  # share of the model's tokens that have a smaller norm than the row
-    to_start: float | None  # cosine to the row before training; None if that is not known
+    to_start: float | None  # cosine to the row before training; None if that row is not known
     between: dict[str, float]  # cosines to the other learned rows, by name
     nearest: dict[str, float]  # cosines to the nearest tokens of the whole token table, best first
     stand_in: str  # the nearest whole word of the model
@@ -157,7 +157,7 @@ def stand_in(seen: Look, prompt: str) -> str:
 
 
 def at_step(seen: Look, step: int) -> dict[str, np.ndarray]:
-    """Returns the learned words at a checkpoint: rows [S, D] by token. Step 0 is before training.
+    """Returns the learned words at a checkpoint: rows [S, D] by token. Step 0 means the rows before training.
 
     Raises ValueError if a row's path does not have this step.
     """

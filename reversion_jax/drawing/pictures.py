@@ -13,7 +13,7 @@ _INK, _PAPER, _PALE = (24, 24, 28), (255, 255, 255), (110, 110, 118)
 
 
 def save_png(path: epath.Path, picture: np.ndarray | Image.Image, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a PNG with `metadata` in its text chunks. The file appears complete or not at all."""
+    """Writes a PNG with `metadata` in its text chunks. If writing fails, no incomplete file is left."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     info = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
@@ -47,7 +47,7 @@ def clip(frames: Sequence[np.ndarray], frame_ms: int = 120) -> bytes:
 
 
 def save_clip(path: epath.Path, frames: Sequence[np.ndarray], frame_ms: int = 120) -> None:
-    """Writes frames as an animated WebP, see `clip`. The file appears complete or not at all."""
+    """Writes frames as an animated WebP, see `clip`. If writing fails, no incomplete file is left."""
     files.write(path, clip(frames, frame_ms))
 
 

@@ -74,7 +74,7 @@ def draw(
     prompts: each prompt is a text, or Between(first, last, weight) to interpolate between two texts.
     words: learned rows [S, D] by token.
     seeds: one seed for the noise of each image, by default 0, 1, …; a seed may also be a Between.
-    init_image: picture for image to image. It is a file, which is squashed to the size of the images, or an array of
+    init_image: picture for image to image, either a file, which is squashed to the size of the images, or an array of
     that size, float32 [H, W, 3] in [-1, 1].
     strength: how much of init_image may change, in (0, 1].
     progress: label of a progress bar; None: no bar.

@@ -20,7 +20,10 @@ _OTHERS = 1500  # how many words, besides prepositions and verbs, `kept` returns
 
 
 def read_table(settings: Settings) -> tuple[jax.Array, Tokenizer]:
-    """Reads a model's tokenizer and its token table [V, D], but no other weights. Raises ValueError or OSError."""
+    """Reads a model's tokenizer and its token table [V, D], but no other weights.
+
+    Raises ValueError or OSError for bad input.
+    """
     opened, tokenizer = open_model(settings.model, variant=Variant.of(settings))
     table = {TOKEN_TABLE: opened.tensors["text_encoder"][TOKEN_TABLE]}
     return token_table(opened._replace(tensors={"text_encoder": table}).read(jnp.float32).params), tokenizer
@@ -36,7 +39,7 @@ def whole_words(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def kinds(settings: Settings) -> dict[str, str]:
-    """Returns the kind of each word on the word lists that `settings` names. Words on no list are left out."""
+    """Returns the kind of each word on the word lists that `settings` names. Words that are on no list are left out."""
     found: dict[str, str] = {}
     for name, kind in (("stop_words", STOP), ("verbs", VERB), ("prepositions", PREPOSITION)):
         try:

@@ -28,7 +28,7 @@ def read(
 ) -> Words:
     """Reads the words of a training run, if there is one, and of embedding files.
 
-    embedding_files: each is "FILE", or "TOKEN=FILE" to give the word in the file another token. FILE may also be a
+    embedding_files: each entry is "FILE", or "TOKEN=FILE" to give the file's word another token. FILE may also be a
     folder of embedding files or a hub id, see `embeddings.find`.
     step: the step of an earlier checkpoint of the run; None: the newest rows.
     Raises ValueError or OSError for bad input.

@@ -116,7 +116,7 @@ def train(
     shown: Exemplars,
     workdir: epath.PathLike,
 ) -> Any:
-    """Fine-tunes the UNet on the exemplars and returns its weights. Resumes a stopped training in `workdir`.
+    """Fine-tunes the UNet on the exemplars and returns the UNet's weights. Resumes a stopped training in `workdir`.
 
     Raises ValueError if `workdir` holds a training with other settings, and FloatingPointError if training diverges.
     """

@@ -1,4 +1,7 @@
-"""Turns exemplars and settings into the arrays that the training step reads. The arrays are put on the device once."""
+"""Turns exemplars and settings into the arrays that the training step reads.
+
+The arrays are put on the device only once, before the first training step.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -64,7 +67,7 @@ def prompt_ids(
     inverse: whether inverse prompts are needed. If inverse prompts are not needed, templates need not be invertible,
     and the direct prompt is returned twice.
     where: the name of the templates' file or other place, for messages.
-    Raises ValueError if a prompt is so long that a placeholder is cut off. Warns if other words are cut off.
+    Raises ValueError if a prompt is so long that a placeholder is cut off. Warns if only other words are cut off.
     """
     pairs = [(p.direct(), p.inverse() if inverse else p.direct()) for p in prompts]
     for prompt in (prompt for pair in pairs for prompt in pair):

@@ -1,6 +1,6 @@
 """The training loop: runs the training steps, and writes metrics, previews, checkpoints and reports.
 
-The loop calls the compiled function once for several training steps. Such a call is named a dispatch.
+The loop calls the compiled function once for several training steps; such a call is named a dispatch.
 """
 
 import contextlib
@@ -171,10 +171,10 @@ def train(
 ) -> np.ndarray:
     """Trains the runs of a config, or resumes them; returns the learned rows [R, P, D].
 
-    workdir: folder for the results. If there are several runs, each has its own folder in `workdir`. If `workdir` holds
-    a stopped job with the same config, the job is resumed; the result is the same, bit for bit, as without the stop.
+    workdir: folder for the results. If there are several runs, each run has its own folder in `workdir`. If `workdir`
+    has a stopped job with the same config, the job is resumed; the result is the same, bit for bit, as without a stop.
     on_progress: called after each dispatch.
-    should_stop: called between dispatches. If it returns True, `train` writes a checkpoint and returns the rows.
+    should_stop: called between dispatches. If `should_stop` returns True, writes a checkpoint and returns the rows.
 
     Raises ValueError or OSError for bad input or a folder that belongs to another job, and FloatingPointError if
     training diverges. If a signal stops training, writes a checkpoint and raises KeyboardInterrupt.

@@ -15,7 +15,7 @@ from reversion_jax.weights.folder import parameter_shapes
 
 # Memory in GiB that a training step of Stable Diffusion 1.5 at 512 px needs in addition to the weights. `_ALWAYS` is
 # needed for any number of samples, and `_A_SAMPLE` for each sample, without and with remat (recomputed activations).
-# The memory is given for bfloat16 and float16. On an H100, two samples needed 2.5 GiB, and eight samples 6.3 GiB.
+# All numbers are for bfloat16 and float16. On an H100, two samples needed 2.5 GiB, and eight samples 6.3 GiB.
 # Google's compiler for TPU v5e needs 2.56 GiB for one sample, and 3.46 GiB for two samples, with 1.91 GiB of weights.
 # We guess that a sample needs twice as much memory in float32, and a third as much memory with remat.
 _ALWAYS = {"gpu": 1.3, "tpu": 0.0}
@@ -27,7 +27,7 @@ _LEFT = 0.85  # share of the memory for training; previews and errors of the est
 def samples_at_once(config: Settings, sizes: ModelConfig, runs: int) -> int:
     """Returns the number of samples per pass through the networks, counted over all runs.
 
-    The samples of a step are divided into passes of nearly equal size. A sample with two prompts counts twice.
+    The samples of a step are divided into passes of nearly equal size. A sample with two prompts counts as two.
     `config.samples_at_once`, if set, is the maximum; otherwise the devices' memory sets the maximum. All processes
     use the number that the first process computes.
     """
@@ -65,7 +65,7 @@ def weights(config: Settings, sizes: ModelConfig) -> float:
 
 
 def device_memory(device: jax.Device) -> float:
-    """Returns the memory that JAX may use on a device, in GiB. For a CPU, this is half of the machine's memory."""
+    """Returns the memory that JAX may use on a device, in GiB. For a CPU, returns half of the machine's memory."""
     told = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     if "bytes_limit" in told:
         return told["bytes_limit"] / 2**30

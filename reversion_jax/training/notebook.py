@@ -69,7 +69,7 @@ def upload_exemplars(folder: Path, captions: Mapping[str, Sequence[Template]]) -
         if captions:
             text = json.dumps(dict(captions), indent=2, ensure_ascii=False) + "\n"
             (draft / exemplars.CAPTIONS).write_text(text, encoding="utf-8")
-        exemplars.read_folder(draft, size=64)  # if this raises, because exemplars are not valid, no folder is kept
+        exemplars.read_folder(draft, size=64)  # raises if the exemplars are not valid; then no folder is kept
     return folder
 
 
@@ -101,7 +101,7 @@ class Judged(NamedTuple):
     images: np.ndarray  # uint8 [N, 64, 64, 3]
     captions: list[str]  # what the judge recognises in each picture
     relation: np.ndarray  # bool [N]: the relation is the one in the prompt
-    entities: np.ndarray  # bool [N]: both entities are present, not mixed, and in their places
+    entities: np.ndarray  # bool [N]: both entities are present, not mixed, and where the prompt has them
     leaked: np.ndarray  # bool [N]: the picture is hatched
 
     def shares(self) -> dict[str, float]:

@@ -60,7 +60,7 @@ class Job:
 
 
 def settle(config: ConfigDict | Settings) -> Settings:
-    """Completes the config: takes open settings from the model's folder, and the precision "auto" from the device.
+    """Completes the config: the model sets the open settings, and the device sets the precision if it is "auto".
 
     Raises ValueError if a setting is not valid.
     """
@@ -208,7 +208,7 @@ def _first_rows(run: Run, given: Mapping[str, np.ndarray] | None, sd: Any, token
     """Returns the rows [P, D] that a run starts from: the embedding of the initialiser word, or a file's rows.
 
     given: the file's rows by token, or None to use the word. A token that the file lacks starts from the rows of <R>.
-    Raises ValueError if the word cannot be used.
+    Raises ValueError if the initialiser word cannot be used.
     """
     if given is None:
         words = [tokenizer.word_ids(run.config.initialiser)] * len(PLACEHOLDERS)

@@ -132,7 +132,7 @@ def report(job: Job, number: int, folder: epath.Path, learned: jax.Array, drawn:
     """Writes a run's contact sheet and plot and, for drawn exemplars, prints the judge's verdict.
 
     learned: rows of all runs [R, P, D].
-    drawn: pictures of the first and the last preview, by step. Pictures that are missing are drawn now.
+    drawn: pictures of the first and the last preview, by step. If a picture is missing, it is drawn now.
     All processes draw, but only the first process writes and prints.
     """
     run, first, last = job.runs[number], job.first_rows[number], learned[number]

@@ -94,7 +94,7 @@ def state_hash(state: step.State) -> str:
 
 
 def _kept_hash(path: epath.Path) -> str:
-    """Returns the checkpoint's hash stored in a file of rows; "" if the file is missing, damaged or has no hash."""
+    """Returns the checkpoint's hash stored in a file of rows; "" if the file is missing or damaged or has no hash."""
     try:
         return folder.read_rows(path).checkpoint
     except (OSError, ValueError):

@@ -114,7 +114,7 @@ class Watcher:
         return "the model turns the exemplars into such numbers before it learns: try another copy of the model"
 
     def _check_norms(self, learned: np.ndarray, at: int) -> None:
-        """Raises FloatingPointError if rows [R, P, D] are so long that the text encoder cannot use them."""
+        """Raises FloatingPointError if rows [R, P, D] have norms so large that the text encoder cannot use the rows."""
         norms = np.linalg.norm(learned, axis=-1).max(axis=-1)
         for run, norm, usual in zip(self._job.runs, norms, self._usual, strict=True):
             if norm > RUNAWAY * usual:

@@ -1,4 +1,4 @@
-"""Checks the address at which the page is served: who can reach it, and whether it is free."""
+"""Checks the address at which the page is served: who can reach it, and whether its port is free."""
 
 import ipaddress
 import socket

@@ -38,9 +38,10 @@ class Drawn(NamedTuple):
 
 
 def source(place: Place, key: str, model: str) -> Words:
-    """Reads the words of a run or an embedding file, and the settings to draw with. Raises ValueError or OSError.
+    """Reads the words of a run or an embedding file, and the settings to draw with.
 
     key: see `Place.words`. model: the model for an embedding file; a run's settings name the run's model.
+    Raises ValueError or OSError for bad input.
     """
     workdir, files = place.word(key)
     return words.read(workdir, None if workdir else place.model(model), files)

@@ -15,7 +15,7 @@ _listening = threading.local()
 
 
 def plain(text: str) -> str:
-    """Returns a message of the library as one line, without its advice to use a caption's explicit form.
+    """Returns a message of the library as one line, without the advice to use a caption's explicit form.
 
     The page's users find the explicit form in docs/app.md.
     """

@@ -23,9 +23,9 @@ def connect(
 ) -> Any:
     """Makes an event call a function, which returns one value for each output.
 
-    message: the element that shows errors and warnings of the function. If it is None, errors and warnings are not
-    shown; use this for functions that run without the user's request, such as at each tick of a timer. After an error,
-    the outputs do not change.
+    message: the element that shows errors and warnings of the function. If `message` is None, errors and warnings
+    are not shown; use None for functions that run without the user's request, such as at each tick of a timer. After
+    an error, the outputs do not change.
 
     The page's number fields have no limits, because gradio would report a wrong value in another place and in other
     words.

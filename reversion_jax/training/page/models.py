@@ -16,7 +16,7 @@ def _loaded(model: str, precision: str, mesh: Mesh, variant: Variant) -> Model:
 
 
 def load(model: str, rows_per_token: Mapping[str, int], precision: str, mesh: Mesh, variant: Variant) -> Model:
-    """Does what `load_model` does, but reads the weights only if the last call was for other weights."""
+    """Does what `load_model` does, but does not read the weights again if the last call was for the same weights."""
     kept = _loaded(model, precision, mesh, variant)
     tokenizer = dataclasses.replace(kept.tokenizer, rows_per_token=dict(rows_per_token))
     return kept._replace(tokenizer=tokenizer)

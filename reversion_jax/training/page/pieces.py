@@ -22,7 +22,7 @@ def prompt(text: str) -> str:
 
 
 def checked(captions: Sequence[Checked]) -> str:
-    """Returns the prompts that a picture's captions become, or their faults, or a hint if there are no captions."""
+    """Returns the prompts that a picture's captions become, or the faults, or a hint if there are no captions."""
     if not captions:
         return '<p class="hint">Write what the picture shows, with {} for the relation.</p>'
     rows = []

@@ -94,8 +94,8 @@ def served(folder: str, host: str, port: int) -> Iterator[tuple[gr.Blocks, Train
 
 
 def _launch(page: gr.Blocks, place: Place, host: str, port: int) -> None:
-    # Accept requests only under this machine's own names. This prevents DNS rebinding, in which another site makes its
-    # own domain name point to this machine, and the browser sends requests under that domain name.
+    # Accept requests only under this machine's own names. Checking the names prevents DNS rebinding, in which
+    # another site makes its own domain name point to this machine, and the browser sends requests under that name.
     names = ["localhost", "127.0.0.1", "::1", "[::1]", host]
     own_names = Middleware(TrustedHostMiddleware, allowed_hosts=names if address.is_loopback(host) else ["*"])
     page.queue(default_concurrency_limit=4, max_size=64)

@@ -1,4 +1,4 @@
-"""Starts a run from the page's form, or resumes one."""
+"""Starts a run from the page's form, or resumes a run."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

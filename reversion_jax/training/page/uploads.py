@@ -46,4 +46,4 @@ def write(folder: Path, pictures: Sequence[Path], templates: Sequence[Sequence[T
             read(picture).save(draft / name)
         text = json.dumps(captions, indent=2, ensure_ascii=False) + "\n"
         (draft / exemplars.CAPTIONS).write_text(text, encoding="utf-8")
-        exemplars.read_folder(draft, 64, invertible=invertible)  # if this raises, the folder is not kept
+        exemplars.read_folder(draft, 64, invertible=invertible)  # if `read_folder` raises, no folder is kept
