@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import docstrings  # noqa: E402 (they lie beside this file)
+import docstrings  # noqa: E402 (these three modules are beside this file)
 import generated  # noqa: E402
 import links  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
@@ -27,7 +27,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "cells"]
 smartquotes = False  # quotes in the pages are often a setting's value
 
-myst_heading_anchors = 4  # as GitHub has them
+myst_heading_anchors = 4  # headings of the levels 1 to 4 get anchors, as on GitHub
 myst_enable_extensions = ["dollarmath"]
 myst_dmath_allow_digits = False
 
@@ -40,7 +40,7 @@ add_module_names = False
 nitpicky = True
 # The site is built offline, so the types of other packages are not links.
 nitpick_ignore_regex = [(r"py:.*", r"(?!reversion_jax\.).*")]
-# Types inside a loaded model, which callers hand on and do not read.
+# These types are parts of a loaded model. Callers pass the model on and do not use its parts.
 nitpick_ignore = [
     ("py:class", "reversion_jax.weights.folder.StableDiffusion"),
     ("py:class", "reversion_jax.models.tokenizer.Tokenizer"),
@@ -54,7 +54,7 @@ html_css_files = ["formulas.css"]
 
 
 def _add_generated(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Adds what is made from the code to the text of a page."""
+    """Appends the tables that are made from the code to the pages of settings and commands."""
     pages = {
         "settings": (generated.settings_page, ["config"]),
         "commands": (generated.commands_page, generated.COMMANDS),
@@ -67,7 +67,7 @@ def _add_generated(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    # The repository's address, if pyproject.toml has one.
+    # This value is the repository's address, or "" if pyproject.toml does not have the address.
     app.add_config_value("repository_url", _PROJECT.get("urls", {}).get("Repository", ""), "env")
     app.add_transform(links.RepositoryLinks)
     app.connect("source-read", _add_generated)

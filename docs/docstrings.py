@@ -16,7 +16,7 @@ from generated import commented
 
 
 def process(_app: Any, what: str, _name: str, documented: Any, _options: Any, lines: list[str]) -> None:
-    """Rewrites `lines`, a docstring, in place. Called for the event autodoc-process-docstring."""
+    """Rewrites `lines`, a docstring, in place. Sphinx calls this function for the event autodoc-process-docstring."""
     fields = {}
     if what == "class" and (dataclasses.is_dataclass(documented) or hasattr(documented, "_fields")):
         groups = commented(textwrap.dedent(inspect.getsource(documented)))
@@ -28,12 +28,15 @@ def process(_app: Any, what: str, _name: str, documented: Any, _options: Any, li
 
 
 def skip(_app: Any, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
-    """Leaves out a NamedTuple's fields as members, because the class lists them. For autodoc-skip-member."""
+    """Leaves out a NamedTuple's fields, because the class lists them.
+
+    Sphinx calls this function for the event autodoc-skip-member.
+    """
     return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def rewrite(text: str, parameters: Sequence[str], fields: Mapping[str, str]) -> list[str]:
-    """Returns a docstring's lines: its paragraphs, its errors, then a list of all parameters, described or not."""
+    """Returns a docstring's lines: the paragraphs, the errors, then a list of all parameters, described or not."""
     paragraphs, errors, described = [], [], dict(fields)
     for is_code, group in itertools.groupby(re.split(r"\n\s*\n", text.strip("\n")), _is_code):
         if is_code:
@@ -68,7 +71,7 @@ def _described(paragraph: str, parameters: Sequence[str]) -> Iterator[tuple[str,
 
 
 def plain(text: str) -> str:
-    """Plain text as reStructuredText that shows the same characters; text between backticks is code."""
+    """Returns plain text as reStructuredText that shows the same characters; text between backticks is code."""
     parts = re.split(r"`([^`]*)`", text)
     parts[::2] = [re.sub(r"([\\*_|])", r"\\\1", part) for part in parts[::2]]
     parts[1::2] = [f"``{part}``" for part in parts[1::2]]

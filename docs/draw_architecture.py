@@ -10,7 +10,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "reversion_jax"
-COMMANDS = "commands"  # all files at the top but config.py, in one box
+COMMANDS = "commands"  # the box of all files at the package's top except config.py
 HOLDS = {
     COMMANDS: "flags, one call each",
     "evaluation": "comparisons, scores, study",
@@ -26,21 +26,21 @@ HOLDS = {
     "runtime": "devices, files, errors",
     "config": "every setting",
 }
-WIDTH, HEIGHT, GAP = 190, 52, 26  # of a box, and between boxes, px
+WIDTH, HEIGHT, GAP = 190, 52, 26  # a box's width and height, and the gap between boxes, px
 
 
 def box(name: str) -> str:
-    """The box of a module, by its path below the package."""
+    """Returns the box of the module with the path `name` below the package."""
     top = name.split(".")[0]
     return top if (PACKAGE / top).is_dir() or top == "config" else COMMANDS
 
 
 def imports() -> dict[str, set[str]]:
-    """What each box imports, at any place in its files."""
+    """Returns which boxes each box imports, anywhere in its files."""
     found: dict[str, set[str]] = {name: set() for name in HOLDS}
     for path in PACKAGE.rglob("*.py"):
         mine = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if mine == "__init__":  # the public interface, which imports only when it is asked
+        if mine == "__init__":  # the public interface, which imports a module only when a user needs it
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             modules = []
@@ -54,7 +54,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def draw(below: dict[str, set[str]]) -> str:
-    """The picture, as SVG, of what each box imports."""
+    """Returns the picture of the imports as SVG; `below` has the boxes that each box imports."""
 
     @cache
     def layer(name: str) -> int:

@@ -2,8 +2,8 @@
 
     python docs/draw_sentences.py --count 60 --seed $(git rev-parse HEAD)
 
-It draws from comments, docstrings, error messages, names of tests, README and docs. The seed is a commit, so
-that nobody chooses the sentences. Every sentence has the same probability.
+The sentences come from comments, docstrings, error messages, names of tests, README and docs. The seed is a
+commit, so that nobody chooses the sentences. Every sentence has the same probability.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def of_text(where: str, text: str) -> Iterator[Found]:
 
 
 def of_comments(path: Path, source: str) -> Iterator[Found]:
-    """Yields comments: one beside code with its line, and consecutive lines of others as one text."""
+    """Yields comments: a comment beside code with its code line, and consecutive comment lines as one text."""
     block: list[str] = []
     first = last = 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -63,7 +63,7 @@ def of_code(path: Path, source: str) -> Iterator[Found]:
 
 
 def everything() -> list[Found]:
-    """All sentences of the files that git knows."""
+    """Returns all sentences of the files that git knows."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     found: list[Found] = []
     for path in map(Path, names):

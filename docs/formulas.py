@@ -24,5 +24,5 @@ def _write(translator: Any, node: nodes.Element, as_block: bool) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Adds the renderer, for html_math_renderer."""
+    """Adds the renderer that the setting html_math_renderer names."""
     app.add_html_math_renderer("mathml", (inline, None), (block, None))

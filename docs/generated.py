@@ -1,6 +1,6 @@
 """Writes the site's pages of settings and commands, as Markdown, from the code that defines them.
 
-No page has further text about a setting or a flag: settings.md shows the comments of
+All text about a setting or a flag comes from the code: settings.md shows the comments of
 reversion_jax/config.py, and commands.md shows what each command prints for --help.
 """
 
@@ -30,7 +30,7 @@ class Setting:
 
     name: str
     kind: str  # the name of its type
-    default: str  # "" if neither the code nor Stable Diffusion 1.5 has one
+    default: str  # "" if neither the code nor Stable Diffusion 1.5 has a default
     meaning: str  # the comment beside the setting or above it, on one line
 
 
@@ -49,11 +49,11 @@ def settings() -> list[tuple[str, list[Setting]]]:
 
 
 def commented(source: str) -> list[tuple[str, dict[str, str]]]:
-    """The groups of a dataclass's fields: each group's heading, and the comments of its fields by name.
+    """Returns the groups of a dataclass's fields: each group's heading, and the comments of its fields by name.
 
-    A comment beside a field or directly above it belongs to the field. Above the first field of several, the comment
-    begins with the group's heading. If the field also has a comment beside it, the whole comment above is the heading;
-    else the heading is the lines up to a full stop.
+    A comment beside a field or directly above it belongs to the field. In a group of several fields, the comment
+    above the first field begins with the group's heading. If the first field also has a comment beside it, the
+    whole comment above is the heading; otherwise the heading is the lines up to a full stop.
     """
     comments, alone = {}, set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -92,13 +92,13 @@ def settings_page() -> str:
 
 
 def _heading(comment: str, group: Sequence[Setting]) -> tuple[str, str]:
-    """A group's title, and the rest of its comment. The title of a group without a comment is its first setting."""
+    """Returns a group's title, which is its first setting if it has no comment, and the rest of the comment."""
     title, _, text = re.sub(r"(?<!Eq)[.:](?= |$)", "\n", comment, count=1).partition("\n")
     return title or f"`{group[0].name}`", text.strip()
 
 
 def _meaning(setting: Setting) -> str:
-    """A setting's comment, and whether each run or a resumed run may have its own value."""
+    """Returns a setting's comment, with marks if each run or a resumed run may have a separate value."""
     marks = [mark for mark, names in (("per run", config.OF_RUN), ("on resume", config.FREE)) if setting.name in names]
     return " ".join([markdown(setting.meaning), *(f"*({mark})*" for mark in marks)]).strip()
 
@@ -132,7 +132,7 @@ def commands_page() -> str:
 
 
 def text_page(text: str) -> str:
-    """Plain text of a docstring as Markdown: its paragraphs, and command lines as blocks of code."""
+    """Returns a docstring's plain text as Markdown: its paragraphs, and command lines as blocks of code."""
     parts = []
     for paragraph in text.split("\n\n"):
         lines = paragraph.splitlines()
@@ -144,7 +144,7 @@ def text_page(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Plain text as Markdown that shows the same characters.
+    """Returns plain text as Markdown that shows the same characters.
 
     Text between backticks stays code, and the name of one of the site's pages, such as docs/app.md, becomes a link.
     """
@@ -158,6 +158,6 @@ def markdown(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown."""
+    """Returns a Markdown table; the text of its cells is Markdown too."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

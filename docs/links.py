@@ -1,9 +1,10 @@
 """Makes the pages' relative links work on the site as they do on GitHub.
 
-A page may link to any file of the repository, such as ../launch/slurm.sh. On the site, such a link leads to the site's
-page of that file, if there is such a page; else to the file in the repository, if pyproject.toml names the repository's
-address; else to a copy of the file on the site. A folder has no copy, so its link becomes plain text. A link to a file
-that does not exist stays unresolved, and Sphinx warns of the link.
+A page may link to any file of the repository, such as ../launch/slurm.sh. If the site has a page of that file, the link
+on the site leads to this page. Otherwise the link leads to the file in the repository if pyproject.toml names the
+repository's address, and to a copy of the file on the site if not. There are no copies of folders, so without that
+address a link to a folder becomes plain text. A link to a file that does not exist stays unresolved, and Sphinx warns
+of the link.
 """
 
 import os
@@ -27,7 +28,7 @@ PAGES = {
 class RepositoryLinks(SphinxTransform):
     """Replaces every MyST link whose target is a file of the repository."""
 
-    default_priority = 5  # before Sphinx collects the files to copy
+    default_priority = 5  # so that this class runs before Sphinx collects the files to copy
 
     def apply(self, **_: object) -> None:
         links = self.document.findall(
