@@ -3,8 +3,8 @@
     python -m reversion_jax.dreambooth --config configs/hug.py
     python -m reversion_jax.sample --model runs/hug-dreambooth/model --prompt "otter sks teapot"
 
-The model, exemplars, seed and resolution come from the config; the flags below set the rest. The result is a model of
-the same size as the original, as a diffusers folder. To resume a stopped run, give the same command again.
+The model, exemplars, seed and resolution come from the config; the flags below set all other values. The result is a
+model of the same size as the original, as a diffusers folder. To resume a stopped run, give the same command again.
 """
 
 from reversion_jax.runtime.errors import one_line, parse_flags

@@ -1,16 +1,16 @@
 """Compares methods: trains each method, draws and scores pictures, and writes tables and contact sheets.
 
-The papers' tables, for Stable Diffusion and the ReVersion Benchmark (pictures and text.json in exemplars/<relation>):
+To make the tables of the papers, with the ReVersion Benchmark (pictures and text.json in exemplars/<relation>):
 
     python -m reversion_jax.evaluate --config configs/benchmark.py --config.evaluation.clip CLIP_FOLDER_OR_HUB_ID
 
-The same methods on the miniature; --quick takes a few minutes:
+To compare the same methods on the miniature model (a few minutes with --quick):
 
     python -m reversion_jax.evaluate --config configs/evaluation.py --quick
 
 To resume, give the same command again. To add seeds, relations or methods, change the config and keep --workdir: the
-new results join those already there. The command writes tables.md, .json and .csv, sheets/<relation>.png and all
-pictures into WORKDIR. `study` makes a page for voters from them.
+new results are added to those in the folder. The command writes tables.md, .json and .csv, sheets/<relation>.png and
+all pictures into WORKDIR. `study` makes a page for voters from these pictures.
 """
 
 from reversion_jax.runtime.errors import one_line, parse_flags

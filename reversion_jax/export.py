@@ -1,7 +1,7 @@
 """Writes a run's learned words as files that other tools load: python -m reversion_jax.export --workdir RUN --out DIR
 
 The command needs only the run's folder, no model and no internet connection. With --push_to_hub OWNER/NAME, it also
-uploads the files to the Hugging Face hub, with a model card; docs/sharing.md lists what it sends.
+uploads the files to the Hugging Face hub, with a model card; docs/sharing.md lists what is sent.
 """
 
 from reversion_jax.runtime.errors import one_line, parse_flags

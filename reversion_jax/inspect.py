@@ -1,10 +1,10 @@
 """Compares learned words with the words that a model knows.
 
-The words of a training run, and how they changed from checkpoint to checkpoint:
+To see the words of a training run, and how they changed from checkpoint to checkpoint:
 
     python -m reversion_jax.inspect runs/hug
 
-The words of an embedding file from this project, diffusers, ReVersion or A1111, which has no earlier checkpoints:
+To see the words of an embedding file from this project, diffusers, ReVersion or A1111 (without earlier checkpoints):
 
     python -m reversion_jax.inspect learned_embeds.bin --model stable-diffusion-v1-5/stable-diffusion-v1-5
 
@@ -12,7 +12,7 @@ With a prompt, the command also draws a picture, and an attention map for each w
 
     python -m reversion_jax.inspect runs/hug --prompt "cat <R> teapot"
 
-docs/inspect.md explains the numbers and pictures, and what they cannot show.
+docs/inspect.md explains the numbers and pictures, and what these cannot show.
 """
 
 from reversion_jax.runtime.errors import one_line, parse_flags

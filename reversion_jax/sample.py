@@ -1,4 +1,4 @@
-"""Draws pictures with any Stable Diffusion 1.x and learned words: from a training run, from embedding files, or none.
+"""Draws pictures with any Stable Diffusion 1.x, and with learned words of a training run or of embedding files.
 
 python -m reversion_jax.sample --workdir runs/hug --prompt "cat <R> teapot" --num_images 8
 python -m reversion_jax.sample --model FOLDER_OR_HUB_ID --embedding hug.safetensors --prompt "cat <R> teapot"

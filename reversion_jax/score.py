@@ -1,11 +1,11 @@
 """Scores pictures by a CLIP model, or compares learned words with a model's words, without a picture.
 
-Scores the pictures in a folder. The folder comes from `sample`, whose PNGs name their prompts, or has a text.json, or
-is the folder of an evaluation, with a pictures.json:
+To score the pictures of a folder: the output of `sample` (its PNGs name their prompts), a folder with a text.json, or
+the folder of an evaluation (with a pictures.json):
 
     python -m reversion_jax.score --pictures runs/hug/samples/000 --relation hug --clip openai/clip-vit-base-patch16
 
-Measures the learned words of a training run, or of an embedding file:
+To measure the learned words of a training run, or of an embedding file:
 
     python -m reversion_jax.score --workdir runs/hug
     python -m reversion_jax.score --embedding learned_embeds.bin --model stable-diffusion-v1-5/stable-diffusion-v1-5

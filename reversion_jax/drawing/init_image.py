@@ -48,7 +48,7 @@ def encode(
     if init is None:
         return (), 0
     if init.pixels.shape != (*size, 3):
-        raise ValueError(f"init_image has shape {list(init.pixels.shape)}, but must have {[*size, 3]}, as drawn")
+        raise ValueError(f"init_image has shape {list(init.pixels.shape)}, but must have {[*size, 3]} to fit")
     if not (np.abs(init.pixels) <= 1).all():
         raise ValueError("init_image has values outside [-1, 1]: give uint8 pixels as pixels / 127.5 - 1")
     skipped = skipped_steps(steps, init.strength)

@@ -75,7 +75,7 @@ def sample(
     if strength is not None and not init_image:
         raise ValueError(f"--strength={strength} says how much --init_image changes: give --init_image too")
     if to_seed is not None and interpolate is None:
-        raise ValueError(f"--to_seed={to_seed} is the last seed of a clip: give its frames too, by --interpolate")
+        raise ValueError(f"--to_seed={to_seed} is the last seed of a clip: give --interpolate=FRAMES too")
     if num_images is not None and interpolate is not None:
         raise ValueError("--num_images is for pictures, --interpolate for one clip: give only one of these flags")
     workdir = files.place(source.workdir) if source.workdir else None

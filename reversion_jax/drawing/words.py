@@ -57,7 +57,7 @@ def read(
                 found = dict(zip([token], found.values(), strict=True))
             for word, rows in found.items():
                 if word in tokens:
-                    raise ValueError(f"{word} is given twice, also by {path}: rename one by --embedding=TOKEN=FILE")
+                    raise ValueError(f"{word} is in two files, also {path}: rename one by --embedding=TOKEN=FILE")
                 tokens[word] = rows
             origins.append(f"{', '.join(found)} from {path}")
     return Words(settings, tokens, "; ".join(origins) or "no learned words")

@@ -117,7 +117,7 @@ def _done(plan: Plan, asked: Sequence[Asked], place: Path) -> set[cells.Key]:
         if kept[cell.key]["made_by"] != cells.made_by(plan, cell, scorer):
             raise ValueError(
                 f"{place / CELLS} has {cell.name} with other settings, prompts or scores: give a new --workdir, or "
-                "delete its line"
+                "delete the line of this cell there"
             )
         done.add(cell.key)
     return done

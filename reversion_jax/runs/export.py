@@ -9,6 +9,8 @@ from reversion_jax.runs import folder
 from reversion_jax.runtime.errors import warn
 from reversion_jax.weights import embeddings
 
+_SD1_WIDTH = 768  # numbers in an embedding of Stable Diffusion 1.x
+
 
 def export(workdir: epath.Path, out: epath.Path, step: int | None = None, *, onetrainer: bool = False) -> str:
     """Writes the embedding files of the run in `workdir`; returns a text that says how to use each file.
@@ -32,6 +34,11 @@ def describe(run: folder.LearnedRun, written: list[epath.Path]) -> str:
     lines = [usage(path, run.settings.relation, run.settings.rows_per_token) for path in written]
     if INVERSE not in run.words():
         lines.append(f"no file for {INVERSE}: the run had no inverse prompts (config.inverse_share is 0)")
+    width = run.rows.shape[-1]
+    if width != _SD1_WIDTH:
+        lines.append(
+            f"a word of {width} numbers fits {run.settings.model} and similar models, not Stable Diffusion 1.x"
+        )
     return "\n".join(lines)
 
 
@@ -68,8 +75,8 @@ def usage(path: epath.Path, relation: str, rows_per_token: int) -> str:
         call = f'pipe.load_textual_inversion("{path.as_posix()}", token="{said.token}")'
         lines = {"diffusers": f'{call}, then prompt "{said.diffusers}"'}
         if path.suffix == ".safetensors":
-            lines["A1111"] = f'copy it into embeddings, then prompt "{said.a1111}"'
-            lines["ComfyUI"] = f'copy it into models/embeddings, then prompt "{said.comfyui}"'
+            lines["A1111"] = f'copy it into the folder embeddings of the web UI, then prompt "{said.a1111}"'
+            lines["ComfyUI"] = f'copy it into the folder models/embeddings of ComfyUI, then prompt "{said.comfyui}"'
         elif rows_per_token == 1:
             lines["ReVersion"] = f'python inference.py --only_load_embeds --model_id "{path.parent}" …'
     return "\n".join([f"{path}", *(f"  {tool:10} {line}" for tool, line in lines.items())])

@@ -79,7 +79,7 @@ class _Owner:
             self._update_lost()
         if self._lost:
             raise OSError(
-                f"another job has taken {self._folder} over while this one was paused: nothing more is written there"
+                f"another job has taken {self._folder} over while this job was paused: nothing more is written there"
             )
 
     def release(self) -> None:

@@ -22,7 +22,7 @@ def check_recipe(workdir: epath.PathLike, recipe: dict[str, Any]) -> None:
     """
     path, mine = epath.Path(workdir) / "recipe.json", json.dumps(recipe, indent=2) + "\n"
     if path.exists() and path.read_text() != mine:
-        raise ValueError(f"{workdir} holds a training with another recipe: give a new --workdir, or delete that one")
+        raise ValueError(f"{workdir} holds a training with another recipe: give a new --workdir, or delete that folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, mine)
 

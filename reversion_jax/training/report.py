@@ -19,6 +19,7 @@ from reversion_jax.runtime.parallel import is_first
 from reversion_jax.training.prepare import Job, Run
 
 _TOLD = 12  # maximum number of runs that `describe` lists
+_FEW = 0.5  # share of pictures with the right relation, below which the user gets advice
 
 
 def describe(job: Job, from_model: Collection[str] = ()) -> str:
@@ -38,8 +39,10 @@ def describe(job: Job, from_model: Collection[str] = ()) -> str:
         told = [f"  {run.name}: {_exemplars(run)}, {_method(run.config)}" for run in job.runs[:_TOLD]]
         lines += [f"runs        {len(job.runs)} together", *told]
         lines += [f"  … and {len(job.runs) - _TOLD} more"] * (len(job.runs) > _TOLD)
+    inverse = any(run.config.inverse_share for run in job.runs)
     lines += [
-        f"learns      {job.first_rows.size:,} numbers: {c.rows_per_token} row(s) each of <R> and <R-inv>"
+        f"learns      {job.first_rows.size // (1 if inverse else 2):,} numbers: {c.rows_per_token} row(s) "
+        + ("each of <R> and <R-inv>" if inverse else "of <R>")
         + (" for every run" if len(job.runs) > 1 else f", from {c.initialiser!r}"),
         f"training    {c.steps} steps of {c.batch_size} x {c.accumulation} samples"
         + (" a run" if len(job.runs) > 1 else "")
@@ -172,3 +175,5 @@ def _judge(job: Job, run: Run, first: jax.Array, last: jax.Array) -> None:
             f"judge, {name:6}: relation right {relation.mean():.0%}, both entities right {both.mean():.0%}, "
             f"all right {(relation & both).mean():.0%} of {len(asked)} unseen pairs"
         )
+    if is_first() and relation.mean() < _FEW:
+        print("few pictures show the relation: try another --config.seed, or more --config.steps")

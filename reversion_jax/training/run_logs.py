@@ -195,7 +195,7 @@ class _WandB:
         except Exception as error:  # the errors of W&B and of its HTTP client have no common base class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"config.log_to: W&B refuses ({reason}): run wandb login, or set WANDB_MODE=offline"
+                f"config.log_to: W&B does not accept the run ({reason}): run wandb login, or set WANDB_MODE=offline"
             ) from error
         with started:
             yield cls(started)

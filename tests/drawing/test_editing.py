@@ -254,7 +254,7 @@ def test_a_clip_of_more_than_two_prompts_is_refused(small, tmp_path):
 
 
 def test_an_initial_array_of_another_size_or_range_is_refused(draw):
-    with pytest.raises(ValueError, match=r"^init_image has shape \[8, 8, 3\], but must have \[16, 16, 3\], as drawn$"):
+    with pytest.raises(ValueError, match=r"^init_image has shape \[8, 8, 3\], but must have \[16, 16, 3\] to fit$"):
         draw(["cat"], [0], InitImage(np.zeros((8, 8, 3)), 0.5))
     with pytest.raises(ValueError, match=r"^init_image has values outside \[-1, 1\]"):
         draw(["cat"], [0], InitImage(np.full((16, 16, 3), 255, np.uint8), 0.5))

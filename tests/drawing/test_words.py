@@ -69,7 +69,7 @@ def test_missing_and_ambiguous_words_are_refused_in_one_line(finished, files, tm
         ((None, None), "give --workdir=RUN or --model="),
         ((tmp_path / "nowhere", None), "no training run in .*nowhere"),
         ((None, "miniature", ["none.pt"]), "no embedding at none.pt"),
-        ((finished[0], None, [word]), "<R> is given twice, also by .*: rename one by --embedding=TOKEN=FILE"),
+        ((finished[0], None, [word]), "<R> is in two files, also .*: rename one by --embedding=TOKEN=FILE"),
         ((None, "miniature", [f"x={tmp_path}/both.safetensors"]), r"holds 2 tokens \(<R>, <S>\): give it without x="),
     ):
         with pytest.raises((ValueError, OSError), match=message) as error:

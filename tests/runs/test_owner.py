@@ -129,7 +129,7 @@ def test_a_folder_is_taken_over_when_its_owner_no_longer_renews_the_owner_file(t
 def test_a_job_whose_folder_was_taken_over_stops_writing(tmp_path):
     with owner.owned(epath.Path(tmp_path / "run")) as check:
         record(tmp_path / "run", token="of another")
-        with pytest.raises(OSError, match=r"another job has taken .*run over while this one was paused: nothing more"):
+        with pytest.raises(OSError, match=r"another job has taken .*run over while this job was paused: nothing more"):
             check()
     assert json.loads((tmp_path / "run" / owner.NAME).read_text())["token"] == "of another"
 

@@ -385,9 +385,9 @@ def test_the_notebooks_install_the_package_and_run_on_colab(colab, tmp_path):
 
 @pytest.mark.colab
 def test_the_suite_passes_on_colab(colab):
-    subprocess.run(
-        [colab, "-m", "pip", "install", "-q", "ml_collections", "pytest-xdist"], check=True
-    )  # Colab does not have these two packages
+    # The tests need these packages besides those of tests/colab_runtime.txt.
+    needed = ["hypothesis", "ml_collections", "pytest-xdist", "scikit-learn", "tensorboardX"]
+    subprocess.run([colab, "-m", "pip", "install", "-q", *needed], check=True)
     # The suite leaves out this file, and test_processes.py, whose processes take minutes.
     left_out = [f"--ignore=tests/training/test_{name}.py" for name in ("notebook", "processes")]
     suite = [colab, "-m", "pytest", "-q", "-p", "no:cacheprovider", *left_out]

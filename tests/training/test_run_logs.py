@@ -244,7 +244,7 @@ def test_an_error_of_wandb_is_one_line_with_advice(server, tmp_path, monkeypatch
         raise RuntimeError("No API key configured.\nUse `wandb login` to log in.")
 
     monkeypatch.setattr(server, "init", refuse)
-    wanted = r"W&B refuses \(No API key configured\.\): run wandb login, or set WANDB_MODE=offline$"
+    wanted = r"W&B does not accept the run \(No API key configured\.\): run wandb login, or set WANDB_MODE=offline$"
     with (
         pytest.raises(ValueError, match=wanted),
         run_logs.opened(one_run(tmp_path, "wandb"), epath.Path(tmp_path), 0),

@@ -391,12 +391,12 @@ def test_export_prints_how_to_use_each_file(workdir, out, capsys):
     assert capsys.readouterr() == ("", "")
     for line in (
         f'pipe.load_textual_inversion("{out}/on.safetensors", token="<R>"), then prompt "cat <R> stone"',
-        'copy it into embeddings, then prompt "cat on stone"',
-        'copy it into models/embeddings, then prompt "cat embedding:on stone"',
+        'copy it into the folder embeddings of the web UI, then prompt "cat on stone"',
+        'copy it into the folder models/embeddings of ComfyUI, then prompt "cat embedding:on stone"',
         f'pipe.load_textual_inversion("{out}/on-inv.safetensors", token="<R-inv>")',
         ', then prompt "stone <R-inv> <R> cat"',
-        'copy it into embeddings, then prompt "stone on-inv on cat"',
-        'copy it into models/embeddings, then prompt "stone embedding:on-inv embedding:on cat"',
+        'copy it into the folder embeddings of the web UI, then prompt "stone on-inv on cat"',
+        'copy it into the folder models/embeddings of ComfyUI, then prompt "stone embedding:on-inv embedding:on cat"',
         f'pipe.load_textual_inversion("{out}/learned_embeds.bin", token="<R>"), then prompt "cat <R> stone"',
         f'--only_load_embeds --model_id "{out}"',
     ):
