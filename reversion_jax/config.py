@@ -46,7 +46,7 @@ class Settings:
     hatched: bool = False  # True: drawn exemplars are hatched, a style that no prompt names and a word may learn
     relation: str = "relation"  # names the exported files; drawn exemplars need one of the miniature's relations
     method: str = "inv_reversion"  # or "reversion" or "textual_inversion", which switch off what METHODS lists
-    # The word whose embedding <R> and <R-inv> start from (RV). To continue from learned words, give their embedding
+    # <R> and <R-inv> start from the embedding of this word (RV). To continue from learned words, give their embedding
     # file or hub id: owner/name or owner/name/file.safetensors.
     initialiser: str = "and"
     rows_per_token: int = 1  # embedding rows of each of <R> and <R-inv>

@@ -11,7 +11,7 @@ from reversion_jax.evaluation.compare import evaluate
 
 
 def test_every_fault_in_the_docs_has_a_test():
-    """Each row of docs/faults.md names a test or a test file. A test without a file is in the file named before."""
+    """Each row of docs/faults.md names a test file or a test. A test without its file is in the file named last."""
     rows = [
         line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if re.match(r"\| (?!what|---)", line)
     ]

@@ -49,7 +49,7 @@ def draw_noise(normal: Callable[[jax.Array], jax.Array], keys: Keys) -> jax.Arra
 
 
 def slerp(first: jax.Array, last: jax.Array, weight: jax.Array) -> jax.Array:
-    """Interpolates spherically (Shoemake, 1985) between N pairs: two arrays [N, ...] and weights [N] -> [N, ...].
+    """Interpolates spherically (Shoemake, 1985) within N pairs: two arrays [N, ...] and weights [N] -> [N, ...].
 
     Each array of a pair is treated as one vector. Spherical interpolation keeps the length of Gaussian noise. Linear
     interpolation would give shorter vectors, which the model was not trained on (White, 2016, arXiv:1609.04468).

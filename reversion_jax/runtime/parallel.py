@@ -147,7 +147,7 @@ def whole(tree: Any, mesh: Mesh) -> Any:
 
 
 def mesh_of(tree: Any) -> Mesh:
-    """Returns the mesh on which `replicate` or `split` placed a tree; else a mesh of the one device of the tree."""
+    """Returns the mesh on which `replicate` or `split` placed a tree; if neither did, a mesh of its device."""
     leaf = jax.tree.leaves(tree)[0]
     sharding = getattr(leaf, "sharding", None)
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
