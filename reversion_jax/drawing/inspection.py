@@ -51,7 +51,7 @@ def read(source: Source) -> tuple[words.Words, look.Look]:
     if _is_run(source):
         return read_run(files.place(source.name), source.model, source.step)
     if source.step is not None:
-        raise ValueError(f"--step={source.step} is for training runs, and {source.name} is a file: leave it out")
+        raise ValueError(f"--step={source.step} is for training runs, but {source.name} is a file: leave it out")
     if not source.model:
         raise ValueError(f"{source.name} is compared with the words of a model: give --model=FOLDER_OR_HUB_ID")
     found = words.read(None, source.model, [source.name])
