@@ -7,7 +7,6 @@ command downloads these packages.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from places import ROOT
+from places import ROOT, copy_source, runs
 from safetensors.numpy import load_file
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -31,21 +30,15 @@ def test_changelog_and_citation_name_this_version():
 def newest_python() -> str:
     """Returns the newest Python on this machine, because the newest versions of some packages need a new Python."""
     for name in ("python3.14", "python3.13", "python3.12"):
-        found = shutil.which(name)
-        # A version manager may provide a command of this name although this Python is not installed.
-        if found and subprocess.run([found, "--version"], capture_output=True).returncode == 0:
-            return found
+        if runs(name):
+            return name
     return sys.executable
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("wheel")
-    for name in ("reversion_jax", "configs"):
-        shutil.copytree(ROOT / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, place / "source")
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", place, place / "source"]
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", place, copy_source(place / "source")]
     subprocess.run(build, check=True)
     (built,) = place.glob("*.whl")
     return built

@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -30,7 +29,7 @@ import tiny
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
-from places import ROOT
+from places import ROOT, copy_source, runs
 from safetensors.numpy import load_file
 
 from reversion_jax.data import exemplars
@@ -321,16 +320,10 @@ def test_uploading_exemplars_is_refused_outside_colab(tmp_path):
         notebook.upload_exemplars(tmp_path / "exemplars", {})
 
 
-def _runs(python: str) -> bool:
-    """Returns whether the command `python` runs. A version manager may provide a command that does not run."""
-    found = shutil.which(python)
-    return bool(found) and subprocess.run([found, "--version"], capture_output=True).returncode == 0
-
-
 @pytest.fixture(scope="module")
 def colab(tmp_path_factory) -> str:
     """The path of a Python with the relevant packages of Colab's TPU runtime, without this package."""
-    python = "python3.13" if _runs("python3.13") else sys.executable
+    python = "python3.13" if runs("python3.13") else sys.executable
     place = tmp_path_factory.mktemp("colab")
     subprocess.run([python, "-m", "venv", place], check=True)
     install = [place / "bin" / "python", "-m", "pip", "install", "-q", "-r", ROOT / "tests" / "colab_runtime.txt"]
@@ -365,12 +358,8 @@ def test_the_notebook_installs_nothing_that_would_change_colabs_jax(colab, tmp_p
 @pytest.mark.colab
 def test_the_notebooks_install_the_package_and_run_on_colab(colab, tmp_path):
     before = versions(colab)
-    for name in ("reversion_jax", "configs"):
-        shutil.copytree(ROOT / name, tmp_path / "repository" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path / "repository")
     imitate_colab(tmp_path)
-    package = str(tmp_path / "repository")
+    package = str(copy_source(tmp_path / "repository"))
     for steps in (2, 4):
         cells = train(tmp_path, colab, NOTHING_ELSE, steps, PACKAGE=package, EXEMPLARS="upload")
     check(tmp_path / "drive" / "run", cells)
