@@ -16,6 +16,7 @@ from places import ROOT
 
 from reversion_jax.__main__ import COMMANDS
 from reversion_jax.config import MINIATURE
+from reversion_jax.runtime import files
 
 PAGES = (
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"),
@@ -176,10 +177,11 @@ def shortened(shown: Shown, made: set[str], place: Path) -> tuple[str, ...] | No
     words, given = shown.words, _given(shown.arguments)
     made_before = lambda name: any(name == run or name.startswith(f"{run}/") for run in made)
     if shown.command == "train":
-        name = given.get("--config", "").removeprefix("configs/").removesuffix(".py")
+        file = given.get("--config", "")
+        name = file.removeprefix("configs/").removesuffix(".py")
         if "--distributed" in given or given.get("--config.model", load(name).model) != MINIATURE:
             return None
-        made.add(given.get("--workdir", f"runs/{name}"))
+        made.add(given.get("--workdir", files.default_workdir(file)))
         return (*words, *(f"--config.{key}={value}" for key, value in FEW.items()))
     if shown.command not in ("sample", "inspect", "export", "score") or {"--clip", "--push_to_hub"} & given.keys():
         return None
