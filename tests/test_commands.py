@@ -70,6 +70,7 @@ def test_export_writes_the_words_as_embedding_files(workdir, tmp_path):
         "learned_embeds.bin",
     ]
     assert load_file(tmp_path / "hug.safetensors")["<R>"].shape == (1, 32)
+    assert "a word of 32 numbers fits " in done.stdout  # and no Stable Diffusion 1.x
 
 
 def test_inspect_writes_and_prints_its_report(workdir, tmp_path):

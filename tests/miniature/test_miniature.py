@@ -1,5 +1,7 @@
 """Tests the miniature model of the package: every config runs on it, and PyTorch draws the same pictures with it."""
 
+import re
+
 import numpy as np
 import pytest
 from config_files import load
@@ -30,7 +32,7 @@ def test_each_config_prepares_a_run_on_the_miniature(name):
 
 
 @pytest.mark.parametrize(("name", "previews"), [("hug", 3), ("on", 0)])
-def test_a_config_trains_on_the_miniature(name, previews, tmp_path):
+def test_a_config_trains_on_the_miniature(name, previews, tmp_path, capsys):
     c = load(name)
     c.model, c.steps, c.sample_steps = settings.MINIATURE, 3, 4
     c.preview_every_steps, c.judged_prompts = previews, 4 if previews else 0
@@ -39,6 +41,10 @@ def test_a_config_trains_on_the_miniature(name, previews, tmp_path):
     assert rows.shape == (2, 128)
     assert (rows != first).any(axis=-1).all()
     assert (tmp_path / "contact_sheet.png").is_file()
+    said = capsys.readouterr().out
+    after = [int(share) for share in re.findall(r"judge, after : relation right (\d+)%", said)]
+    assert len(after) == bool(previews)
+    assert ("few pictures show the relation: try another --config.seed" in said) == any(share < 50 for share in after)
 
 
 @pytest.fixture(scope="module")

@@ -270,4 +270,7 @@ def test_the_description_of_a_run_has_its_exemplars_and_prompts(config):
     said = report.describe(prepare.prepare(prepare.settle(config)))
     assert "3 exemplars at 16 px" in said
     assert "'dog <R-inv> <R> cat'" in said
+    assert "\nlearns      64 numbers: 1 row(s) each of <R> and <R-inv>, from 'on'\n" in said
+    without = report.describe(prepare.prepare(prepare.settle(changed(config, method="reversion"))))
+    assert "\nlearns      32 numbers: 1 row(s) of <R>, from 'on'\n" in without
     assert "model sets" not in said  # this model's folder has no settings
