@@ -27,17 +27,20 @@ _LEFT = 0.85  # share of the memory for training; previews and errors of the est
 def samples_at_once(config: Settings, sizes: ModelConfig, runs: int) -> int:
     """Returns the number of samples per pass through the networks, counted over all runs.
 
-    The samples of a step are divided into passes of nearly equal size. A sample with two prompts counts as two.
-    `config.samples_at_once`, if set, is the maximum; otherwise the devices' memory sets the maximum. All processes
-    use the number that the first process computes.
+    The samples of a step are divided into passes of nearly equal size, and a pass into equal shares for the devices. A
+    sample with two prompts counts as two. `config.samples_at_once`, if set, is the maximum; otherwise the devices'
+    memory sets the maximum. All processes use the number that the first process computes.
     """
     samples = runs * config.batch_size * config.accumulation * prompts_per_sample(config)
+    devices = config.devices or jax.device_count()
     most = config.samples_at_once
     if not most:
-        devices = config.devices or jax.device_count()
         device = jax.devices()[0]
         most = parallel.agreed(devices * most_on_a_device(config, sizes, device_memory(device), device.platform))
-    return -(-samples // -(-samples // most))
+    most = most // devices * devices or most  # the most that all devices can share evenly
+    a_pass = math.ceil(samples / math.ceil(samples / most))
+    a_share = math.ceil(a_pass / devices)
+    return a_pass if a_pass % a_share == 0 else a_share * devices
 
 
 def most_on_a_device(config: Settings, sizes: ModelConfig, memory: float, platform: str = "gpu") -> int:

@@ -10,6 +10,7 @@ from places import ROOT
 from reversion_jax import config as settings
 from reversion_jax.config import Settings
 from reversion_jax.models.presets import SD15
+from reversion_jax.runtime import parallel
 from reversion_jax.training import memory
 
 PAGE = ROOT / "docs" / "many_devices.md"
@@ -63,6 +64,18 @@ def test_the_table_of_samples_at_once_in_the_docs_equals_the_estimates():
 def test_a_step_is_divided_into_passes_of_nearly_equal_size(runs, given, at_once):
     config = dataclasses.replace(SETTLED, samples_at_once=given)
     assert memory.samples_at_once(config, SD15, runs) == at_once
+
+
+@pytest.mark.parametrize(
+    ("devices", "runs", "given", "at_once", "busy"),
+    [(2, 72, 40, 40, 2), (8, 10, 30, 24, 8), (8, 10, 12, 8, 8), (6, 1, 40, 8, 4), (8, 1, 5, 4, 4), (4, 1, 3, 3, 3)],
+)
+def test_a_pass_keeps_as_many_devices_busy_as_it_can(monkeypatch, devices, runs, given, at_once, busy):
+    device = type("Device", (), {"process_index": 0, "id": 0, "platform": "cpu"})
+    monkeypatch.setattr(parallel.jax, "devices", lambda: [device() for _ in range(devices)])
+    config = dataclasses.replace(SETTLED, samples_at_once=given, devices=devices)
+    assert memory.samples_at_once(config, SD15, runs) == at_once
+    assert parallel.make_mesh(at_once, devices).size == busy
 
 
 def test_a_sample_with_two_prompts_counts_as_two_samples():
