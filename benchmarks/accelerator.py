@@ -111,8 +111,11 @@ def our_step(place: Path, sizes: Sizes, precision: str, at_once: int) -> dict[st
     return found
 
 
-def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, float]:
-    """Runs the command `train` with two previews. Returns the seconds until the first step and until the end."""
+def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, Any]:
+    """Runs the command `train` with two previews. Returns the seconds until the first step and until the end.
+
+    Also returns when each part of the start began and ended, in seconds since the imports.
+    """
     own = settings(place, sizes, steps=sizes.steps, checkpoint_every_steps=sizes.steps, steps_per_dispatch=1)
     overrides = [f"--config.{key}={value}" for key, value in own.items()]
     workdir = place / name
@@ -129,7 +132,10 @@ def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, floa
             time.sleep(0.05)
     if process.returncode:
         raise RuntimeError(log.read_text(errors="replace")[-1000:])
-    return {"first_step_s": first or time.perf_counter() - began, "whole_s": time.perf_counter() - began}
+    parts = json.loads((workdir / "startup.json").read_text())
+    parts = {f"{name} from {start:.1f} to": end for name, (start, end) in parts.items()}
+    whole = time.perf_counter() - began
+    return {"first_step_s": first or whole, "whole_s": whole, "parts_s": parts}
 
 
 def our_pictures(place: Path, sizes: Sizes) -> dict[str, float]:
@@ -203,7 +209,8 @@ def table(told: dict[str, Any], results: dict[str, Any]) -> str:
 
 def _shown(key: str, value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in sorted(value.items(), key=lambda item: -item[1]))
+        unit = key.rpartition("_")[2]
+        return ", ".join(f"{kind} {number:.1f} {unit}" for kind, number in sorted(value.items(), key=lambda x: -x[1]))
     return f"{key.rpartition('_')[0].replace('_', ' ')} {value:.2f} {key.rpartition('_')[2]}"
 
 

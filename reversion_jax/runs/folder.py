@@ -4,6 +4,7 @@
     rows.safetensors               the newest rows of <R> and <R-inv>
     rows/step_000500.safetensors   the rows at each checkpoint
     metrics.jsonl, previews/, contact_sheet.png, training.png
+    startup.json                   when each part of the command's start began and ended
     tensorboard/; wandb/ and wandb_id.txt    only if config.log_to asks for them
 
 Several runs that train together have one folder each. The checkpoints of all these runs are in one folder beside the

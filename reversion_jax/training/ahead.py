@@ -10,10 +10,19 @@ from jax.sharding import PartitionSpec as P
 
 from reversion_jax.inversion import step
 from reversion_jax.runtime import compilation, parallel
+from reversion_jax.runtime.timeline import Timeline
 
 
 def compile_step(
-    rows: jax.ShapeDtypeStruct, params: Any, data: Any, hyper: Any, *, mesh: Mesh, products: str, **static: Any
+    rows: jax.ShapeDtypeStruct,
+    params: Any,
+    data: Any,
+    hyper: Any,
+    *,
+    mesh: Mesh,
+    products: str,
+    timeline: Timeline,
+    **static: Any,
 ) -> "Future[Any]":
     """Compiles `step.train_steps` in the background. JAX caches the compiled function for later calls.
 
@@ -32,7 +41,7 @@ def compile_step(
         small = jax.tree.map(lambda leaf: sharded(leaf, whole), (state, data, hyper))
         weights = jax.tree.map(sharded, params, parallel.shardings(params, mesh))
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        with jax.default_matmul_precision(products):
+        with timeline.part("compile the step"), jax.default_matmul_precision(products):
             step.train_steps.lower(small[0], count, weights, *small[1:], mesh=mesh, **static).compile()
 
     return compilation.in_background(compile_it)

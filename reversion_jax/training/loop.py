@@ -18,15 +18,16 @@ from ml_collections import ConfigDict
 
 from reversion_jax import config as settings
 from reversion_jax.config import Settings
-from reversion_jax.drawing import pictures
 from reversion_jax.inversion import step
 from reversion_jax.runs import folder
 from reversion_jax.runs.checkpoints import Checkpoints
 from reversion_jax.runs.owner import owned
 from reversion_jax.runtime.parallel import any_process, is_first
+from reversion_jax.runtime.timeline import Timeline
 from reversion_jax.training import run_logs
 from reversion_jax.training.prepare import Job, advance, prepare, settle
-from reversion_jax.training.report import describe, draw, report
+from reversion_jax.training.previews import Previews
+from reversion_jax.training.report import describe, report
 from reversion_jax.training.resume import check, state_hash, take_up
 from reversion_jax.training.run_logs import RunLog
 from reversion_jax.training.watch import Progress, Watcher
@@ -58,31 +59,6 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(caught)
     finally:
         restore()
-
-
-class _Previews:
-    """Draws each run's preview prompts, and keeps the first and the last pictures for the report."""
-
-    def __init__(self, job: Job, workdir: epath.Path, logs: Sequence[RunLog]):
-        self._job, self._workdir, self._logs = job, workdir, logs
-        self.drawn: list[dict[int, np.ndarray]] = [{} for _ in job.runs]  # for each run, pictures by step
-
-    def draw(self, learned: jax.Array, at: int) -> None:
-        """Draws previews with the rows [R, P, D] of step `at`, and writes the pictures into each run's folder."""
-        if not self._job.config.preview_every_steps:
-            return
-        for number, run in enumerate(self._job.runs):
-            if not run.config.preview_prompts:
-                continue
-            label = f"preview at step {at} {run.name}".strip()
-            images = draw(self._job, run.config.preview_prompts, learned[number], label)
-            if at in (0, self._job.config.steps):
-                self.drawn[number][at] = images
-            if is_first():
-                path = self._workdir / run.name / "previews" / f"step_{at:06d}.png"
-                grid = pictures.grid(images)
-                pictures.save_png(path, grid, {"prompts": "\n".join(run.config.preview_prompts)})
-                self._logs[number].picture(grid, at)
 
 
 def _write_rows(job: Job, workdir: epath.Path, state: step.State) -> None:
@@ -121,14 +97,16 @@ def _train_steps(
     workdir: epath.Path,
     checkpoints: Checkpoints,
     logs: Sequence[RunLog],
-    previews: _Previews,
+    previews: Previews,
     stopped: Callable[[], bool],
     still_ours: Callable[[], None],
     on_progress: OnProgress | None,
+    timeline: Timeline,
 ) -> tuple[step.State, int]:
     """Trains to the last step, or until `stopped` returns True; returns the state and the number of steps done.
 
-    Also writes metrics, checkpoints and previews. `still_ours` raises OSError if another process owns the folder now.
+    Also writes metrics, checkpoints, previews, and the timeline of the start. `still_ours` raises OSError if another
+    process owns the folder now.
     """
     config, done = job.config, int(state.step)
     preview_every = config.preview_every_steps or config.checkpoint_every_steps
@@ -148,6 +126,11 @@ def _train_steps(
             if slow and done == first + 1:  # the second step, because the first step also waits for the compiler
                 _tell_how_long(job, state, began)
             still_ours()
+            if done == first:
+                jax.block_until_ready(state.rows)
+                timeline.add("train the first steps", began)
+                if is_first():
+                    timeline.write(workdir / timeline.NAME)
             # Copy the rows, because the next dispatch reuses the state's buffers.
             watcher.push(done, count, metrics, jnp.copy(state.rows))
             done += count
@@ -198,24 +181,25 @@ def _train(
     should_stop: Callable[[], bool],
 ) -> np.ndarray:
     """Does the work of `train` in a folder that this process owns. from_model: settings from the model's folder."""
-    started = time.time()
-    job = prepare(config, compile_ahead=True)
+    started, timeline = time.time(), Timeline()
+    job = prepare(config, compile_ahead=True, timeline=timeline)
     say = print if is_first() else lambda *_, **__: None
     say(describe(job, from_model), flush=True)
     say(f"loaded in   {time.time() - started:.0f} s; results go into {workdir}", flush=True)
     checkpoints = Checkpoints(workdir / folder.CHECKPOINTS)
     state = take_up(job, workdir, checkpoints)
     with run_logs.opened(job, workdir, int(state.step)) as logs:
-        previews = _Previews(job, workdir, logs)
+        previews = Previews(job, workdir, logs)
         if int(state.step):
             say(f"resumed at step {int(state.step)} of {config.steps}")
             _write_rows(job, workdir, state)
         else:
-            previews.draw(state.rows, 0)
+            with timeline.part("draw the first preview"):
+                previews.draw(state.rows, 0)
         with _stop_on_signal() as signalled:
             stopped = lambda: any_process(signalled() or should_stop())
             state, done = _train_steps(
-                job, state, workdir, checkpoints, logs, previews, stopped, still_ours, on_progress
+                job, state, workdir, checkpoints, logs, previews, stopped, still_ours, on_progress, timeline
             )
     checkpoints.close()
     if done < config.steps:

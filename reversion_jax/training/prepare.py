@@ -25,6 +25,7 @@ from reversion_jax.models.clip import token_table
 from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runtime import files, parallel, precision
+from reversion_jax.runtime.timeline import Timeline
 from reversion_jax.training import ahead, inputs, memory
 from reversion_jax.weights import embeddings, folder, own_settings
 from reversion_jax.weights.load import open_model, read_weights
@@ -94,17 +95,20 @@ def preview_prompts(config: Settings, shown: exemplars.Exemplars) -> tuple[str, 
     return tuple(template.replace("{}", RELATION) for template in ours[::11][:_PREVIEWS])
 
 
-def prepare(config: Settings, *, compile_ahead: bool = False) -> Job:
+def prepare(config: Settings, *, compile_ahead: bool = False, timeline: Timeline | None = None) -> Job:
     """Loads and computes everything that the training steps read.
 
     config: the result of `settle`.
     compile_ahead: whether to compile the step while the weights are read. The step is compiled for calls of `advance`
     with the capacity config.steps_per_dispatch.
+    timeline: gets the parts of this work.
     Raises ValueError or OSError for bad input.
     """
+    timeline = timeline or Timeline()
     # Check first what can be read quickly, so that a wrong folder is found before a model is downloaded.
     samplers.check(config.sampler)
-    runs = tuple(_load_run(name, own) for name, own in settings.each_run(config).items())
+    with timeline.part("read the exemplars"):
+        runs = tuple(_load_run(name, own) for name, own in settings.each_run(config).items())
     lists = {name: words.load(getattr(config, name)) for name in ("prepositions", "verbs", "stop_words")}
     given = {run.config.initialiser: embeddings.initial_words(run.config.initialiser) for run in runs}
     sizes = read_config(config.model)
@@ -128,13 +132,15 @@ def prepare(config: Settings, *, compile_ahead: bool = False) -> Job:
             hyper,
             mesh=mesh,
             products=precision.products(config.precision),
+            timeline=timeline,
             model=opened.config,
             schedule=opened.schedule,
             config=static,
             capacity=config.steps_per_dispatch,
         )
-    sd = read_weights(opened, config.precision, mesh)
-    with jax.default_matmul_precision(sd.products):
+    with timeline.part("read the weights"):
+        sd = read_weights(opened, config.precision, mesh)
+    with timeline.part("encode the exemplars"), jax.default_matmul_precision(sd.products):
         data = inputs.join_runs([_with_pictures(run, own, sd) for run, own in zip(runs, texts, strict=True)])
     first = jnp.stack([_first_rows(run, given[run.config.initialiser], sd, tokenizer) for run in runs])
     placed, hyper, first = parallel.replicate((data, hyper, first), mesh)

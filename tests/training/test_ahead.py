@@ -1,5 +1,7 @@
 """Tests that the training step is compiled only once, in the background while the weights are read."""
 
+import itertools
+import json
 import logging
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from places import ROOT
+from tiny_run import changed
 
 from reversion_jax.training import ahead, loop, prepare
 
@@ -35,6 +38,20 @@ def test_the_step_is_compiled_once_and_in_the_background(config, finished, tmp_p
     assert [thread for name, thread in found if name == "train_steps"] == ["compiling"]
     names = [name for name, _ in found if name.startswith("_draw") or name == "_encode"]
     assert sorted(names) == ["_draw_batch", "_encode"]
+
+
+def test_the_run_folder_says_when_each_part_of_the_start_began_and_ended(config, tmp_path):
+    """The step is compiled in the background, from before the exemplars are encoded."""
+    loop.train(changed(config, steps=2), tmp_path)
+    parts = json.loads((tmp_path / "startup.json").read_text())
+    began, ended = ({name: times[i] for name, times in parts.items()} for i in (0, 1))
+    in_turn = ("read the exemplars", "read the weights", "encode the exemplars", "train the first steps")
+    assert list(began) == sorted(began, key=began.get)
+    assert set(parts) >= {*in_turn, "compile the step"}
+    assert all(0 <= began[name] <= ended[name] for name in parts)
+    assert all(ended[one] <= began[next_one] for one, next_one in itertools.pairwise(in_turn))
+    assert ended["read the exemplars"] <= began["compile the step"] < began["encode the exemplars"]
+    assert ended["compile the step"] <= ended["train the first steps"]
 
 
 STOPPED = """if True:
