@@ -70,10 +70,13 @@ def _write_rows(job: Job, workdir: epath.Path, state: step.State) -> None:
             folder.write_rows(workdir / run.name, own, int(state.step), of_checkpoint)
 
 
-def _next_stop(config: Settings, done: int) -> int:
-    """Returns the number of steps for the next dispatch, which ends at the next checkpoint or preview at the latest."""
+def _next_stop(config: Settings, runs: int, done: int) -> int:
+    """Returns the number of steps for the next dispatch, which ends at the next checkpoint or preview at the latest.
+
+    Steps of many runs take long, so a dispatch then has fewer steps. The progress bar moves after each dispatch.
+    """
     every = [config.checkpoint_every_steps, config.preview_every_steps or config.checkpoint_every_steps]
-    return min(config.steps_per_dispatch, config.steps - done, *(n - done % n for n in every))
+    return min(max(1, config.steps_per_dispatch // runs), config.steps - done, *(n - done % n for n in every))
 
 
 def _takes_seconds(job: Job) -> bool:
@@ -121,7 +124,7 @@ def _train_steps(
 
     with watcher.bar:
         while done < config.steps and not stopped():
-            count, began = 1 if slow else _next_stop(config, done), time.perf_counter()
+            count, began = 1 if slow else _next_stop(config, len(job.runs), done), time.perf_counter()
             state, metrics = advance(job, state, count, config.steps_per_dispatch)
             if slow and done == first + 1:  # the second step, because the first step also waits for the compiler
                 _tell_how_long(job, state, began)
@@ -202,9 +205,9 @@ def _train(
                 job, state, workdir, checkpoints, logs, previews, stopped, still_ours, on_progress, timeline
             )
     checkpoints.close()
+    if any_process(signalled()):  # also after the last step: what comes after this run must not start
+        raise KeyboardInterrupt(f"stopped at step {done}, checkpoint written; give the same command to resume")
     if done < config.steps:
-        if any_process(signalled()):
-            raise KeyboardInterrupt(f"stopped at step {done}, checkpoint written; give the same command to resume")
         return np.asarray(state.rows)
     still_ours()
     for number, run in enumerate(job.runs):

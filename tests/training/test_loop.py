@@ -1,3 +1,4 @@
+import itertools
 import shutil
 import signal
 
@@ -43,18 +44,23 @@ def test_resumed_training_equals_uninterrupted_training(config, finished, tmp_pa
     ]
 
 
-def test_a_signal_stops_training_with_a_checkpoint_that_can_be_resumed(config, finished, tmp_path, monkeypatch):
-    advance = loop.advance
+@pytest.mark.parametrize(("call", "stops_at"), [(1, 2), (4, 6)], ids=["the first call", "the last call"])
+def test_a_signal_stops_training_with_a_checkpoint_that_can_be_resumed(
+    config, finished, tmp_path, monkeypatch, call, stops_at
+):
+    """A signal during the last call stops too, so that a command with several jobs does not start the next one."""
+    advance, calls = loop.advance, itertools.count(1)
 
     def interrupted(*args):
-        monkeypatch.setattr(loop, "advance", advance)
-        signal.raise_signal(signal.SIGTERM)
+        if next(calls) == call:
+            signal.raise_signal(signal.SIGTERM)
         return advance(*args)
 
     monkeypatch.setattr(loop, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="stopped at step 2, checkpoint written"):
+    with pytest.raises(KeyboardInterrupt, match=f"stopped at step {stops_at}, checkpoint written"):
         loop.train(config, tmp_path / "run")
     np.testing.assert_array_equal(loop.train(config, tmp_path / "run"), finished[1])
+    assert (tmp_path / "run" / "contact_sheet.png").exists()
 
 
 def test_learn_reports_progress_and_returns_the_run(config, finished, tmp_path):
