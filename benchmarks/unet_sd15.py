@@ -1,4 +1,4 @@
-"""Measures the time, temporary memory and FLOP of a forward pass and of a row's gradient of SD 1.5's UNet.
+"""Measures the time, memory and work of a forward pass and of a row's gradient of SD 1.5's UNet.
 
     python benchmarks/unet_sd15.py --batch_size 2 --resolution 256
 
@@ -62,11 +62,12 @@ def main() -> None:
             jax.block_until_ready(program(*arguments))
             best[key] = min(best[key], time.perf_counter() - start)
     print(f"batch {n}, {options.resolution} px, float32, {jax.devices()[0].device_kind}")
-    print("| | seconds | temporary GiB | TFLOP by XLA's count |\n|---|---|---|---|")
+    print("| | seconds | temporary GiB | TFLOP by XLA's count | GB accessed by XLA's count |\n|---|---|---|---|---|")
     for (kind, name), program in programs.items():
         temporary = program.memory_analysis().temp_size_in_bytes / 2**30
-        work = program.cost_analysis()["flops"] / 1e12
-        print(f"| {kind}, {name} | {best[kind, name]:.2f} | {temporary:.2f} | {work:.3f} |")
+        cost = program.cost_analysis()
+        counted = f"{cost['flops'] / 1e12:.3f} | {cost['bytes accessed'] / 1e9:.1f}"
+        print(f"| {kind}, {name} | {best[kind, name]:.2f} | {temporary:.2f} | {counted} |")
 
 
 if __name__ == "__main__":
