@@ -13,6 +13,8 @@ although no prompt asks for this. To choose another setting, write its name afte
     configs/evaluation.py:easy       400 steps, eight exemplars without hatching, and only the reported relations.
     configs/evaluation.py:tuning     The comparison by which the settings were chosen: on two relations that are not
                                      reported, with the candidates for the settings in the place of the ablations.
+    configs/evaluation.py:defaults   On the same two relations, with 400 steps and eight exemplars without hatching: the
+                                     candidates for the miniature model's default settings.
     configs/evaluation.py:inverse    On the same two relations: inverse prompts that replace direct prompts against
                                      inverse prompts that are added, at equal steps and at equal work of the networks.
     configs/evaluation.py:precision  On the same two relations: words learned in float32, bfloat16 and float16.
@@ -34,6 +36,7 @@ COMPARED = {
     "hard": scenes.RELATIONS,
     "easy": scenes.REPORTING,
     "tuning": scenes.TUNING,
+    "defaults": scenes.TUNING,
     "inverse": scenes.TUNING,
     "precision": scenes.TUNING,
     "fusing": scenes.REPORTING,
@@ -68,13 +71,19 @@ INVERSE = (
     ("replaced, equal work", {"steps": 200}),
     ("added", {"inverse_prompts": "add"}),
 )
+# Candidates for the miniature model's default settings, in the setting in which configs/miniature.py trains.
+DEFAULTS = (
+    ("inverse share 0.5", {}),
+    ("inverse share 0.5, suppressor 1 px", {"suppressor_sigma_px": 1.0}),
+    ("inverse share 0.25", {"inverse_share": 0.25}),
+)
 # Methods that differ only in the precision in which words are learned.
 PRECISIONS = tuple((name, {"precision": name}) for name in ("float32", "bfloat16", "float16"))
 # With guidance below 1 and few steps, the two entities fuse in a third of the pictures that ReVersion draws of the
 # tuning relations.
 FUSING = {"guidance_scale": 0.7, "sample_steps": 8}
-# The candidates that "tuning" compares, as changes to the miniature model's default settings. CHOSEN holds the
-# candidate that was chosen.
+# The candidates that "tuning" compares, as changes to the miniature model's default settings with an inverse share of
+# 0.5. CHOSEN holds the candidate that was chosen.
 CHOICES = (
     ("suppressor 0.5 px", {"suppressor_sigma_px": 0.5}),
     ("suppressor 1 px", {"suppressor_sigma_px": 1.0}),
@@ -95,12 +104,13 @@ def get_config(setting: str = "hard") -> ConfigDict:
         raise ValueError(f"configs/evaluation.py:{setting}: use one of {', '.join(COMPARED)}")
     c = config.get_config()
     c.model = config.MINIATURE
-    c.steps = 400 if setting == "easy" else 100
-    if setting != "tuning":  # "tuning" starts from the miniature model's default settings
+    c.steps = 400 if setting in ("easy", "defaults") else 100
+    if setting not in ("tuning", "defaults"):  # these two compare settings from before the choice
         c.update(CHOSEN)
-    if setting == "inverse":
+    if setting in ("tuning", "defaults", "inverse"):
         c.inverse_share = 0.5  # half of the prompts are inverse, just as in a run that adds inverse prompts
-    c.num_exemplars, c.hatched = {"easy": (8, False), "fusing": (4, False)}.get(setting, (4, True))
+    shown = {"easy": (8, False), "defaults": (8, False), "fusing": (4, False)}
+    c.num_exemplars, c.hatched = shown.get(setting, (4, True))
     if setting == "fusing":
         c.update(FUSING)
     c.preview_every_steps = c.judged_prompts = 0
@@ -138,8 +148,11 @@ def get_config(setting: str = "hard") -> ConfigDict:
     c.evaluation.prompt_seed = 99  # chooses the entity pairs of the prompts
     c.evaluation.images = 1  # number of pictures for each prompt
     c.evaluation.clip = ""  # no CLIP model, because the miniature model's judge scores the pictures
-    if setting in ("tuning", "inverse", "precision"):
+    if setting in ("tuning", "defaults", "inverse", "precision"):
         c.evaluation.seeds, c.evaluation.prompts, c.evaluation.prompt_seed = (100, 101), 50, 98
+    if setting == "defaults":
+        c.evaluation.seeds = (100, 101, 102)
+        c.evaluation.methods, c.evaluation.dreambooth = DEFAULTS, {}
     if setting == "inverse":
         c.evaluation.seeds = (100, 101, 102, 103)
         c.evaluation.methods, c.evaluation.dreambooth = INVERSE, {}

@@ -28,7 +28,7 @@ def test_default_settings_are_those_of_the_published_run(name):
     )
     assert (c.denoise_weight, c.control_weight, c.temperature, c.positives_per_sample) == (1, 0.01, 0.07, 4)
     assert (c.importance, c.initialiser, c.sample_steps, c.guidance_scale) == (0.5, "and", 50, 7.5)
-    assert (c.inverse_share, c.suppressor_sigma_px) == (0.5, 2.0)
+    assert (c.inverse_share, c.suppressor_sigma_px) == (0.25, 2.0)
     assert c.verb_weight == (0.2 if name in ("on", "inside", "back2back", "hanging_from") else 0.8)
     assert c.preview_prompts is None  # so the prompts come from data/prompts.json; see tests/training/test_prepare.py
 

@@ -29,6 +29,7 @@ def test_every_fault_in_the_docs_has_a_test():
     [
         ("fusing", "evaluation.md", "43 [19, 71] | 45 [34, 55] | 19 [9, 31] | 31 [21, 42] |"),
         ("precision", "many_devices.md", "94 [86, 100] | 96 [88, 100] | 91 [81, 98] |"),
+        ("defaults", "evaluation.md", "99 [97, 100] | 98 [91, 100] | 97 [89, 100] | 0 [0, 2] |"),
         ("inverse", "sources.md", "95 [89, 100] | 97 [91, 100] | 93 [83, 99] | 1 [0, 4] |"),
     ],
 )

@@ -40,6 +40,7 @@ _OF_DRAWING = (
     *("model", "vae", "ema", "prediction_type", "clip_skip", "precision", "resolution", "height", "width"),
     *("sampler", "sample_steps", "guidance_scale", "negative_prompt"),
 )
+_FORMER_DEFAULTS = {"inverse_share": 0.5}  # the default until version 0.5; the hashes of that time must stay valid
 _FIRST_SEED = 1000  # seed of a cell's first picture; picture i has the same seed for every method
 
 Key = tuple[str, str, int | None, str]  # relation, method, seed of the training, direction
@@ -115,9 +116,9 @@ def made_by(plan: Plan, asked: Asked, scorer: str) -> str:
 def settings_of(run: Settings) -> dict[str, Any]:
     """Returns the settings that a run's words depend on: `steps`, and all that must not change when the run is resumed.
 
-    Settings with their default value are left out.
+    Settings with their default value are left out. If a default has changed since, its former value is left out.
     """
-    default = {field.name: field.default for field in dataclasses.fields(run)}
+    default = {field.name: field.default for field in dataclasses.fields(run)} | _FORMER_DEFAULTS
     own = {name: value for name, value in dataclasses.asdict(run).items() if value != default[name]}
     return {name: value for name, value in own.items() if name not in FREE or name == "steps"}
 
