@@ -46,7 +46,8 @@ def check(config: Settings, workdir: epath.Path) -> Settings:
         config = dataclasses.replace(config, negatives="tokens")
     values, other = _plain(config), _plain(theirs)
     if changed := sorted(key for key in values if key not in FREE and values[key] != other[key]):
-        raise ValueError(f"{workdir} holds a run with another {', '.join(changed)}: {_REMEDY}")
+        told = ", ".join(f"{key} ({other[key]!s:.40}, not {values[key]!s:.40})" for key in changed)
+        raise ValueError(f"{workdir} holds a run with another {told}: {_REMEDY}")
     if kept[-1] > config.steps:
         raise ValueError(
             f"{workdir} is at step {kept[-1]} already, beyond config.steps={config.steps}: "

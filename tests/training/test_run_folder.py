@@ -107,7 +107,7 @@ def test_automatic_settings_are_kept_when_a_run_is_resumed(config, finished):
     again = resume.check(prepare.settle(changed(config, steps=8)), finished[0])
     assert again.samples_at_once == 2
     assert resume.check(prepare.settle(changed(config, samples_at_once=1)), finished[0]).samples_at_once == 1
-    with pytest.raises(ValueError, match="holds a run with another precision"):
+    with pytest.raises(ValueError, match=r"with another precision \(float32, not bfloat16\): give"):
         resume.check(prepare.settle(changed(config, precision="bfloat16")), finished[0])
 
 
