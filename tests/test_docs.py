@@ -27,6 +27,7 @@ def test_every_fault_in_the_docs_has_a_test():
 @pytest.mark.parametrize(
     ("setting", "page", "quoted"),
     [
+        ("hard", "evaluation.md", "89 [75, 99] | 94 [89, 97] | 83 [69, 94] | 2 [1, 3] | 0 [0, 0] |"),
         ("fusing", "evaluation.md", "43 [19, 71] | 45 [34, 55] | 19 [9, 31] | 31 [21, 42] |"),
         ("precision", "many_devices.md", "94 [86, 100] | 96 [88, 100] | 91 [81, 98] |"),
         ("defaults", "evaluation.md", "99 [97, 100] | 98 [91, 100] | 97 [89, 100] | 0 [0, 2] |"),
