@@ -122,7 +122,7 @@ def test_other_seeds_and_methods_give_other_rows(config, finished, tmp_path):
 
 
 def test_training_with_another_config_in_the_same_folder_is_refused(config, finished):
-    with pytest.raises(ValueError, match="another learning_rate, seed"):
+    with pytest.raises(ValueError, match=r"another learning_rate \(0.01, not 0.5\), seed \(0, not 1\)"):
         loop.train(changed(config, seed=1, learning_rate=0.5), finished[0])
 
 

@@ -27,7 +27,7 @@ def several(config, tmp_path_factory):
         {"seed": 2, "suppressor_sigma_px": 1.5, "learning_rate": 0.02, "initialiser": "top"},
     )
     shared = {"steps": 15, "checkpoint_every_steps": 6, "preview_every_steps": 15, "negatives": "vocabulary"}
-    return changed(config, **shared, steps_per_dispatch=6, runs=runs, samples_at_once=4)
+    return changed(config, **shared, steps_per_dispatch=18, runs=runs, samples_at_once=4)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_run_trained_together_with_other_runs_equals_the_run_alone(several, to
 
 def test_each_run_of_a_job_has_a_complete_run_folder(several, together):
     workdir, rows = together
-    assert {path.name for path in workdir.iterdir()} == {"checkpoints", "config.json", *NAMES}
+    assert {path.name for path in workdir.iterdir()} == {"checkpoints", "config.json", "startup.json", *NAMES}
     for name, row in zip(NAMES, rows, strict=True):
         left = {path.name for path in (workdir / name).iterdir()}
         assert left == {
@@ -68,6 +68,7 @@ def test_each_run_of_a_job_has_a_complete_run_folder(several, together):
 
 
 def test_progress_is_reported_for_every_run(several, tmp_path):
+    """Of three runs, one call of the compiled function trains a third of steps_per_dispatch steps."""
     told = []
     rows = loop.train(several, tmp_path / "job", on_progress=told.append, should_stop=lambda: bool(told))
     assert [progress.step for progress in told] == [6]
