@@ -37,7 +37,8 @@ def samples_at_once(config: Settings, sizes: ModelConfig, runs: int) -> int:
     if not most:
         device = jax.devices()[0]
         most = parallel.agreed(devices * most_on_a_device(config, sizes, device_memory(device), device.platform))
-    most = most // devices * devices or most  # the most that all devices can share evenly
+    if samples > most:  # several passes, which all devices can share evenly
+        most = most // devices * devices or most
     a_pass = math.ceil(samples / math.ceil(samples / most))
     a_share = math.ceil(a_pass / devices)
     return a_pass if a_pass % a_share == 0 else a_share * devices

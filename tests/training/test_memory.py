@@ -68,7 +68,15 @@ def test_a_step_is_divided_into_passes_of_nearly_equal_size(runs, given, at_once
 
 @pytest.mark.parametrize(
     ("devices", "runs", "given", "at_once", "busy"),
-    [(2, 72, 40, 40, 2), (8, 10, 30, 24, 8), (8, 10, 12, 8, 8), (6, 1, 40, 8, 4), (8, 1, 5, 4, 4), (4, 1, 3, 3, 3)],
+    [
+        (2, 72, 40, 40, 2),
+        (8, 10, 30, 24, 8),
+        (8, 10, 12, 8, 8),
+        (8, 1, 40, 8, 8),
+        (6, 1, 40, 8, 4),
+        (8, 1, 5, 4, 4),
+        (4, 1, 3, 3, 3),
+    ],
 )
 def test_a_pass_keeps_as_many_devices_busy_as_it_can(monkeypatch, devices, runs, given, at_once, busy):
     device = type("Device", (), {"process_index": 0, "id": 0, "platform": "cpu"})
@@ -76,6 +84,8 @@ def test_a_pass_keeps_as_many_devices_busy_as_it_can(monkeypatch, devices, runs,
     config = dataclasses.replace(SETTLED, samples_at_once=given, devices=devices)
     assert memory.samples_at_once(config, SD15, runs) == at_once
     assert parallel.make_mesh(at_once, devices).size == busy
+    resumed = dataclasses.replace(config, samples_at_once=at_once)
+    assert memory.samples_at_once(resumed, SD15, runs) == at_once
 
 
 def test_a_sample_with_two_prompts_counts_as_two_samples():

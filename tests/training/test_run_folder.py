@@ -71,7 +71,7 @@ def test_a_run_folder_has_the_words_and_their_origin(config, finished):
     expected = {"config.json", "rows.safetensors", "metrics.jsonl", "contact_sheet.png", "training.png"}
     expected |= {f"rows/step_00000{step}.safetensors" for step in (2, 4, 6)}
     expected |= {f"previews/step_00000{step}.png" for step in (0, 3, 6)}
-    assert files(workdir) == expected
+    assert files(workdir) == expected | {"startup.json"}
     run = folder.read(workdir)
     np.testing.assert_array_equal(run.rows, rows[0])
     assert (run.step, run.settings.relation, run.settings.steps) == (6, "on", 6)
@@ -167,7 +167,9 @@ def test_a_run_of_a_job_can_be_used_without_the_jobs_folder(job, tmp_path):
         assert folder.read(alone, step=2).step == 2
         _, origin = folder.read_settings(alone)
         assert origin == folder.read_settings(workdir)[1]
-    assert files(workdir) == {"config.json"} | {f"{name}/{file}" for name in NAMES for file in files(workdir / name)}
+    assert files(workdir) == {"config.json", "startup.json"} | {
+        f"{name}/{file}" for name in NAMES for file in files(workdir / name)
+    }
     told = export.export(tmp_path / "elsewhere" / NAMES[0], tmp_path / "out")
     assert [line.split("/")[-1] for line in told.splitlines() if line.startswith(str(tmp_path))] == [
         *("on.safetensors", "on-inv.safetensors", "learned_embeds.bin"),

@@ -17,7 +17,7 @@ from tiny_run import changed
 from reversion_jax import config as settings
 from reversion_jax.runs import history
 from reversion_jax.runtime.errors import Caution
-from reversion_jax.training import loop, run_logs
+from reversion_jax.training import loop, previews, run_logs
 
 NAMES = ("seed1", "under-reversion")
 LOSSES = ("denoising", "control")
@@ -104,7 +104,7 @@ def drawn(monkeypatch):
     """Replaces previews by noise, because compiling the program that draws them takes long."""
     noise = np.random.default_rng(0)
     draw = lambda job, texts, *_: noise.integers(0, 256, (len(texts), 16, 16, 3)).astype(np.uint8)
-    monkeypatch.setattr(loop, "draw", draw)
+    monkeypatch.setattr(previews, "draw", draw)
     monkeypatch.setattr(loop, "report", lambda *_: None)
 
 
