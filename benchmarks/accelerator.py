@@ -118,7 +118,7 @@ def our_step(place: Path, sizes: Sizes, precision: str, at_once: int, runs: int 
 def start_up(place: Path, sizes: Sizes, cache: str, name: str) -> dict[str, Any]:
     """Runs the command `train` with two previews. Returns the seconds until the first step and until the end.
 
-    Also returns when each part of the start began and ended, in seconds since the imports.
+    Also returns when each part of the start began and ended, in seconds since `train` began to work in its folder.
     """
     own = settings(place, sizes, steps=sizes.steps, checkpoint_every_steps=sizes.steps, steps_per_dispatch=1)
     overrides = [f"--config.{key}={value}" for key, value in own.items()]
@@ -215,7 +215,7 @@ def table(told: dict[str, Any], results: dict[str, Any]) -> str:
 def _shown(key: str, value: Any) -> str:
     if isinstance(value, dict):
         unit = key.rpartition("_")[2]
-        return ", ".join(f"{kind} {number:.1f} {unit}" for kind, number in sorted(value.items(), key=lambda x: -x[1]))
+        return ", ".join(f"{part} {number:.1f} {unit}" for part, number in value.items())
     return f"{key.rpartition('_')[0].replace('_', ' ')} {value:.2f} {key.rpartition('_')[2]}"
 
 

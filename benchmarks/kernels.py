@@ -41,4 +41,4 @@ def kernels(run: Callable[[], Any], steps: int) -> dict[str, float]:
             name = str(event["name"]).lower()
             kind = next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "all else")
             spent[kind] += event["dur"]
-    return {kind: micros / 1e3 / steps for kind, micros in spent.items()}
+    return {kind: micros / 1e3 / steps for kind, micros in spent.most_common()}

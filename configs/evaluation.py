@@ -108,7 +108,9 @@ def get_config(setting: str = "hard") -> ConfigDict:
     if setting not in ("tuning", "defaults"):  # these two compare settings from before the choice
         c.update(CHOSEN)
     if setting in ("tuning", "defaults", "inverse"):
-        c.inverse_share = 0.5  # half of the prompts are inverse, just as in a run that adds inverse prompts
+        # The default at the time of the first two comparisons. In "inverse", half of the prompts are inverse, just as
+        # in a run that adds inverse prompts.
+        c.inverse_share = 0.5
     shown = {"easy": (8, False), "defaults": (8, False), "fusing": (4, False)}
     c.num_exemplars, c.hatched = shown.get(setting, (4, True))
     if setting == "fusing":

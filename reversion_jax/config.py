@@ -114,7 +114,7 @@ class Settings:
     suppressor_target: str = "pixels"  # what the suppressor filters; or "noisy_latents", the other reading of Eq. 8
 
     # Progress, checkpoints and previews. None of these settings changes what is learned.
-    steps_per_dispatch: int = 50  # steps of one run per call of the compiled program; fewer with several runs
+    steps_per_dispatch: int = 50  # steps per call of the compiled program, divided by the number of runs
     checkpoint_every_steps: int = OPEN  # default 500, miniature 100
     preview_every_steps: int = OPEN  # 0 disables previews; default 500, miniature 200
     # The prompts of the previews, which are drawn at step 0 and then every preview_every_steps steps, always from the

@@ -40,7 +40,7 @@ _OF_DRAWING = (
     *("model", "vae", "ema", "prediction_type", "clip_skip", "precision", "resolution", "height", "width"),
     *("sampler", "sample_steps", "guidance_scale", "negative_prompt"),
 )
-_FORMER_DEFAULTS = {"inverse_share": 0.5}  # the default until version 0.5; the hashes of that time must stay valid
+_FORMER_DEFAULTS = {"inverse_share": 0.5}  # in version 0.5, whose hashes must stay valid
 _FIRST_SEED = 1000  # seed of a cell's first picture; picture i has the same seed for every method
 
 Key = tuple[str, str, int | None, str]  # relation, method, seed of the training, direction

@@ -4,11 +4,11 @@
     rows.safetensors               the newest rows of <R> and <R-inv>
     rows/step_000500.safetensors   the rows at each checkpoint
     metrics.jsonl, previews/, contact_sheet.png, training.png
-    startup.json                   when each part of the command's start began and ended
     tensorboard/; wandb/ and wandb_id.txt    only if config.log_to asks for them
 
 Several runs that train together have one folder each. The checkpoints of all these runs are in one folder beside the
-runs' folders, and are only used to resume training.
+runs' folders, and are only used to resume training. So is startup.json, which says when the main parts of the command's
+start began and ended.
 """
 
 import dataclasses

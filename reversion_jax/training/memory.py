@@ -27,9 +27,10 @@ _LEFT = 0.85  # share of the memory for training; previews and errors of the est
 def samples_at_once(config: Settings, sizes: ModelConfig, runs: int) -> int:
     """Returns the number of samples per pass through the networks, counted over all runs.
 
-    The samples of a step are divided into passes of nearly equal size, and a pass into equal shares for the devices. A
-    sample with two prompts counts as two. `config.samples_at_once`, if set, is the maximum; otherwise the devices'
-    memory sets the maximum. All processes use the number that the first process computes.
+    If the samples of a step need several passes, the passes have nearly equal sizes, which all devices can share evenly
+    if the maximum allows. A sample with two prompts counts as two. `config.samples_at_once`, if set, is the maximum;
+    otherwise the devices' memory sets the maximum. All processes use the number that the first process computes. A
+    resumed run passes the returned number as the maximum, and gets the same number again.
     """
     samples = runs * config.batch_size * config.accumulation * prompts_per_sample(config)
     devices = config.devices or jax.device_count()
@@ -37,11 +38,13 @@ def samples_at_once(config: Settings, sizes: ModelConfig, runs: int) -> int:
     if not most:
         device = jax.devices()[0]
         most = parallel.agreed(devices * most_on_a_device(config, sizes, device_memory(device), device.platform))
-    if samples > most:  # several passes, which all devices can share evenly
-        most = most // devices * devices or most
+    if samples <= most:
+        return samples
+    devices = devices // config.weight_shards * config.weight_shards or devices  # the devices that a mesh can have
+    most = most // devices * devices or most
     a_pass = math.ceil(samples / math.ceil(samples / most))
-    a_share = math.ceil(a_pass / devices)
-    return a_pass if a_pass % a_share == 0 else a_share * devices
+    filled = math.ceil(a_pass / devices) * devices  # the same number of samples for each device
+    return filled if filled <= most else a_pass
 
 
 def most_on_a_device(config: Settings, sizes: ModelConfig, memory: float, platform: str = "gpu") -> int:

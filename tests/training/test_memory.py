@@ -1,6 +1,7 @@
 """Tests how many samples go through the networks at once."""
 
 import dataclasses
+import itertools
 import re
 import types
 
@@ -66,6 +67,17 @@ def test_a_step_is_divided_into_passes_of_nearly_equal_size(runs, given, at_once
     assert memory.samples_at_once(config, SD15, runs) == at_once
 
 
+@pytest.mark.parametrize("devices", [1, 2, 3, 6, 8])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_resumed_run_gets_the_same_samples_at_once_again(devices, shards):
+    """A run stores the number, and the stored number is the maximum when the run is resumed."""
+    for given, groups in itertools.product(range(1, 25), range(1, 25)):
+        config = dataclasses.replace(SETTLED, devices=devices, weight_shards=shards, batch_size=1, accumulation=groups)
+        first = memory.samples_at_once(dataclasses.replace(config, samples_at_once=given), SD15, 1)
+        again = memory.samples_at_once(dataclasses.replace(config, samples_at_once=first), SD15, 1)
+        assert again == first <= min(given, groups)
+
+
 @pytest.mark.parametrize(
     ("devices", "runs", "given", "at_once", "busy"),
     [
@@ -84,8 +96,6 @@ def test_a_pass_keeps_as_many_devices_busy_as_it_can(monkeypatch, devices, runs,
     config = dataclasses.replace(SETTLED, samples_at_once=given, devices=devices)
     assert memory.samples_at_once(config, SD15, runs) == at_once
     assert parallel.make_mesh(at_once, devices).size == busy
-    resumed = dataclasses.replace(config, samples_at_once=at_once)
-    assert memory.samples_at_once(resumed, SD15, runs) == at_once
 
 
 def test_a_sample_with_two_prompts_counts_as_two_samples():
