@@ -100,8 +100,7 @@ def prepare(config: Settings, *, compile_ahead: bool = False, timeline: Timeline
 
     config: the result of `settle`.
     compile_ahead: whether to compile the step while the weights are read. The step is compiled for calls of `advance`
-    with the capacity config.steps_per_dispatch.
-    timeline: gets the parts of this work.
+    with the capacity config.steps_per_dispatch. timeline: gets the parts of this work.
     Raises ValueError or OSError for bad input.
     """
     timeline = timeline or Timeline()
@@ -117,16 +116,17 @@ def prepare(config: Settings, *, compile_ahead: bool = False, timeline: Timeline
         _check_first(config, own, sizes)
     config = dataclasses.replace(config, samples_at_once=memory.samples_at_once(config, sizes, len(runs)))
     mesh = parallel.make_mesh(config.samples_at_once, config.devices, config.weight_shards)
-    opened, tokenizer = open_model(config.model, dict.fromkeys(PLACEHOLDERS, config.rows_per_token), Variant.of(config))
-    texts = [_texts(run, opened.config, tokenizer, lists) for run in runs]
+    placeholders = dict.fromkeys(PLACEHOLDERS, config.rows_per_token)
+    with timeline.part("open the model"):
+        opened, tokenizer = open_model(config.model, placeholders, Variant.of(config))
+    with timeline.part("read the prompts"):
+        texts = [_texts(run, opened.config, tokenizer, lists) for run in runs]
     hyper = inputs.hyperparameters([run.config for run in runs], opened.config)
     static = inputs.step_config(config, bool(hyper.latent_sigma.any()))
     compiled = None
     if compile_ahead:
         compiled = ahead.compile_step(
-            jax.ShapeDtypeStruct(
-                (len(runs), config.rows_per_token * len(PLACEHOLDERS), sizes.text.hidden_size), "float32"
-            ),
+            jax.ShapeDtypeStruct((len(runs), sum(placeholders.values()), sizes.text.hidden_size), "float32"),
             opened.shapes(precision.dtype(config.precision)),
             inputs.join_runs(texts),
             hyper,

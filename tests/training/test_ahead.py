@@ -45,7 +45,14 @@ def test_the_run_folder_says_when_each_part_of_the_start_began_and_ended(config,
     loop.train(changed(config, steps=2), tmp_path)
     parts = json.loads((tmp_path / "startup.json").read_text())
     began, ended = ({name: times[i] for name, times in parts.items()} for i in (0, 1))
-    in_turn = ("read the exemplars", "read the weights", "encode the exemplars", "train the first steps")
+    in_turn = (
+        "read the exemplars",
+        "open the model",
+        "read the prompts",
+        "read the weights",
+        "encode the exemplars",
+        "train the first steps",
+    )
     assert list(began) == sorted(began, key=began.get)
     assert set(parts) >= {*in_turn, "compile the step"}
     assert all(0 <= began[name] <= ended[name] for name in parts)
