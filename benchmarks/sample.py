@@ -72,7 +72,7 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    from reversion_jax.drawing import generate
+    from reversion_jax.drawing import generate, texts
     from reversion_jax.runtime import parallel
     from reversion_jax.weights import folder
 
@@ -88,7 +88,7 @@ def ours(path: Path, resolution: int, steps: int, started: float) -> Cost:
 
     def ends():
         for text in ("", "prompt"):
-            generate.encode_text(sd.params, sd.config, tokenizer([text]), no_rows).block_until_ready()
+            texts.encode_text(sd.params, sd.config, tokenizer([text]), no_rows).block_until_ready()
         decode(sd.params, sd.config.vae, noise).block_until_ready()
 
     return _cost(

@@ -14,10 +14,12 @@ from reversion_jax.runtime.errors import one_line, parse_flags
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --KEY=VALUE")
+    from reversion_jax.runtime import device
     from reversion_jax.runtime.compilation import keep_compiled
     from reversion_jax.training.dreambooth import make_model
 
     keep_compiled()
+    device.use_cores(_CONFIG.value.model)
     own = {name: flag.value for name, flag in _RECIPE.items() if flag.value is not None}
     print(make_model(_CONFIG.value, _WORKDIR.value, **own))
 

@@ -21,10 +21,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
     from reversion_jax.evaluation.compare import evaluate
-    from reversion_jax.runtime import files
+    from reversion_jax.runtime import device, files
     from reversion_jax.runtime.compilation import keep_compiled
 
     keep_compiled()
+    device.use_cores(_CONFIG.value.model)
     given = config_flags.get_override_values(flags.FLAGS["config"])
     tables_only, quick = _TABLES_ONLY.value, _QUICK.value
     default = files.default_workdir(config_flags.get_config_filename(flags.FLAGS["config"])) + "-quick" * quick

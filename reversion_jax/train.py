@@ -11,7 +11,7 @@ from reversion_jax.runtime.errors import one_line, parse_flags
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: settings are given as --config.KEY=VALUE")
-    from reversion_jax.runtime import files, parallel  # imported here so that --help does not load JAX
+    from reversion_jax.runtime import device, files, parallel  # imported here so that --help does not load JAX
     from reversion_jax.runtime.compilation import keep_compiled
     from reversion_jax.training.loop import train
 
@@ -20,6 +20,8 @@ def main(argv: list[str]) -> None:
     keep_compiled()
     if _DISTRIBUTED.value:
         parallel.start()
+    else:
+        device.use_cores(_CONFIG.value.model)
     train(_CONFIG.value, workdir)
 
 

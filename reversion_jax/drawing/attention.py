@@ -1,8 +1,8 @@
 """Makes attention maps: draws a picture and averages the UNet's cross-attention for each word of the prompt.
 
 Drawing without attention maps does not become slower, because attention maps have their own compiled function. Flax's
-`intercept_methods` records the UNet's queries and keys while JAX traces that function. The sampler's loop runs in
-Python, so that the maps of each step can be stored.
+`capture_intermediates` returns the UNet's queries and keys from that function. The sampler's loop runs in Python, so
+that the maps of each step can be stored.
 
 Classifier-free guidance runs the UNet with the negative prompt and with the prompt; only the prompt gets attention
 maps. Attention probabilities are averaged over the heads, then over the layers of each resolution, then over all calls
@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
+from flax.traverse_util import flatten_dict
 from PIL import Image
 from tqdm import tqdm
 
 from reversion_jax.diffusion import own_sampler, samplers
 from reversion_jax.diffusion.guidance import guided_denoiser
 from reversion_jax.diffusion.start import FROM_NOISE
-from reversion_jax.drawing import generate
+from reversion_jax.drawing import generate, texts
 from reversion_jax.drawing.seeds import initial_noise, sampler_keys
-from reversion_jax.inversion import networks
-from reversion_jax.models.presets import ModelConfig
+from reversion_jax.models.presets import ModelConfig, compute_dtype
 from reversion_jax.models.tokenizer import Tokenizer
+from reversion_jax.models.unet import UNet
 from reversion_jax.runtime import parallel
 from reversion_jax.weights.folder import StableDiffusion
 
@@ -54,21 +54,20 @@ def probabilities(
     Takes the arguments of `networks.predict`. The probabilities are softmax(q k / √d) of queries q and keys k,
     float32 [N, heads, positions, L].
     """
-    projected: dict[tuple[str, str], jax.Array] = {}
-
-    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        out = call(*args, **kwargs)
-        *path, name = context.module.path or ("",)
-        if path[-1:] == [_LAYER] and name in ("to_q", "to_k"):
-            projected["/".join(path), name] = out
-        return out
-
-    with nn.intercept_methods(record):
-        output = networks.predict(params, model, latents, timesteps, states)
+    is_wanted = lambda module, _: module.name in ("to_q", "to_k") and module.parent.name == _LAYER
+    output, kept = UNet(model.unet, compute_dtype(params)).apply(
+        {"params": params["unet"]},
+        latents,
+        timesteps,
+        states,
+        capture_intermediates=is_wanted,
+        mutable=["intermediates"],
+    )
+    projected = flatten_dict(kept["intermediates"], sep="/")
     split = lambda x: x.reshape(*x.shape[:2], model.unet.attention_head_dim, -1)
     found = {}
-    for layer in dict.fromkeys(layer for layer, _ in projected):
-        query, key = (split(projected[layer, name]) for name in ("to_q", "to_k"))
+    for layer in [path.removesuffix("/to_q/__call__") for path in projected if path.endswith("/to_q/__call__")]:
+        query, key = (split(projected[f"{layer}/{name}/__call__"][0]) for name in ("to_q", "to_k"))
         query = query * query.shape[-1] ** -0.5
         scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32)
         found[layer] = jax.nn.softmax(scores, axis=-1)
@@ -98,7 +97,7 @@ def attend(
         raise ValueError(f"seed={seed}: must be from 0 to 2**32 - 1")
     sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
     rows = jnp.zeros((0, sd.config.text.hidden_size)) if rows is None else jnp.asarray(rows)
-    states = generate.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)
+    states = texts.text_states(sd, tokenizer, [sampling.negative_prompt, prompt], rows, 2)
     noise = initial_noise([seed], sd.config, sampling.size)
     keys = sampler_keys(jnp.array([seed], jnp.uint32))
     # Place the inputs on the weights' devices. Otherwise the inputs of the second step, which come from the

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from reversion_jax.config import Settings
@@ -18,6 +18,7 @@ from reversion_jax.diffusion.guidance import guided_denoiser
 from reversion_jax.diffusion.noise import Between, Keys, ends
 from reversion_jax.diffusion.schedule import Schedule
 from reversion_jax.diffusion.start import Start
+from reversion_jax.drawing import texts
 from reversion_jax.drawing.init_image import InitImage, encode
 from reversion_jax.drawing.seeds import initial_noise, sample_posterior, sampler_keys
 from reversion_jax.inversion import networks
@@ -25,7 +26,7 @@ from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE, VAEConfig
 from reversion_jax.runtime.errors import warn
-from reversion_jax.runtime.parallel import is_first, mesh_of, over_samples, whole
+from reversion_jax.runtime.parallel import is_first, mesh_of, over_samples, replicate, whole
 from reversion_jax.weights.folder import StableDiffusion
 
 _DECODED_PIXELS = 512 * 512  # the VAE decodes at most this many pixels at once: one picture of 512 x 512 px
@@ -62,12 +63,6 @@ class Sampling:
             negative_prompt=settings.negative_prompt,
             batch_size=min(settings.sample_batch, at_most or settings.sample_batch),
         )
-
-
-@partial(jax.jit, static_argnames="model")
-def encode_text(params: Any, model: ModelConfig, ids: jax.Array, rows: jax.Array) -> jax.Array:
-    """Returns the text encoder's states [N, L, D] for token ids [N, L] and learned rows [P, D]."""
-    return networks.encode_text(params, model, ids, jnp.broadcast_to(rows, (len(ids), *rows.shape)))
 
 
 def decode(params: Any, config: VAEConfig, latents: jax.Array) -> jax.Array:
@@ -150,41 +145,69 @@ def draw_batches(
     and FloatingPointError if pictures are not finite.
     """
     check(sampling, sd.config)
-    sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
-    if sampling.sampler == samplers.AUTO and sd.own_sampler.nearest_to:
-        warn(f"the model's own sampler, {sd.own_sampler.nearest_to}, is not supported: using the nearest, {sampler}")
+    if sampling.sampler == samplers.AUTO and (other := sd.own_sampler.nearest_to):
+        warn(f"the model's own sampler, {other}, is not supported: using the nearest, {sd.own_sampler.name}")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: each image needs one")
-    rows = jnp.asarray(np.zeros((0, sd.config.text.hidden_size), np.float32) if rows is None else rows)
-    mesh = mesh_of(sd.params)
-    batch_size = sampling.batch_size + -sampling.batch_size % mesh.size
+    mesh, static = mesh_of(sd.params), _static(sd, sampling)
+    rows = np.zeros((0, sd.config.text.hidden_size), np.float32) if rows is None else rows
+    batch_size = _batch_size(sampling, mesh)
     between, own = ends(prompts), ends(seeds, np.uint32)
-    texts, number = np.unique([sampling.negative_prompt, *between.first, *between.last], return_inverse=True)
+    distinct, number = np.unique([sampling.negative_prompt, *between.first, *between.last], return_inverse=True)
     negative, (first, last) = number[:1], number[1:].reshape(2, -1)
     between, own = Between(first, last, between.weight), own if own.weight.any() else own.first
-    states = text_states(sd, tokenizer, texts.tolist(), rows, batch_size)
+    states = texts.text_states(sd, tokenizer, distinct.tolist(), replicate(rows, mesh), batch_size)
     posterior, skipped = encode(sd, init, sampling.size, sampling.num_steps)
     count = len(prompts)
     quiet = progress is None or not is_first()
     for start in tqdm(range(0, count, batch_size), progress, disable=quiet, mininterval=1):
-        chosen = _batch(start, batch_size, count)
+        chosen = texts.batch(start, batch_size, count)
+        conditional = texts.between(states, _take(between, chosen))
+        # `lower` assumes these places on the devices.
+        placed = replicate((states[negative], conditional), mesh)
         with jax.default_matmul_precision(sd.products):
             batch = _draw_batch(
                 sd.params,
-                states[negative],
-                _conditional(states, _take(between, chosen)),
+                *placed,
                 _take(own, chosen),
                 np.float32(sampling.guidance_scale),
                 posterior,
-                model=sd.config,
-                schedule=schedule,
-                sampler=sampler,
-                num_steps=sampling.num_steps,
-                size=sampling.size,
-                mesh=mesh,
                 skipped=skipped,
+                **static,
             )
         yield clipped(np.asarray(batch)[: count - start])
+
+
+def lower(
+    sd: StableDiffusion, prompts: Sequence[str], length: int, num_rows: int, *, sampling: Sampling
+) -> list[jax.stages.Lowered]:
+    """Lowers the programs with which `draw_batches` draws prompts, so that they can be compiled before they are needed.
+
+    sd: its params may be the arrays' shapes, with the arrays' shardings. length: the number of ids per prompt.
+    num_rows: P, the number of learned rows. Only for prompts and seeds that are not a `Between`, and without `init`.
+    """
+    mesh, static = mesh_of(sd.params), _static(sd, sampling)
+    size, width = _batch_size(sampling, mesh), sd.config.text.hidden_size
+    array = jax.ShapeDtypeStruct
+    on_mesh = lambda *shape, dtype="float32": array(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+    ids = array((min(size, len({sampling.negative_prompt, *prompts})), length), "int32")
+    with jax.default_matmul_precision(sd.products):
+        of_texts = texts.encode_text.lower(sd.params, sd.config, ids, on_mesh(num_rows, width))
+        states = [on_mesh(n, length, width, dtype=of_texts.out_info.dtype) for n in (1, size)]
+        seeds, scale = array((size,), "uint32"), array((), "float32")
+        return [of_texts, _draw_batch.lower(sd.params, *states, seeds, scale, (), skipped=0, **static)]
+
+
+def _static(sd: StableDiffusion, sampling: Sampling) -> dict[str, Any]:
+    """Returns the static arguments of `_draw_batch`, except `skipped`. Raises ValueError for an unknown sampler."""
+    sampler, schedule = own_sampler.choose(sampling.sampler, sd.own_sampler, sd.schedule)
+    of_sampling = {"sampler": sampler, "num_steps": sampling.num_steps, "size": sampling.size}
+    return {"model": sd.config, "schedule": schedule, "mesh": mesh_of(sd.params), **of_sampling}
+
+
+def _batch_size(sampling: Sampling, mesh: Mesh) -> int:
+    """Returns the number of images that are drawn together: the config's, rounded up so that devices share evenly."""
+    return sampling.batch_size + -sampling.batch_size % mesh.size
 
 
 def clipped(images: np.ndarray) -> np.ndarray:
@@ -195,28 +218,6 @@ def clipped(images: np.ndarray) -> np.ndarray:
             "--config.precision), a smaller guidance_scale, or another VAE"
         )
     return np.clip(images, -1, 1)
-
-
-def _conditional(states: jax.Array, between: Between) -> jax.Array:
-    """Returns interpolated text states [n, L, D]. The ends of `between` are indices [n] into `states` [T, L, D]."""
-    first = states[between.first]
-    if not between.weight.any():
-        return first
-    weight = jnp.asarray(between.weight[:, None, None], states.dtype)
-    return (1 - weight) * first + weight * states[between.last]
-
-
-def text_states(
-    sd: StableDiffusion, tokenizer: Tokenizer, texts: Sequence[str], rows: jax.Array, batch_size: int
-) -> jax.Array:
-    """Returns the text encoder's states [N, L, D] of N texts. Raises ValueError if a placeholder has no row."""
-    ids = tokenizer(texts)
-    if ids.max() >= tokenizer.vocab_size + len(rows):
-        raise ValueError(f"the prompts' placeholders need more than the {len(rows)} rows given")
-    size = min(batch_size, len(ids))
-    batches = [ids[_batch(start, size, len(ids))] for start in range(0, len(ids), size)]
-    with jax.default_matmul_precision(sd.products):
-        return jnp.concatenate([encode_text(sd.params, sd.config, batch, rows) for batch in batches])[: len(ids)]
 
 
 def draw(
@@ -238,11 +239,6 @@ def draw(
 def _take(arrays: Any, chosen: np.ndarray) -> Any:
     """Selects the entries with indices [n] from each array [N, ...] in the tree `arrays`."""
     return jax.tree.map(lambda array: array[chosen], arrays)
-
-
-def _batch(start: int, size: int, count: int) -> np.ndarray:
-    """Returns the indices of a batch's images. After the last image, the indices continue with the first image."""
-    return np.arange(start, start + size) % count
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

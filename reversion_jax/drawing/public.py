@@ -11,7 +11,7 @@ import numpy as np
 
 from reversion_jax.config import Settings, settle
 from reversion_jax.diffusion.noise import Between
-from reversion_jax.drawing import generate
+from reversion_jax.drawing import generate, texts
 from reversion_jax.drawing import init_image as pictures
 from reversion_jax.inversion import networks
 from reversion_jax.models.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def encode_text(model: Model, prompts: str | Sequence[str], words: LearnedWords 
     """
     tokenizer, rows = _with_words(model, words)
     with jax.default_matmul_precision(model.sd.products):
-        return generate.encode_text(model.sd.params, model.sd.config, tokenizer(prompts), rows)
+        return texts.encode_text(model.sd.params, model.sd.config, tokenizer(prompts), rows)
 
 
 def predict(model: Model, latents: jax.Array, timesteps: jax.Array, states: jax.Array) -> jax.Array:

@@ -177,6 +177,7 @@ class _Layers(nn.Module):
         return x
 
 
+@nn.jit  # all layers have the same shapes, so one trace serves all; see layers.py
 class _Layer(nn.Module):
     """One transformer layer: self-attention and MLP, each with a residual connection, [N, L, D] -> [N, L, D]."""
 

@@ -13,6 +13,7 @@ from reversion_jax.models.layers import Conv1x1, Dense, LayerNorm, kernel_init
 from reversion_jax.models.normalisation import GroupNorm
 
 
+@nn.jit  # layers of the same shapes are traced once, see layers.py
 class Transformer2D(nn.Module):
     """A transformer block over all positions, with a residual connection.
 

@@ -4,7 +4,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,20 @@ def keep_compiled() -> None:
     except (OSError, RuntimeError):
         return  # without a home folder that can be written, there is no cache, which only costs time
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs also take their time
 
 
-def in_background(function: Callable[[], Any]) -> "Future[Any]":
+def in_background(function: Callable[[], Any], after: "Future[Any] | None" = None) -> "Future[Any]":
     """Calls `function`, which compiles a program, in a separate thread; returns the future of its result.
 
+    after: the future of another compilation, which must be done before this one starts.
     Python waits for the thread before it exits, because an exit while the compiler works would crash.
     """
     future: Future[Any] = Future()
 
     def run() -> None:
         try:
+            wait([after] if after else [])
             future.set_result(function())
         except BaseException as error:  # raised again when the result is requested
             future.set_exception(error)

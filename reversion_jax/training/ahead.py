@@ -1,47 +1,76 @@
-"""Compiles the training step while the weights are read. Compiling needs the arrays' shapes, but not their values."""
+"""Compiles programs while the weights are read. Compiling needs the arrays' shapes, but not their values.
 
+JAX keeps each compiled program for the call that needs it later.
+"""
+
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from reversion_jax.drawing import generate
 from reversion_jax.inversion import step
-from reversion_jax.runtime import compilation, parallel
+from reversion_jax.runtime import compilation
+from reversion_jax.runtime.parallel import mesh_of, shardings
 from reversion_jax.runtime.timeline import Timeline
+from reversion_jax.weights.folder import StableDiffusion
+
+
+def without_weights(sd: StableDiffusion, mesh: jax.sharding.Mesh) -> StableDiffusion:
+    """Returns a model whose params are the shapes of `sd.params`, sharded as `parallel.split` places the weights."""
+    return sd._replace(params=jax.tree.map(_sharded, sd.params, shardings(sd.params, mesh)))
 
 
 def compile_step(
-    rows: jax.ShapeDtypeStruct,
-    params: Any,
-    data: Any,
-    hyper: Any,
-    *,
-    mesh: Mesh,
-    products: str,
-    timeline: Timeline,
-    **static: Any,
+    rows: jax.ShapeDtypeStruct, sd: StableDiffusion, data: Any, hyper: Any, *, timeline: Timeline, **static: Any
 ) -> "Future[Any]":
-    """Compiles `step.train_steps` in the background. JAX caches the compiled function for later calls.
+    """Compiles `step.train_steps` in the background.
 
-    rows, params, data, hyper: arrays, or the arrays' shapes. As in a `Job`, `params` is sharded over the mesh, and the
-    other arrays are replicated on each device of the mesh.
-    products: the precision of float32 matrix products, see `precision.products`.
-    static: the remaining static arguments of `train_steps`.
+    rows, data, hyper: arrays, or the arrays' shapes. As in a `Job`, they are replicated on each device.
+    sd: a model, or the result of `without_weights`. static: the remaining static arguments of `train_steps`.
     """
-
-    def sharded(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    mesh = mesh_of(sd.params)
 
     def compile_it() -> None:
         state = jax.eval_shape(lambda rows: step.init_state(rows, static["config"]), rows)
         whole = NamedSharding(mesh, P())
-        small = jax.tree.map(lambda leaf: sharded(leaf, whole), (state, data, hyper))
-        weights = jax.tree.map(sharded, params, parallel.shardings(params, mesh))
+        small = jax.tree.map(lambda leaf: _sharded(leaf, whole), (state, data, hyper))
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        with timeline.part("compile the step"), jax.default_matmul_precision(products):
-            step.train_steps.lower(small[0], count, weights, *small[1:], mesh=mesh, **static).compile()
+        of_model = {"model": sd.config, "schedule": sd.schedule, "mesh": mesh}
+        with timeline.part("compile the step"), jax.default_matmul_precision(sd.products):
+            step.train_steps.lower(small[0], count, sd.params, *small[1:], **of_model, **static).compile()
 
     return compilation.in_background(compile_it)
+
+
+def compile_drawing(
+    sd: StableDiffusion,
+    prompts: Sequence[str],
+    length: int,
+    num_rows: int,
+    *,
+    sampling: generate.Sampling,
+    timeline: Timeline,
+    the_step: "Future[Any]",
+) -> "Future[Any]":
+    """Compiles the programs that draw the previews in the background; for arguments see `generate.lower`.
+
+    the_step: the result of `compile_step`. On a CPU the drawing is compiled after the step, because the compiler would
+    otherwise delay the first training step.
+    """
+
+    def compile_it() -> None:
+        with timeline.part("compile the drawing"):
+            for program in generate.lower(sd, prompts, length, num_rows, sampling=sampling):
+                program.compile()
+
+    on_cpu = mesh_of(sd.params).devices.flat[0].platform == "cpu"
+    return compilation.in_background(compile_it, after=the_step if on_cpu else None)
+
+
+def _sharded(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from reversion_jax.config import Settings
 from reversion_jax.data.exemplars import Exemplars
 from reversion_jax.diffusion.schedule import Schedule
-from reversion_jax.drawing import generate
+from reversion_jax.drawing import generate, texts
 from reversion_jax.inversion import losses
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.unet import UNet, UNetConfig
@@ -54,7 +54,7 @@ class Recipe:
 def _conditions(sd: folder.StableDiffusion, tokenizer: Tokenizer, shown: Exemplars, words: str) -> list[jax.Array]:
     """Returns the text states [K, L, D] of each exemplar's K prompts, which name the relation by `words`."""
     none = jnp.zeros((0, sd.config.text.hidden_size))
-    encode = partial(generate.encode_text, sd.params, sd.config)
+    encode = partial(texts.encode_text, sd.params, sd.config)
     return [encode(tokenizer([prompt.natural(words) for prompt in own]), none) for own in shown.templates]
 
 

@@ -108,8 +108,9 @@ def _train_steps(
 ) -> tuple[step.State, int]:
     """Trains to the last step, or until `stopped` returns True; returns the state and the number of steps done.
 
-    Also writes metrics, checkpoints, previews, and the timeline of the start. `still_ours` raises OSError if another
-    process owns the folder now.
+    Also writes metrics, checkpoints, previews, and the timeline of the start. The first steps are trained before the
+    first preview is drawn, while its program is compiled. `still_ours` raises OSError if another process owns the
+    folder now.
     """
     config, done = job.config, int(state.step)
     preview_every = config.preview_every_steps or config.checkpoint_every_steps
@@ -132,10 +133,13 @@ def _train_steps(
             if done == first:
                 jax.block_until_ready(state.rows)
                 timeline.add("train the first steps", began)
-                if is_first():
-                    timeline.write(workdir / timeline.NAME)
             # Copy the rows, because the next dispatch reuses the state's buffers.
             watcher.push(done, count, metrics, jnp.copy(state.rows))
+            if done == 0 and not stopped():
+                with timeline.part("draw the first preview"):
+                    previews.draw(job.first_rows, 0)
+            if done == first and is_first():
+                timeline.write(workdir / timeline.NAME)
             done += count
             if done % config.checkpoint_every_steps == 0:
                 keep(state)
@@ -196,9 +200,6 @@ def _train(
         if int(state.step):
             say(f"resumed at step {int(state.step)} of {config.steps}")
             _write_rows(job, workdir, state)
-        else:
-            with timeline.part("draw the first preview"):
-                previews.draw(state.rows, 0)
         with _stop_on_signal() as signalled:
             stopped = lambda: any_process(signalled() or should_stop())
             state, done = _train_steps(

@@ -16,6 +16,7 @@ from reversion_jax import config as settings
 from reversion_jax.config import Settings
 from reversion_jax.data import benchmark, exemplars
 from reversion_jax.diffusion import samplers
+from reversion_jax.drawing.generate import Sampling
 from reversion_jax.inversion import rows, step, words
 from reversion_jax.inversion.arrays import Data
 from reversion_jax.inversion.draws import Hyperparameters, StepConfig
@@ -57,7 +58,9 @@ class Job:
     step_config: StepConfig
     first_rows: jax.Array  # [R, P, D]
     mesh: Mesh
-    compiled: "Future[Any] | None" = None  # done when the step is compiled; None: the first call compiles the step
+    # Done when the programs for the step and for the previews are compiled; None: the first call compiles them.
+    step_compiled: "Future[Any] | None" = None
+    drawing_compiled: "Future[Any] | None" = None
 
 
 def settle(config: ConfigDict | Settings) -> Settings:
@@ -99,8 +102,8 @@ def prepare(config: Settings, *, compile_ahead: bool = False, timeline: Timeline
     """Loads and computes everything that the training steps read.
 
     config: the result of `settle`.
-    compile_ahead: whether to compile the step while the weights are read. The step is compiled for calls of `advance`
-    with the capacity config.steps_per_dispatch. timeline: gets the parts of this work.
+    compile_ahead: whether to compile the step and the drawing of previews while the weights are read. The step is
+    compiled for calls of `advance` with the capacity config.steps_per_dispatch. timeline: gets the parts of this work.
     Raises ValueError or OSError for bad input.
     """
     timeline = timeline or Timeline()
@@ -123,28 +126,25 @@ def prepare(config: Settings, *, compile_ahead: bool = False, timeline: Timeline
         texts = [_texts(run, opened.config, tokenizer, lists) for run in runs]
     hyper = inputs.hyperparameters([run.config for run in runs], opened.config)
     static = inputs.step_config(config, bool(hyper.latent_sigma.any()))
-    compiled = None
+    the_step, drawing, num_rows = None, None, sum(placeholders.values())
     if compile_ahead:
-        compiled = ahead.compile_step(
-            jax.ShapeDtypeStruct((len(runs), sum(placeholders.values()), sizes.text.hidden_size), "float32"),
-            opened.shapes(precision.dtype(config.precision)),
-            inputs.join_runs(texts),
-            hyper,
-            mesh=mesh,
-            products=precision.products(config.precision),
-            timeline=timeline,
-            model=opened.config,
-            schedule=opened.schedule,
-            config=static,
-            capacity=config.steps_per_dispatch,
-        )
+        blank = opened.blank(precision.dtype(config.precision))._replace(products=precision.products(config.precision))
+        blank = ahead.without_weights(blank, mesh)
+        learned = jax.ShapeDtypeStruct((len(runs), num_rows, sizes.text.hidden_size), "float32")
+        of_step = {"config": static, "capacity": config.steps_per_dispatch}
+        the_step = ahead.compile_step(learned, blank, inputs.join_runs(texts), hyper, timeline=timeline, **of_step)
+        if asked := config.preview_every_steps and runs[0].config.preview_prompts:
+            how = Sampling.of(config, at_most=len(asked))
+            drawing = ahead.compile_drawing(
+                blank, asked, tokenizer.length, num_rows, sampling=how, timeline=timeline, the_step=the_step
+            )
     with timeline.part("read the weights"):
         sd = read_weights(opened, config.precision, mesh)
     with timeline.part("encode the exemplars"), jax.default_matmul_precision(sd.products):
         data = inputs.join_runs([_with_pictures(run, own, sd) for run, own in zip(runs, texts, strict=True)])
     first = jnp.stack([_first_rows(run, given[run.config.initialiser], sd, tokenizer) for run in runs])
     placed, hyper, first = parallel.replicate((data, hyper, first), mesh)
-    return Job(config, runs, sd, tokenizer, placed, hyper, static, first, mesh, compiled)
+    return Job(config, runs, sd, tokenizer, placed, hyper, static, first, mesh, the_step, drawing)
 
 
 def _load_run(name: str, config: Settings) -> Run:
@@ -233,8 +233,8 @@ def advance(job: Job, state: step.State, count: int, capacity: int) -> tuple[ste
 
     Do not use `state` again after the call.
     """
-    if job.compiled:
-        job.compiled.result()
+    if job.step_compiled:
+        job.step_compiled.result()
     with jax.default_matmul_precision(job.sd.products):
         return step.train_steps(
             state,

@@ -95,6 +95,8 @@ def draw(
     label: text beside the progress bar; None: no progress bar.
     seed: image i is drawn from seed + i; None: config.preview_seed.
     """
+    if job.drawing_compiled:
+        job.drawing_compiled.result()
     c = job.config
     seed = c.preview_seed if seed is None else seed
     seeds = [seed + i for i in range(len(texts))]

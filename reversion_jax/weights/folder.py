@@ -62,14 +62,14 @@ class Opened(NamedTuple):
             for part, tensors in self.tensors.items()
         }
 
-    def shapes(self, dtype: DTypeLike) -> Params:
-        """Returns the parameter trees with shapes and dtypes in place of arrays, which suffices to compile programs."""
+    def blank(self, dtype: DTypeLike) -> StableDiffusion:
+        """Returns the model with shapes and dtypes in place of weights, which suffices to compile programs."""
         shapes = parameter_shapes(self.config)
         of_part = {
             part: {path: jax.ShapeDtypeStruct(shapes[part][path], kind) for path, kind in own.items()}
             for part, own in self.types(dtype).items()
         }
-        return {part: unflatten_dict(own, sep="/") for part, own in of_part.items()}
+        return self._with({part: unflatten_dict(own, sep="/") for part, own in of_part.items()})
 
     def read(self, dtype: DTypeLike, put: Callable[[Params], Params] = jax.device_put) -> StableDiffusion:
         """Reads the weights tensor by tensor and puts them on devices.
@@ -81,6 +81,9 @@ class Opened(NamedTuple):
             part: network.place(tensors, self.networks[part], types[part], put)
             for part, tensors in self.tensors.items()
         }
+        return self._with(params)
+
+    def _with(self, params: Params) -> StableDiffusion:
         return StableDiffusion(self.config, self.schedule, params, self.tokenizer_folder, self.own_sampler)
 
 

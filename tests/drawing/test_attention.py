@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from reversion_jax.drawing import attention, attention_sheet, generate
+from reversion_jax.drawing import attention, attention_sheet, generate, texts
 from reversion_jax.inversion import networks
 from reversion_jax.models.tokenizer import Tokenizer
 
@@ -94,7 +94,7 @@ def test_maps_are_means_of_the_attention_in_diffusers(recorded, tokenizer, pipel
     model = recorded.model
     ids = tokenizer(["photo", PROMPT])
     negative, prompt = (
-        torch.tensor(np.asarray(generate.encode_text(model.params, model.config, i[None], ROWS))) for i in ids
+        torch.tensor(np.asarray(texts.encode_text(model.params, model.config, i[None], ROWS))) for i in ids
     )
     noise = generate.initial_noise([5], model.config, HOW.size)
     seen.clear()

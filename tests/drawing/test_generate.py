@@ -7,7 +7,7 @@ import tiny
 
 from reversion_jax.config import Settings, settle
 from reversion_jax.diffusion import own_sampler
-from reversion_jax.drawing import generate
+from reversion_jax.drawing import generate, texts
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE
 from reversion_jax.runtime.errors import Caution
@@ -48,8 +48,8 @@ def test_each_distinct_prompt_is_encoded_once(draw, monkeypatch):
         encoded.extend(map(tuple, ids.tolist()))
         return spied(params, model, ids, rows)
 
-    spied = generate.encode_text
-    monkeypatch.setattr(generate, "encode_text", spy)
+    spied = texts.encode_text
+    monkeypatch.setattr(texts, "encode_text", spy)
     draw(["cat"] * 5 + ["dog"] * 4, range(9), batch_size=3)
     assert len(encoded) == len(set(encoded)) == 3  # the prompts cat and dog, and the negative prompt
 

@@ -18,7 +18,7 @@ from places import ROOT, SHARED
 from safetensors.numpy import load_file, save_file
 
 from reversion_jax import config as settings
-from reversion_jax.drawing import generate
+from reversion_jax.drawing import texts
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runs import export, folder
 from reversion_jax.runtime.errors import Caution
@@ -124,7 +124,7 @@ def test_a_bin_file_equals_what_torch_saves_and_is_loaded_by_torch(tmp_path, tor
 
 
 def ours_and_theirs(recorded, pipe, rows, per_token, prompts):
-    """Returns the text encoder's states of prompts, from generate.encode_text and from diffusers' pipeline."""
+    """Returns the text encoder's states of prompts, from texts.encode_text and from diffusers' pipeline."""
     model = recorded.model
     tokenizer = Tokenizer.load(
         model.tokenizer_folder,
@@ -132,7 +132,7 @@ def ours_and_theirs(recorded, pipe, rows, per_token, prompts):
         vocab_size=model.config.text.vocab_size,
         length=model.config.text.max_position_embeddings,
     )
-    ours = generate.encode_text(model.params, model.config, tokenizer(prompts), jnp.asarray(rows))
+    ours = texts.encode_text(model.params, model.config, tokenizer(prompts), jnp.asarray(rows))
     # `usage` advises lower case for words of several rows.
     prompts = [prompt if per_token == 1 else prompt.lower() for prompt in prompts]
     theirs, _ = pipe.encode_prompt(prompts, "cpu", 1, False)

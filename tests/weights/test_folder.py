@@ -11,7 +11,7 @@ import tiny
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
-from reversion_jax.drawing import generate
+from reversion_jax.drawing import texts
 from reversion_jax.runtime.errors import Caution
 from reversion_jax.weights import compvis, floats, folder, names, vae_file
 from reversion_jax.weights.save import save
@@ -314,7 +314,7 @@ def test_clip_skip_leaves_out_the_last_layers_like_in_diffusers(recorded, copy):
         norm = next(module for name, module in theirs.named_modules() if name.endswith("final_layer_norm"))
         wanted = norm(states[-2]).numpy()  # the result of diffusers for clip_skip=1
     model = folder.load(copy, variant=Variant(clip_skip=1))
-    found = generate.encode_text(model.params, model.config, ids, np.zeros((0, 32), np.float32))
+    found = texts.encode_text(model.params, model.config, ids, np.zeros((0, 32), np.float32))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.abs(wanted - states[-1].numpy()).max() > 0.1
     for skip in (-1, 2):
