@@ -238,7 +238,13 @@ def train_steps(
     Returns the new state, and metrics [capacity, R] of which the first num_steps are set. num_steps is traced, so one
     compiled program serves every number of steps. A run therefore gets the same results even if it is stopped and
     resumed.
+
+    If capacity is 0, the program makes one step, without a loop, and the metrics are [1, R]. At SD 1.5's size such a
+    program compiles on a CPU in three quarters of the time. Its results can differ from those of a loop by rounding.
     """
+    if not capacity:
+        state, metrics = train_step(state, params, data, hyper, model, schedule, config, mesh)
+        return state, jax.tree.map(lambda now: now[None], metrics)
 
     def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
         state, history = carry

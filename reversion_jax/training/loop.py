@@ -34,7 +34,6 @@ from reversion_jax.training.watch import Progress, Watcher
 from reversion_jax.weights import own_settings
 
 OnProgress = Callable[[Progress], None]
-_LARGE = 3e8  # a model with more weights is slow on a CPU; Stable Diffusion 1.5 has 1.1e9 weights
 
 
 @contextlib.contextmanager
@@ -79,12 +78,6 @@ def _next_stop(config: Settings, runs: int, done: int) -> int:
     return min(max(1, config.steps_per_dispatch // runs), config.steps - done, *(n - done % n for n in every))
 
 
-def _takes_seconds(job: Job) -> bool:
-    """Returns whether a training step takes seconds, as it does for a full-size Stable Diffusion on a CPU."""
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(job.sd.params))
-    return job.mesh.devices.flat[0].platform == "cpu" and numbers > _LARGE
-
-
 def _tell_how_long(job: Job, state: step.State, began: float) -> None:
     """Prints how long the run will take, estimated from one step that started at the time `began`."""
     jax.block_until_ready(state.rows)
@@ -115,7 +108,7 @@ def _train_steps(
     config, done = job.config, int(state.step)
     preview_every = config.preview_every_steps or config.checkpoint_every_steps
     watcher = Watcher(job, workdir, logs, done, on_progress)
-    first, slow = done, _takes_seconds(job)
+    first = done
 
     def keep(state: step.State) -> None:
         watcher.flush()
@@ -125,9 +118,9 @@ def _train_steps(
 
     with watcher.bar:
         while done < config.steps and not stopped():
-            count, began = 1 if slow else _next_stop(config, len(job.runs), done), time.perf_counter()
+            count, began = 1 if job.is_slow else _next_stop(config, len(job.runs), done), time.perf_counter()
             state, metrics = advance(job, state, count, config.steps_per_dispatch)
-            if slow and done == first + 1:  # the second step, because the first step also waits for the compiler
+            if job.is_slow and done == first + 1:  # the second step, because the first step also waits for the compiler
                 _tell_how_long(job, state, began)
             still_ours()
             if done == first:

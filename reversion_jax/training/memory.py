@@ -66,9 +66,18 @@ def needed(config: Settings, sizes: ModelConfig, samples: int, platform: str = "
 def weights(config: Settings, sizes: ModelConfig) -> float:
     """Returns the memory of the frozen weights on each device, in GiB."""
     width = precision.dtype(config.precision).itemsize
-    numbers = {part: sum(map(math.prod, shapes.values())) for part, shapes in parameter_shapes(sizes).items()}
-    of_part = {part: count * (4 if part == "vae" else width) for part, count in numbers.items()}
+    of_part = {part: count * (4 if part == "vae" else width) for part, count in _numbers(sizes).items()}
     return sum(of_part.values()) / config.weight_shards / 2**30
+
+
+def numbers(sizes: ModelConfig) -> int:
+    """Returns the number of the model's weights."""
+    return sum(_numbers(sizes).values())
+
+
+def _numbers(sizes: ModelConfig) -> dict[str, int]:
+    """Returns the number of each network's weights."""
+    return {part: sum(map(math.prod, shapes.values())) for part, shapes in parameter_shapes(sizes).items()}
 
 
 def device_memory(device: jax.Device) -> float:

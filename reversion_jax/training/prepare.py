@@ -27,12 +27,13 @@ from reversion_jax.models.presets import ModelConfig
 from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.runtime import files, parallel, precision
 from reversion_jax.runtime.timeline import Timeline
-from reversion_jax.training import ahead, inputs, memory
+from reversion_jax.training import ahead, checks, inputs, memory
 from reversion_jax.weights import embeddings, folder, own_settings
 from reversion_jax.weights.load import open_model, read_weights
 from reversion_jax.weights.resolve import read_config
 from reversion_jax.weights.variant import Variant
 
+_LARGE = 3e8  # a model with more weights is slow on a CPU; Stable Diffusion 1.5 has 1.1e9 weights
 _PREVIEWS = 8  # number of preview prompts, if neither the config nor the model's folder sets them
 
 
@@ -58,6 +59,7 @@ class Job:
     step_config: StepConfig
     first_rows: jax.Array  # [R, P, D]
     mesh: Mesh
+    is_slow: bool  # a step takes seconds, as for Stable Diffusion on a CPU, so each call of `advance` makes one step
     # Done when the programs for the step and for the previews are compiled; None: the first call compiles them.
     step_compiled: "Future[Any] | None" = None
     drawing_compiled: "Future[Any] | None" = None
@@ -114,9 +116,9 @@ def prepare(config: Settings, *, compile_ahead: bool = False, timeline: Timeline
     lists = {name: words.load(getattr(config, name)) for name in ("prepositions", "verbs", "stop_words")}
     given = {run.config.initialiser: embeddings.initial_words(run.config.initialiser) for run in runs}
     sizes = read_config(config.model)
-    _check_sizes(config, sizes, lists)
+    checks.check_sizes(config, sizes, lists)
     for own in filter(None, given.values()):
-        _check_first(config, own, sizes)
+        checks.check_first_rows(config, own, sizes)
     config = dataclasses.replace(config, samples_at_once=memory.samples_at_once(config, sizes, len(runs)))
     mesh = parallel.make_mesh(config.samples_at_once, config.devices, config.weight_shards)
     placeholders = dict.fromkeys(PLACEHOLDERS, config.rows_per_token)
@@ -126,12 +128,13 @@ def prepare(config: Settings, *, compile_ahead: bool = False, timeline: Timeline
         texts = [_texts(run, opened.config, tokenizer, lists) for run in runs]
     hyper = inputs.hyperparameters([run.config for run in runs], opened.config)
     static = inputs.step_config(config, bool(hyper.latent_sigma.any()))
+    is_slow = mesh.devices.flat[0].platform == "cpu" and memory.numbers(opened.config) > _LARGE
     the_step, drawing, num_rows = None, None, sum(placeholders.values())
     if compile_ahead:
         blank = opened.blank(precision.dtype(config.precision))._replace(products=precision.products(config.precision))
         blank = ahead.without_weights(blank, mesh)
         learned = jax.ShapeDtypeStruct((len(runs), num_rows, sizes.text.hidden_size), "float32")
-        of_step = {"config": static, "capacity": config.steps_per_dispatch}
+        of_step = {"config": static, "capacity": 0 if is_slow else config.steps_per_dispatch}
         the_step = ahead.compile_step(learned, blank, inputs.join_runs(texts), hyper, timeline=timeline, **of_step)
         if asked := config.preview_every_steps and runs[0].config.preview_prompts:
             how = Sampling.of(config, at_most=len(asked))
@@ -144,37 +147,12 @@ def prepare(config: Settings, *, compile_ahead: bool = False, timeline: Timeline
         data = inputs.join_runs([_with_pictures(run, own, sd) for run, own in zip(runs, texts, strict=True)])
     first = jnp.stack([_first_rows(run, given[run.config.initialiser], sd, tokenizer) for run in runs])
     placed, hyper, first = parallel.replicate((data, hyper, first), mesh)
-    return Job(config, runs, sd, tokenizer, placed, hyper, static, first, mesh, the_step, drawing)
+    return Job(config, runs, sd, tokenizer, placed, hyper, static, first, mesh, is_slow, the_step, drawing)
 
 
 def _load_run(name: str, config: Settings) -> Run:
     shown = load_exemplars(config)
     return Run(name, dataclasses.replace(config, preview_prompts=preview_prompts(config, shown)), shown)
-
-
-def _check_sizes(config: Settings, sizes: ModelConfig, lists: Mapping[str, Sequence[str]]) -> None:
-    downscale = sizes.vae.downscale * 2 ** (len(sizes.unet.block_out_channels) - 1)
-    for name, pixels in zip(("height", "width"), config.size, strict=True):
-        if pixels % downscale:
-            name = name if getattr(config, name) else "resolution"
-            raise ValueError(f"config.{name}={pixels}: must be a multiple of {downscale} for this model")
-    for name in ("prepositions", "verbs"):
-        if len(lists[name]) < config.positives_per_sample:
-            raise ValueError(
-                f"config.{name}={getattr(config, name)!r} has {len(lists[name])} words, fewer than "
-                f"config.positives_per_sample={config.positives_per_sample}"
-            )
-
-
-def _check_first(config: Settings, given: Mapping[str, np.ndarray], sizes: ModelConfig) -> None:
-    """Raises ValueError if the rows of an embedding file do not have the shape of the run's rows."""
-    wanted = (config.rows_per_token, sizes.text.hidden_size)
-    for own in given.values():
-        if own.shape != wanted:
-            raise ValueError(
-                f"config.initialiser={config.initialiser!r} has rows of shape {list(own.shape)}, but config."
-                f"rows_per_token={wanted[0]} and the model need {list(wanted)}: give another file or another model"
-            )
 
 
 @contextlib.contextmanager
@@ -229,9 +207,9 @@ def first_state(job: Job) -> step.State:
 
 
 def advance(job: Job, state: step.State, count: int, capacity: int) -> tuple[step.State, step.Metrics]:
-    """Trains `count` steps of the job in one call of the compiled function; see `step.train_steps`.
+    """Trains `count` <= capacity steps of the job in one call of the compiled function; see `step.train_steps`.
 
-    Do not use `state` again after the call.
+    If the job is slow, `count` must be 1, and the metrics have one step. Do not use `state` again after the call.
     """
     if job.step_compiled:
         job.step_compiled.result()
@@ -245,6 +223,6 @@ def advance(job: Job, state: step.State, count: int, capacity: int) -> tuple[ste
             model=job.sd.config,
             schedule=job.sd.schedule,
             config=job.step_config,
-            capacity=capacity,
+            capacity=0 if job.is_slow else capacity,
             mesh=job.mesh,
         )

@@ -24,7 +24,7 @@ def first_rows(small_model, tokenizer) -> jax.Array:
 def run(small_model):
     """A function that trains rows. `counts` has the number of steps of each call of the compiled program."""
 
-    def run(first_rows, data, hyper, counts=(4,), config=CONFIG):
+    def run(first_rows, data, hyper, counts=(4,), config=CONFIG, capacity=8):
         state, history = step.init_state(first_rows, config), []
         for count in counts:
             state, metrics = step.train_steps(
@@ -36,7 +36,7 @@ def run(small_model):
                 model=small_model.model.config,
                 schedule=small_model.model.schedule,
                 config=config,
-                capacity=8,
+                capacity=capacity,
             )
             history.append(jax.tree.map(lambda x, n=count: np.asarray(x[:n]), metrics))
         return np.asarray(state.rows), jax.tree.map(lambda *x: np.concatenate(x), *history)
@@ -62,6 +62,13 @@ def test_the_number_of_steps_per_dispatch_changes_no_bit_of_the_result(run, data
     apart, same = run(first_rows, data, hyperparameters(), (1, 3, 1), config)
     np.testing.assert_array_equal(apart, together)
     jax.tree.map(np.testing.assert_array_equal, same, metrics)
+
+
+def test_steps_without_a_loop_equal_steps_in_a_loop(run, data, first_rows):
+    in_loop, metrics = run(first_rows, data, hyperparameters(), (3,))
+    one_by_one, same = run(first_rows, data, hyperparameters(), (1, 1, 1), capacity=0)
+    np.testing.assert_allclose(one_by_one, in_loop, rtol=1e-5, atol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), same, metrics)
 
 
 def test_a_run_trained_together_with_another_run_equals_the_run_alone(run, small_model, tokenizer, data, first_rows):

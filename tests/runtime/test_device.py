@@ -1,6 +1,11 @@
-"""Tests the warning about a GPU that JAX does not see."""
+"""Tests the warning about a GPU that JAX does not see, and how many devices JAX makes of a CPU's cores."""
+
+import os
+import subprocess
+import sys
 
 import pytest
+from places import ROOT
 
 from reversion_jax.runtime import device
 from reversion_jax.runtime.errors import Caution
@@ -32,3 +37,29 @@ def test_there_is_no_warning_if_the_gpu_is_used_or_unwanted_or_absent(driver, mo
     monkeypatch.undo()
     driver.unlink()
     device.warn_of_unseen()
+
+
+@pytest.mark.parametrize(
+    ("model", "cores", "environment", "devices"),
+    [
+        ("miniature", 2, {}, 2),
+        ("miniature", 7, {}, 4),
+        ("miniature", 64, {}, 8),
+        ("sd-legacy/stable-diffusion-v1-5", 2, {}, 1),
+        ("miniature", 2, {"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        ("miniature", 2, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+    ],
+)
+def test_each_core_is_a_device_for_the_miniature_only(model, cores, environment, devices):
+    code = f"""if True:
+        import os
+        os.sched_getaffinity = lambda _: range({cores})
+        import jax
+        from reversion_jax.runtime import device
+        device.use_cores({model!r})
+        print(jax.device_count())
+    """
+    plain = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    plain |= {"JAX_PLATFORMS": "cpu", **environment}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain, capture_output=True, text=True, timeout=50)
+    assert done.stdout == f"{devices}\n", done.stderr

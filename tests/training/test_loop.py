@@ -112,6 +112,20 @@ def test_previews_and_checkpoints_do_not_change_the_rows(config, finished, tmp_p
     np.testing.assert_array_equal(rows, finished[1])
 
 
+def test_a_large_model_on_a_cpu_trains_one_step_per_call_and_says_how_long_it_takes(
+    config, finished, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(prepare, "_LARGE", 0)
+    told = []
+    rows = loop.train(config, tmp_path / "run", on_progress=told.append)
+    assert [progress.step for progress in told] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(rows, finished[1], rtol=1e-5, atol=1e-6)
+    assert "a step takes 0 s on this CPU, so the run takes 0.0 hours" in capsys.readouterr().out
+    assert [path.name for path in sorted((tmp_path / "run" / "previews").iterdir())] == [
+        f"step_{at:06d}.png" for at in (0, 3, 6)
+    ]
+
+
 def test_other_seeds_and_methods_give_other_rows(config, finished, tmp_path):
     other = loop.train(changed(config, seed=1), tmp_path / "seed")
     reversion = loop.train(changed(config, method="reversion"), tmp_path / "reversion")
