@@ -42,7 +42,7 @@ def compile_step(
         count = jax.ShapeDtypeStruct((), jnp.int32)
         of_model = {"model": sd.config, "schedule": sd.schedule, "mesh": mesh}
         with timeline.part("compile the step"), jax.default_matmul_precision(sd.products):
-            step.train_steps.lower(small[0], count, sd.params, *small[1:], **of_model, **static).compile()
+            step.program(sd.params, mesh).lower(small[0], count, sd.params, *small[1:], **of_model, **static).compile()
 
     return compilation.in_background(compile_it)
 

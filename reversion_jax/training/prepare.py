@@ -214,7 +214,7 @@ def advance(job: Job, state: step.State, count: int, capacity: int) -> tuple[ste
     if job.step_compiled:
         job.step_compiled.result()
     with jax.default_matmul_precision(job.sd.products):
-        return step.train_steps(
+        return step.program(job.sd.params, job.mesh)(
             state,
             jnp.int32(count),
             job.sd.params,

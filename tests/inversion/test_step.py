@@ -1,5 +1,6 @@
 import dataclasses
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +81,20 @@ def test_a_run_trained_together_with_another_run_equals_the_run_alone(run, small
     for i, (run_data, hyper) in enumerate(((data, mine), (other, theirs))):
         alone, _ = run(first_rows, run_data, hyper)
         np.testing.assert_allclose(company[i], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "untuned"), [("gpu", "bfloat16", True), ("gpu", "float32", False), ("tpu", "bfloat16", False)]
+)
+def test_only_the_step_in_bfloat16_on_gpus_is_compiled_without_tuning(platform, dtype, untuned):
+    """Also checks that XLA knows the option that switches tuning off."""
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+    params = {"unet": {"conv_in": {"kernel": jax.ShapeDtypeStruct((), dtype)}}}
+    assert (step.program(params, mesh) is step._untuned) == untuned
+    assert (step.program(params, mesh) is step.train_steps) != untuned
+    jax.jit(lambda x: x + 1, compiler_options={"xla_gpu_autotune_level": 0})(1.0)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        jax.jit(lambda x: x + 1, compiler_options={"xla_gpu_autotune_levels": 0})(1.0)
 
 
 def test_inverse_rows_stay_unchanged_without_inverse_prompts(run, data, first_rows):
