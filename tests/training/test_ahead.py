@@ -35,7 +35,7 @@ def test_step_and_drawing_are_compiled_once_and_in_the_background(config, finish
     rows = loop.train(config, tmp_path / "run")
     np.testing.assert_array_equal(rows, finished[1])
     found = compilations()
-    programs = {"train_steps": "compiling", "_draw_batch": "compiling", "encode_text": "compiling", "_encode": None}
+    programs = {"_train_steps": "compiling", "_draw_batch": "compiling", "encode_text": "compiling", "_encode": None}
     for name, where in programs.items():
         threads = [thread for compiled, thread in found if compiled == name]
         assert len(threads) == 1, name
