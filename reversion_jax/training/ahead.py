@@ -55,12 +55,11 @@ def compile_drawing(
     *,
     sampling: generate.Sampling,
     timeline: Timeline,
-    the_step: "Future[Any]",
+    after: "Future[Any] | None" = None,
 ) -> "Future[Any]":
     """Compiles the programs that draw the previews in the background; for arguments see `generate.lower`.
 
-    the_step: the result of `compile_step`. On a CPU the drawing is compiled after the step, because the compiler would
-    otherwise delay the first training step.
+    after: another compilation, which must be done before this one starts.
     """
 
     def compile_it() -> None:
@@ -68,8 +67,7 @@ def compile_drawing(
             for program in generate.lower(sd, prompts, length, num_rows, sampling=sampling):
                 program.compile()
 
-    on_cpu = mesh_of(sd.params).devices.flat[0].platform == "cpu"
-    return compilation.in_background(compile_it, after=the_step if on_cpu else None)
+    return compilation.in_background(compile_it, after)
 
 
 def _sharded(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

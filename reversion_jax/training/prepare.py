@@ -138,8 +138,10 @@ def prepare(config: Settings, *, compile_ahead: bool = False, timeline: Timeline
         the_step = ahead.compile_step(learned, blank, inputs.join_runs(texts), hyper, timeline=timeline, **of_step)
         if asked := config.preview_every_steps and runs[0].config.preview_prompts:
             how = Sampling.of(config, at_most=len(asked))
+            # For a large model on a CPU, the second compiler would delay the first step.
+            after = the_step if is_slow else None
             drawing = ahead.compile_drawing(
-                blank, asked, tokenizer.length, num_rows, sampling=how, timeline=timeline, the_step=the_step
+                blank, asked, tokenizer.length, num_rows, sampling=how, timeline=timeline, after=after
             )
     with timeline.part("read the weights"):
         sd = read_weights(opened, config.precision, mesh)

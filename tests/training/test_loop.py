@@ -1,4 +1,5 @@
 import itertools
+import json
 import shutil
 import signal
 
@@ -121,9 +122,10 @@ def test_a_large_model_on_a_cpu_trains_one_step_per_call_and_says_how_long_it_ta
     assert [progress.step for progress in told] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(rows, finished[1], rtol=1e-5, atol=1e-6)
     assert "a step takes 0 s on this CPU, so the run takes 0.0 hours" in capsys.readouterr().out
-    assert [path.name for path in sorted((tmp_path / "run" / "previews").iterdir())] == [
-        f"step_{at:06d}.png" for at in (0, 3, 6)
-    ]
+    previews = sorted((tmp_path / "run" / "previews").iterdir())
+    assert [path.name for path in previews] == [f"step_{at:06d}.png" for at in (0, 3, 6)]
+    parts = json.loads((tmp_path / "run" / "startup.json").read_text())
+    assert parts["compile the step"][1] <= parts["compile the drawing"][0]  # two compilers at once would be slower
 
 
 def test_other_seeds_and_methods_give_other_rows(config, finished, tmp_path):
