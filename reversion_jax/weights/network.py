@@ -21,6 +21,7 @@ from reversion_jax.weights.stored import Stored, open_msgpack, open_safetensors,
 _NOT_PARAMETER = "embeddings.position_ids"
 _AT_ONCE = 4  # tensors that are read at a time
 _BLOCK = 64  # entries of the last axis, so that a block of a transposed array fits into a core's cache
+_ALIGNMENT = 64  # bytes; the alignment that JAX's CPU device needs
 
 
 class Network(NamedTuple):
@@ -107,7 +108,7 @@ def place(
                 f"{network.where}: {path} holds NaN or infinity, so every picture would be black: take another copy of "
                 "the model"
             )
-        array = _contiguous(network.to_ours(path, array), types[path])
+        array = _aligned(network.to_ours(path, array), types[path])
         alone = unflatten_dict({path: array}, sep="/")
         # Wait for each copy. Otherwise arrays that wait to be copied would fill the host's memory.
         (placed,) = jax.block_until_ready(jax.tree.leaves(put(alone)))
@@ -122,13 +123,20 @@ def place(
     return unflatten_dict(params, sep="/")
 
 
-def _contiguous(array: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Returns the array in C order. A transposed array is copied in blocks, in a third of the time of NumPy's copy."""
+def _aligned(array: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Returns a copy in C order. JAX's CPU device uses its memory, because it is aligned, instead of copying it again.
+
+    A transposed array is copied in blocks, in a third of the time of NumPy's copy.
+    """
+    dtype = np.dtype(dtype)
+    memory = np.empty(array.size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    copy = memory[start : start + array.size * dtype.itemsize].view(dtype).reshape(array.shape)
     if array.flags.c_contiguous:
-        return np.asarray(array, dtype)
-    copy = np.empty(array.shape, dtype)
-    for start in range(0, array.shape[-1], _BLOCK):
-        copy[..., start : start + _BLOCK] = array[..., start : start + _BLOCK]
+        copy[...] = array
+        return copy
+    for first in range(0, array.shape[-1], _BLOCK):
+        copy[..., first : first + _BLOCK] = array[..., first : first + _BLOCK]
     return copy
 
 

@@ -99,6 +99,19 @@ def test_in_bfloat16_the_token_table_and_the_vae_stay_float32(recorded, copy, tm
     np.testing.assert_array_equal(model.params["unet"]["conv_in"]["kernel"], kernel.astype(jnp.bfloat16))
 
 
+def test_a_cpu_uses_weights_that_were_read_without_another_copy(recorded):
+    handed, taken = [], []
+
+    def put(tree):
+        placed = jax.device_put(tree, jax.devices("cpu")[0])
+        handed.extend(array.ctypes.data for array in jax.tree.leaves(tree))
+        taken.extend(array.unsafe_buffer_pointer() for array in jax.tree.leaves(placed))
+        return placed
+
+    folder.load(recorded.folder, put=put)
+    assert taken == handed
+
+
 def test_loaded_weights_are_on_the_device(recorded):
     params = recorded.model.params
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
