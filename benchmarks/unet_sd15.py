@@ -47,6 +47,7 @@ def main() -> None:
         own = name == "XLA's own"
         attention._LONG = 10**9 if own else long
         convolution._as_product, convolution._with_turned_kernel = (convolution._convolve,) * 2 if own else forms
+        jax.clear_caches()  # JAX keeps the traces of repeated layers, with the functions as they were then
         apply = unet.UNet(SD15.unet, remat=remat).apply
         forward = lambda *arguments, apply=apply: apply(*arguments)
         gradient = jax.grad(lambda *arguments, apply=apply: jnp.sum(jnp.square(apply(*arguments))), argnums=3)
