@@ -23,16 +23,14 @@ from reversion_jax.models.tokenizer import Tokenizer
 from reversion_jax.models.vae import VAE, VAEConfig
 from reversion_jax.runtime.errors import warn
 
-_ENCODE_BATCH = 4  # pictures per pass through the VAE, to limit the memory at 512 px
-
 
 @partial(jax.jit, static_argnames="config")
-def _encode(params: Any, images: jax.Array, sigma_px: jax.Array, config: VAEConfig) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean and the std [N, H/8, W/8, C] of one batch's posterior; see `posterior`.
+def _encode(params: Any, picture: jax.Array, sigma_px: jax.Array, config: VAEConfig) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean and the std [1, H/8, W/8, C] of one picture's posterior; see `posterior`.
 
-    images: one batch of pictures [N, H, W, 3]. sigma_px: a scalar.
+    picture: [H, W, 3]. sigma_px: a scalar.
     """
-    return nn.apply(VAE.encode, VAE(config))({"params": params}, gaussian_blur(images, sigma_px))
+    return nn.apply(VAE.encode, VAE(config))({"params": params}, gaussian_blur(picture[None], sigma_px))
 
 
 def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: float) -> tuple[jax.Array, jax.Array]:
@@ -41,10 +39,9 @@ def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: 
     images: pictures [E, H, W, 3] in [-1, 1]. sigma_px: standard deviation of the filter in pixels; 0: no filter.
     Returns the posterior's mean and std [E, H/8, W/8, C]. Raises ValueError if the mean or the std is not finite.
     """
-    padded = np.resize(images, (len(images) + -len(images) % _ENCODE_BATCH, *images.shape[1:]))
-    batches = np.split(padded, range(_ENCODE_BATCH, len(padded), _ENCODE_BATCH))
-    parts = [_encode(vae_params, batch, np.float32(sigma_px), config) for batch in batches]
-    mean, std = (jnp.concatenate(part)[: len(images)] for part in zip(*parts, strict=True))
+    # One picture at a time takes less memory. On a CPU it is faster too, because smaller arrays use memory again.
+    parts = [_encode(vae_params, picture, np.float32(sigma_px), config) for picture in images]
+    mean, std = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     if not (jnp.isfinite(mean).all() and jnp.isfinite(std).all()):
         raise ValueError(
             "the VAE turns the exemplars into NaN, although its weights are finite: set another VAE by config.vae"
