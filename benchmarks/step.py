@@ -150,7 +150,7 @@ def ours(task: Task, path: Path, steps: int, cache: str, started: float) -> Cost
         nonlocal state
         compiled.result()
         for _ in range(count):
-            with jax.default_matmul_precision(blank.products):  # as compiled
+            with jax.default_matmul_precision(blank.products):  # else JAX compiles again
                 state, metrics = step.train_steps(state, jnp.int32(1), params, data, hyper, **static)
         return metrics.denoising[0, 0].item() + CONTROL_WEIGHT * metrics.control[0, 0].item()
 

@@ -39,7 +39,7 @@ def posterior(vae_params: Any, config: VAEConfig, images: np.ndarray, sigma_px: 
     images: pictures [E, H, W, 3] in [-1, 1]. sigma_px: standard deviation of the filter in pixels; 0: no filter.
     Returns the posterior's mean and std [E, H/8, W/8, C]. Raises ValueError if the mean or the std is not finite.
     """
-    # One picture at a time takes less memory. On a CPU it is faster too, because smaller arrays use memory again.
+    # One picture at a time takes less memory. On a CPU it is faster too: the allocator reuses smaller arrays' memory.
     parts = [_encode(vae_params, picture, np.float32(sigma_px), config) for picture in images]
     mean, std = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     if not (jnp.isfinite(mean).all() and jnp.isfinite(std).all()):

@@ -124,7 +124,7 @@ def place(
 
 
 def _aligned(array: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Returns a copy in C order. JAX's CPU device uses its memory, because it is aligned, instead of copying it again.
+    """Returns a copy in C order, aligned so that JAX's CPU device uses its memory and makes no second copy.
 
     A transposed array is copied in blocks, in a third of the time of NumPy's copy.
     """
